@@ -1,0 +1,329 @@
+"""The bundle: the one contract between the build machine and the device.
+
+A directory (or the same as one `.tar`) with `manifest.json`, `stages/<stage>.<precision>.onnx`, `tokenizer.model`,
+`report/` and `SIGNATURE`. The manifest holds the sha256 of every other file; SIGNATURE is Ed25519 over the
+manifest's bytes. Nothing is parsed before it is verified: the manifest after its signature, every file after its
+digest. Nothing in a bundle is unpickled or evaluated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edge_runtime.errors import BundleError
+from edge_runtime.streams import CameraStream, Name, Positive, SensorStream, StreamSpec, TextStream
+from edge_runtime.tensors import DType, TensorSpec
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+MANIFEST = "manifest.json"
+SIGNATURE = "SIGNATURE"
+TOKENIZER = "tokenizer.model"
+MAX_MANIFEST_BYTES = 1 << 20
+Probability = Annotated[float, Meta(ge=0, le=1)]
+
+
+class StageInput(Struct, frozen=True, forbid_unknown_fields=True):
+    """One input of a stage and where it comes from.
+
+    `source` is `stream:<stream>:<field>` (fields: `image` of a camera, `window` and `mask` of sensors, `ids` and
+    `mask` of text), `stage:<stage>:<output>`, or `presence`; a list of sources is stacked along the first axis.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[Annotated[int, Meta(ge=1)], ...]
+    source: str | tuple[str, ...]
+    layout: str = ""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    @property
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.name, self.dtype, self.shape, self.layout)
+
+
+class Stage(Struct, frozen=True, forbid_unknown_fields=True):
+    """One ONNX graph; `files` maps a precision (`fp32`, `fp16`, `int8`...) to its path in the bundle."""
+
+    name: Name
+    inputs: tuple[StageInput, ...]
+    outputs: tuple[TensorSpec, ...]
+    files: dict[str, str]
+
+
+class Head(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the last output is read: one label of n, independent labels, or a tag per token."""
+
+    kind: Literal["softmax", "sigmoid", "tagging"]
+    labels: tuple[str, ...]
+    output: str
+    """`stage:<stage>:<output>`"""
+
+
+class DecisionPolicy(Struct, frozen=True, forbid_unknown_fields=True):
+    """From probabilities to what is said."""
+
+    safe_label: str
+    """Said when a required input is missing or the model has no valid answer."""
+    temperature: Positive = 1.0
+    """Logits are divided by it before softmax/sigmoid (Guo et al. 2017, arXiv:1706.04599)."""
+    threshold: Probability = 0.0
+    """Below this confidence the decision abstains: the safe label, with the reason."""
+    thresholds: dict[str, Probability] = {}
+    """Per label, instead of `threshold`."""
+    hold: Annotated[int, Meta(ge=1)] = 1
+    """A new label must win this many decisions in a row before it replaces the old one."""
+    immediate: tuple[str, ...] = ()
+    """Labels that need no hold (the ones where waiting is worse than a false alarm)."""
+    heartbeat_ms: Positive = 500.0
+    """Decide at least this often, even when the trigger stream is silent."""
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """`manifest.json`."""
+
+    format: Literal[1]
+    name: Name
+    version: str
+    head: Head
+    trigger: str
+    """The stream whose messages cause decisions."""
+    streams: dict[Name, StreamSpec]
+    stages: tuple[Stage, ...]
+    """In the order they run: a stage comes after those it takes from."""
+    decision: DecisionPolicy
+    precision: dict[str, dict[str, str]]
+    """Per target (`default`, or a back end's name): stage to precision."""
+    files: dict[str, str]
+    """Path in the bundle to sha256 (hex) of every file but the manifest and the signature."""
+    presence: tuple[str, ...] = ()
+    """The streams behind the `presence` tensor, in order."""
+    description: str = ""
+    licence: str = ""
+    attribution: tuple[str, ...] = ()
+    training: dict[str, str] = {}
+    """Digests of recipe, training and calibration data."""
+    figures: dict[str, float] = {}
+    """The gate's figures on the evaluation split."""
+
+
+class Bundle:
+    """A verified bundle. `read` gives a file's bytes, checked against the manifest each time.
+
+    Thread: any (immutable after construction).
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, digest: str, signed_by: str | None) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.digest = digest
+        """sha256 (hex) of the manifest's bytes, which covers every file."""
+        self.signed_by = signed_by
+        """Name of the trusted key that signed it, or None for an unsigned bundle."""
+
+    def read(self, name: str) -> bytes:
+        """The verified bytes of one file.
+
+        Raises BundleError if the manifest does not list it, or its bytes are not the listed ones.
+        """
+        expected = self.manifest.files.get(name)
+        if expected is None:
+            raise BundleError(f"bundle {self.path}: {name!r} is not listed in its manifest; rebuild the bundle")
+        data = _read_raw(self.path, name)
+        actual = hashlib.sha256(data).hexdigest()
+        if not hmac.compare_digest(actual, expected):
+            raise BundleError(
+                f"bundle {self.path}: {name} has sha256 {actual[:12]}.., the manifest says {expected[:12]}..; "
+                "it was changed or cut short: copy the bundle again from where it was built"
+            )
+        return data
+
+    def stage_model(self, stage: Stage, target: str) -> tuple[bytes, str]:
+        """ONNX bytes of `stage` for `target` (a back end's name) and the precision chosen by the manifest's plan."""
+        plan = self.manifest.precision.get(target, self.manifest.precision["default"])
+        precision = plan[stage.name]
+        return self.read(stage.files[precision]), precision
+
+
+def open_bundle(path: Path, trusted_keys: Sequence[Path] = (), allow_unsigned: bool = False) -> Bundle:
+    """Verify and read the bundle at `path` (a directory or a `.tar`).
+
+    `trusted_keys` are PEM files of Ed25519 public keys. Raises BundleError (one line: what, and what to do) if the
+    signature is missing or wrong, any file differs from the manifest, or the manifest is not one this runtime knows.
+    """
+    raw = _read_raw(path, MANIFEST, limit=MAX_MANIFEST_BYTES)
+    signed_by = _verify_signature(path, raw, trusted_keys, allow_unsigned)
+    manifest = parse_manifest(raw, str(path))
+    bundle = Bundle(path, manifest, hashlib.sha256(raw).hexdigest(), signed_by)
+    for name in manifest.files:
+        bundle.read(name)
+    return bundle
+
+
+def parse_manifest(raw: bytes, where: str) -> Manifest:
+    """Read and check a manifest's bytes. Raises BundleError."""
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"bundle {where}: {MANIFEST} is not a manifest this runtime knows: {error}") from None
+    problem = next(_problems(manifest), None)
+    if problem is not None:
+        raise BundleError(f"bundle {where}: {problem}")
+    return manifest
+
+
+def _read_raw(path: Path, name: str, limit: int | None = None) -> bytes:
+    if name.startswith("/") or ".." in Path(name).parts:
+        raise BundleError(f"bundle {path}: file name {name!r} leaves the bundle; it was not built by this project")
+    try:
+        if path.is_dir():
+            data = (path / name).read_bytes()
+        elif path.is_file():
+            with tarfile.open(path) as archive:
+                member = archive.extractfile(name)
+                if member is None:
+                    raise KeyError(name)
+                data = member.read()
+        else:
+            raise BundleError(f"bundle {path}: no such directory or .tar; check the path in `bundle`")
+    except (OSError, KeyError, tarfile.TarError) as error:
+        raise BundleError(f"bundle {path}: cannot read {name} ({error}); copy the bundle again") from None
+    if limit is not None and len(data) > limit:
+        raise BundleError(f"bundle {path}: {name} has {len(data)} bytes, at most {limit} are allowed")
+    return data
+
+
+class SignatureFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON in SIGNATURE: Ed25519 over the bytes of manifest.json."""
+
+    algorithm: Literal["ed25519"]
+    signature: bytes
+    """64 bytes (base64 in JSON)."""
+
+
+def _verify_signature(path: Path, manifest: bytes, trusted_keys: Sequence[Path], allow_unsigned: bool) -> str | None:
+    try:
+        raw = _read_raw(path, SIGNATURE, limit=4096)
+    except BundleError:
+        if allow_unsigned:
+            return None
+        raise BundleError(
+            f"bundle {path}: it is not signed; sign it, or set allow_unsigned = true (--allow-unsigned) to trust it as is"
+        ) from None
+    if not trusted_keys and allow_unsigned:
+        return None
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        signature = msgspec.json.decode(raw, type=SignatureFile)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"bundle {path}: {SIGNATURE} is damaged: {error}; copy the bundle again") from None
+    for key_file in trusted_keys:
+        try:
+            _load_public_key(key_file).verify(signature.signature, manifest)
+        except InvalidSignature:
+            continue
+        return key_file.stem
+    raise BundleError(
+        f"bundle {path}: its signature fits none of the {len(trusted_keys)} trusted keys; "
+        "add the builder's public key to trusted_keys, or get the bundle from its builder again"
+    )
+
+
+def _load_public_key(path: Path) -> Ed25519PublicKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleError(f"trusted key {path}: cannot be read as a PEM public key ({error})") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise BundleError(f"trusted key {path}: is not an Ed25519 key")
+    return key
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    """Yield what contradicts itself in a manifest, worst first."""
+    streams, head, policy = manifest.streams, manifest.head, manifest.decision
+    if manifest.trigger not in streams:
+        yield f"trigger {manifest.trigger!r} is none of the streams {sorted(streams)}"
+    if len(set(head.labels)) != len(head.labels) or len(head.labels) < 1:
+        yield f"head.labels must be distinct and at least one, got {list(head.labels)}"
+    if head.kind == "softmax" and policy.safe_label not in head.labels:
+        yield f"decision.safe_label {policy.safe_label!r} is none of the labels {list(head.labels)}"
+    for label in (*policy.thresholds, *policy.immediate):
+        if label not in head.labels:
+            yield f"decision names the label {label!r}, which is none of {list(head.labels)}"
+    if unknown := [name for name in manifest.presence if name not in streams]:
+        yield f"presence names {unknown}, which are no streams"
+    outputs: dict[str, TensorSpec] = {}
+    for stage in manifest.stages:
+        for item in stage.inputs:
+            yield from _input_problems(manifest, stage, item, outputs)
+        outputs |= {f"stage:{stage.name}:{out.name}": out for out in stage.outputs}
+        for file in stage.files.values():
+            if file not in manifest.files:
+                yield f"stage {stage.name}: file {file!r} has no digest in `files`"
+    if head.output not in outputs:
+        yield f"head.output {head.output!r} is no stage's output; there are {sorted(outputs)}"
+    if any(isinstance(spec, TextStream) for spec in streams.values()) and TOKENIZER not in manifest.files:
+        yield f"a text stream needs {TOKENIZER}"
+    yield from _plan_problems(manifest)
+
+
+def _plan_problems(manifest: Manifest) -> Iterator[str]:
+    if "default" not in manifest.precision:
+        yield "precision has no `default` plan"
+    for target, plan in manifest.precision.items():
+        for stage in manifest.stages:
+            if plan.get(stage.name) not in stage.files:
+                yield f"precision.{target}: stage {stage.name} has no {plan.get(stage.name)!r} file"
+
+
+def _input_problems(
+    manifest: Manifest, stage: Stage, item: StageInput, outputs: Mapping[str, TensorSpec]
+) -> Iterator[str]:
+    where = f"stage {stage.name}, input {item.name}"
+    for source in item.sources:
+        if source == "presence":
+            if item.shape != (1, len(manifest.presence)):
+                yield f"{where}: shape {item.shape} is not [1, {len(manifest.presence)}], the number of presence streams"
+        elif source.startswith("stage:"):
+            if source not in outputs:
+                yield f"{where}: source {source!r} is no output of an earlier stage; there are {sorted(outputs)}"
+        elif (expected := stream_tensor_shape(manifest.streams, source)) is None:
+            yield f"{where}: source {source!r} is no stream's field"
+        elif (len(item.sources) * expected[0], *expected[1:]) != item.shape:
+            yield f"{where}: shape {item.shape} does not fit {source}, which is {expected}"
+
+
+def stream_tensor_shape(streams: Mapping[str, StreamSpec], source: str) -> tuple[int, ...] | None:
+    """Shape of the tensor behind `stream:<stream>:<field>`, or None if there is no such field."""
+    kind, _, rest = source.partition(":")
+    name, _, field = rest.rpartition(":")
+    spec = streams.get(name) if kind == "stream" else None
+    if isinstance(spec, CameraStream) and field == "image":
+        return (1, spec.height, spec.width, 3)
+    if isinstance(spec, SensorStream) and field in ("window", "mask"):
+        return (1, spec.window, len(spec.channels))
+    if isinstance(spec, TextStream) and field in ("ids", "mask"):
+        return (1, spec.max_tokens)
+    return None
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes of `manifest.json`: stable key order, indented for people."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"

@@ -1,0 +1,128 @@
+"""Admission: the checks a message must pass before it may enter the run flow.
+
+Pure functions, used by every source on the device and by offline evaluation alike. Each gives the value to keep or
+a `Refusal` with the reason that is counted and published.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.streams import CameraStream, SensorStream, TextStream
+
+FUTURE_TOLERANCE_NS = 50_000_000
+"""A sender's stamp may run ahead of ours by this much (two clock reads, no more); later ones are refused."""
+MAX_STAMP_AGE_NS = 60_000_000_000
+MAX_JPEG_BYTES = 8 << 20
+MAX_PIXELS = 64_000_000
+"""Refuse larger pictures before decoding: a small file can announce an enormous one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a message was not admitted: `reason` is a counter's name, `detail` is for the log."""
+
+    reason: str
+    detail: str = ""
+
+
+def admit_stamp(now_ns: int, captured_ns: int | None) -> int | Refusal:
+    """The capture time to use: the sender's own if it is plausible on this host's monotonic clock, else arrival."""
+    if captured_ns is None:
+        return now_ns
+    if captured_ns > now_ns + FUTURE_TOLERANCE_NS or captured_ns < now_ns - MAX_STAMP_AGE_NS:
+        return Refusal("bad_timestamp", f"captured_ns is {(captured_ns - now_ns) / 1e9:+.3f} s from now")
+    return min(captured_ns, now_ns)
+
+
+def admit_sample(spec: SensorStream, values: Mapping[str, float]) -> dict[str, float] | Refusal:
+    """`values` if every channel is known, finite and within its physical range. None/empty values: refused."""
+    if not values:
+        return Refusal("empty")
+    for channel in spec.channels:
+        value = values.get(channel.name)
+        if value is None:
+            continue
+        if not math.isfinite(value):
+            return Refusal("not_finite", f"{channel.name} = {value}")
+        if not channel.minimum <= value <= channel.maximum:
+            return Refusal(
+                "out_of_range", f"{channel.name} = {value} {channel.unit}, not in {channel.minimum}..{channel.maximum}"
+            )
+    known = {channel.name for channel in spec.channels}
+    for name in values:
+        if name not in known:
+            return Refusal("unknown_channel", name)
+    return dict(values)
+
+
+def admit_text(spec: TextStream, text: str) -> tuple[str, bool] | Refusal:
+    """The text with outer white space off, and whether it had to be cut to `max_chars`.
+
+    Empty text and control or unassigned characters are refused.
+    """
+    stripped = text.strip()
+    if not stripped:
+        return Refusal("empty")
+    for character in stripped:
+        if unicodedata.category(character) in ("Cc", "Cs", "Cn"):
+            return Refusal("control_character", f"U+{ord(character):04X}")
+    return stripped[: spec.max_chars], len(stripped) > spec.max_chars
+
+
+def decode_jpeg(data: bytes | memoryview) -> NDArray[np.uint8] | Refusal:
+    """Decode a JPEG to [height, width, 3] uint8 BGR. Releases the GIL while decoding."""
+    if len(data) > MAX_JPEG_BYTES:
+        return Refusal("too_big", f"{len(data)} bytes, at most {MAX_JPEG_BYTES}")
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    if buffer.size < 4 or buffer[0] != 0xFF or buffer[1] != 0xD8:
+        return Refusal("not_jpeg")
+    try:
+        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        return Refusal("decode", str(error.err))
+    if image is None:
+        return Refusal("decode")
+    return image  # type: ignore[return-value]  # IMREAD_COLOR gives uint8
+
+
+def admit_image(spec: CameraStream, image: NDArray[np.uint8]) -> NDArray[np.uint8] | Refusal:
+    """`image` if it is a colour picture of sane size and not darker than the stream allows."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        return Refusal("bad_format", f"{image.dtype}{list(image.shape)}, expected uint8 [height, width, 3]")
+    height, width = image.shape[:2]
+    if height < 8 or width < 8 or height * width > MAX_PIXELS:
+        return Refusal("bad_size", f"{width}x{height}")
+    # A sparse grid of pixels is enough to tell a dead sensor from a night scene, and costs microseconds.
+    if spec.min_brightness > 0 and int(image[:: height // 8, :: width // 8].max()) < spec.min_brightness:
+        return Refusal("black")
+    return image
+
+
+class FreezeDetector:
+    """Tells when a camera repeats itself byte for byte, which a live sensor's noise never does.
+
+    Thread: the source's.
+    """
+
+    def __init__(self, spec: CameraStream) -> None:
+        self._limit = spec.frozen_after
+        self._last: bytes = b""
+        self._repeats = 0
+
+    def admit(self, image: NDArray[np.uint8]) -> Refusal | None:
+        """Count `image`; a Refusal once `frozen_after` repeats of the same picture were seen."""
+        if self._limit == 0:
+            return None
+        # Hash a strided view first: a moving picture differs there already, and hashing 1/64 of it is cheap.
+        probe = image[::8, ::8].tobytes()
+        self._repeats = self._repeats + 1 if probe == self._last else 0
+        self._last = probe
+        return Refusal("frozen") if self._repeats >= self._limit else None

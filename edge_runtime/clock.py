@@ -1,0 +1,74 @@
+"""The clock: the only place that reads time.
+
+Ordering and ages use integer nanoseconds of one monotonic clock (`CLOCK_MONOTONIC`: the same in every process of
+this host, untouched by wall-clock jumps). Wall time travels beside it, for people.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the runtime asks of a clock. Callable from any thread."""
+
+    def now_ns(self) -> int:
+        """Monotonic time in nanoseconds."""
+        ...
+
+    def wall_ns(self) -> int:
+        """Wall time in nanoseconds since the Unix epoch."""
+        ...
+
+    def sleep_until(self, deadline_ns: int) -> None:
+        """Block the calling thread until `now_ns() >= deadline_ns`."""
+        ...
+
+
+class RealClock:
+    """The host's clock."""
+
+    def now_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def wall_ns(self) -> int:
+        return time.time_ns()
+
+    def sleep_until(self, deadline_ns: int) -> None:
+        left = deadline_ns - time.monotonic_ns()
+        if left > 0:
+            time.sleep(left / 1e9)
+
+
+class ManualClock:
+    """A clock that moves only when told to; for replay and tests. Single-threaded use."""
+
+    def __init__(self, now_ns: int = 0, wall_ns: int = 0) -> None:
+        self._now_ns = now_ns
+        self._wall_ns = wall_ns
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def wall_ns(self) -> int:
+        return self._wall_ns
+
+    def advance(self, ns: int) -> None:
+        """Move both times forward by `ns`."""
+        self._now_ns += ns
+        self._wall_ns += ns
+
+    def jump_wall(self, ns: int) -> None:
+        """Move wall time alone, as a clock correction does."""
+        self._wall_ns += ns
+
+    def sleep_until(self, deadline_ns: int) -> None:
+        self.advance(max(0, deadline_ns - self._now_ns))
+
+
+def rfc3339(wall_ns: int) -> str:
+    """`wall_ns` (since the epoch) as RFC 3339 UTC text with milliseconds."""
+    moment = datetime.fromtimestamp(wall_ns / 1e9, tz=timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

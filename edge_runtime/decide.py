@@ -1,0 +1,114 @@
+"""From the model's output to what is said. Pure: a verdict and the next state from the old state and the inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.bundle import DecisionPolicy, Head
+from edge_runtime.messages import AlignedSet, Inference, Verdict
+from edge_runtime.streams import StreamSpec
+
+NEGATIVE = "none"
+"""The label of a sigmoid head when no label reaches its threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """What hysteresis remembers from one decision to the next."""
+
+    label: str | None = None
+    candidate: str | None = None
+    wins: int = 0
+
+
+def blocking_input(streams: dict[str, StreamSpec], aligned: AlignedSet) -> str | None:
+    """Why these inputs forbid a decision by the model, or None. E.g. `camera.front missing`."""
+    for name, spec in streams.items():
+        part = aligned.slices[name]
+        if spec.required and not part.present:
+            return f"{name} {part.reason}"
+        if part.missing_channels:
+            return f"{name}.{part.missing_channels[0]} {'stale' if part.present else part.reason}"
+    if streams and not any(part.present for part in aligned.slices.values()):
+        return "no input"
+    return None
+
+
+def probabilities(head: Head, temperature: float, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Softmax over the last axis, or the sigmoid of each value, of `logits / temperature`."""
+    scaled = logits.astype(np.float64) / temperature
+    if head.kind == "sigmoid":
+        return 1.0 / (1.0 + np.exp(-scaled))
+    shifted = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def safe(policy: DecisionPolicy, reason: str) -> Verdict:
+    """The safe decision and its reason."""
+    return Verdict(policy.safe_label, 0.0, {}, "safe", reason)
+
+
+def decide(
+    head: Head, policy: DecisionPolicy, state: PolicyState, blocked: str | None, inference: Inference
+) -> tuple[Verdict, PolicyState]:
+    """What to say, and the state for the next call.
+
+    `blocked` is `blocking_input`'s answer. A missing or non-finite output gives the safe decision, which also
+    forgets the hysteresis: after an outage the model's first answer stands on its own.
+    """
+    if blocked is not None:
+        return safe(policy, blocked), PolicyState()
+    if inference.output is None:
+        return safe(policy, inference.error or "no output"), PolicyState()
+    if not np.isfinite(inference.output).all():
+        return safe(policy, "output not finite"), PolicyState()
+    chances = probabilities(head, policy.temperature, inference.output[0])
+    if head.kind == "softmax":
+        return _softmax(head, policy, state, chances)
+    if head.kind == "sigmoid":
+        return _sigmoid(head, policy, chances), PolicyState()
+    return _tagging(head, chances), PolicyState()
+
+
+def _softmax(
+    head: Head, policy: DecisionPolicy, state: PolicyState, chances: NDArray[np.float64]
+) -> tuple[Verdict, PolicyState]:
+    table = dict(zip(head.labels, chances.tolist(), strict=True))
+    winner = head.labels[int(chances.argmax())]
+    label, state = _hold(policy, state, winner)
+    confidence = table[label]
+    if confidence < (limit := policy.thresholds.get(label, policy.threshold)):
+        reason = f"abstained: {label} {confidence:.2f} < {limit:.2f}"
+        return Verdict(policy.safe_label, confidence, table, "safe", reason), state
+    return Verdict(label, confidence, table, "model"), state
+
+
+def _hold(policy: DecisionPolicy, state: PolicyState, winner: str) -> tuple[str, PolicyState]:
+    if state.label is None or winner == state.label or winner in policy.immediate:
+        return winner, PolicyState(winner)
+    wins = state.wins + 1 if winner == state.candidate else 1
+    if wins >= policy.hold:
+        return winner, PolicyState(winner)
+    return state.label, PolicyState(state.label, winner, wins)
+
+
+def _sigmoid(head: Head, policy: DecisionPolicy, chances: NDArray[np.float64]) -> Verdict:
+    table = dict(zip(head.labels, chances.tolist(), strict=True))
+    limits = {label: policy.thresholds.get(label, policy.threshold or 0.5) for label in head.labels}
+    positive = [label for label in head.labels if table[label] >= limits[label]]
+    if not positive:
+        return Verdict(NEGATIVE, 1.0 - max(table.values()), table, "model")
+    strongest = max(positive, key=lambda label: table[label])
+    return Verdict(strongest, table[strongest], table, "model", tags=tuple(positive))
+
+
+def _tagging(head: Head, chances: NDArray[np.float64]) -> Verdict:
+    """`chances` [L, K]: the tag of each token; the label is the most frequent tag but the first (outside)."""
+    best = chances.argmax(axis=-1)
+    tags = tuple(head.labels[index] for index in best)
+    named = [tag for tag in tags if tag != head.labels[0]]
+    label = max(set(named), key=named.count) if named else head.labels[0]
+    return Verdict(label, float(chances.max(axis=-1).mean()), {}, "model", tags=tags)

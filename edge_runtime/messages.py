@@ -1,0 +1,116 @@
+"""The frozen types that cross a stage of the run flow.
+
+Times are integer nanoseconds of the monotonic clock. `seq` counts a stream's admitted messages from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tensor = NDArray[np.generic]
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One camera picture."""
+
+    stream: str
+    seq: int
+    captured_ns: int
+    image: NDArray[np.uint8]
+    """[height, width, 3] uint8, BGR (OpenCV's order)."""
+    id: str | None = None
+    """The sender's own mark; comes back in the decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Sensor values taken at one time; not every channel need be there."""
+
+    stream: str
+    seq: int
+    captured_ns: int
+    values: Mapping[str, float]
+    """Channel name to value, in the channel's unit."""
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One sentence, spoken or typed."""
+
+    stream: str
+    seq: int
+    captured_ns: int
+    text: str
+    lang: str | None = None
+    truncated: bool = False
+    """The sender's text was longer than the stream allows; the rest was cut off."""
+    id: str | None = None
+
+
+Message = Frame | Sample | Utterance
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What alignment chose of one stream for one decision."""
+
+    stream: str
+    present: bool
+    messages: tuple[Message, ...] = ()
+    """A camera's one frame, the text's one utterance, or the samples that make up the sensor window."""
+    key: Hashable = None
+    """Equal keys mean equal tensors: what the feature cache compares."""
+    age_ns: int | None = None
+    """Age at decision time of the newest message chosen; of the one found too old where absent; None = never seen."""
+    until_ns: int = 0
+    """Messages captured up to here were considered."""
+    reason: str | None = None
+    """Why the stream is absent: `missing`, `stale` or `expired`."""
+    missing_channels: tuple[str, ...] = ()
+    """Required sensor channels without a fresh value."""
+
+    @property
+    def newest(self) -> Message | None:
+        """The newest message chosen."""
+        return self.messages[-1] if self.messages else None
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedSet:
+    """The messages that belong together at `reference_ns`."""
+
+    reference_ns: int
+    slices: Mapping[str, Slice]
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What the stage graph gave for one aligned set."""
+
+    output: NDArray[np.float32] | None
+    """The head's raw values (logits), or None where inference was not possible."""
+    stage_ns: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Nanoseconds spent per stage; 0 = the cached features were still valid."""
+    preprocess_ns: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the policy decided: the part of a decision that is a pure function of the model's output."""
+
+    label: str
+    confidence: float
+    probabilities: Mapping[str, float]
+    source: str
+    """`model` or `safe`."""
+    reason: str | None = None
+    tags: tuple[str, ...] = ()

@@ -1,0 +1,113 @@
+"""Aligned messages to named tensors that meet the bundle's specs.
+
+Pure: the same slice gives the same tensors, on the device, in calibration and in evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+import sentencepiece
+from numpy.typing import NDArray
+
+from edge_runtime.errors import BundleError
+from edge_runtime.messages import Frame, Sample, Slice, Tensor, Utterance
+from edge_runtime.streams import NS_PER_MS, CameraStream, SensorStream, StreamSpec, TextStream, max_age_ns
+
+CLIP_SIGMA = 5.0
+"""Standardised values are clipped here: a reading far outside the training data must not extrapolate."""
+
+
+class Tokenizer:
+    """SentencePiece (Kudo & Richardson 2018, arXiv:1808.06226), loaded from verified bytes. Any thread."""
+
+    def __init__(self, model: bytes) -> None:
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise BundleError(f"tokenizer.model: not a SentencePiece model ({error}); rebuild the bundle") from None
+
+    def encode(self, text: str) -> list[int]:
+        """Piece ids of `text`, without begin/end marks."""
+        ids: list[int] = self._processor.EncodeAsIds(text)
+        return ids
+
+    @property
+    def size(self) -> int:
+        """Number of pieces."""
+        return int(self._processor.GetPieceSize())
+
+
+def image_tensor(
+    spec: CameraStream, image: NDArray[np.uint8], out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """`image` [h, w, 3] BGR scaled to [1, height, width, 3] uint8; written into `out` where given."""
+    if out is None:
+        out = np.empty((1, spec.height, spec.width, 3), np.uint8)
+    if image.shape[0] == spec.height and image.shape[1] == spec.width:
+        out[0] = image
+        return out
+    shrinking = image.shape[0] >= spec.height and image.shape[1] >= spec.width
+    # Area averaging keeps small bright things (lamps) when shrinking; it is nearest-neighbour when enlarging.
+    cv2.resize(
+        image,
+        (spec.width, spec.height),
+        dst=out[0],
+        interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR,
+    )
+    return out
+
+
+def text_tensors(spec: TextStream, tokenizer: Tokenizer, text: str) -> dict[str, Tensor]:
+    """`ids` int32 [1, L] (0 beyond the end) and `mask` float32 [1, L] (1 = a piece); longer text is cut off."""
+    pieces = tokenizer.encode(text)[: spec.max_tokens]
+    ids = np.zeros((1, spec.max_tokens), np.int32)
+    mask = np.zeros((1, spec.max_tokens), np.float32)
+    ids[0, : len(pieces)] = pieces
+    mask[0, : len(pieces)] = 1.0
+    return {"ids": ids, "mask": mask}
+
+
+def window_tensors(spec: SensorStream, samples: tuple[Sample, ...]) -> dict[str, Tensor]:
+    """`window` float32 [1, T, C], standardised, 0 where missing; `mask` float32 [1, T, C], 1 = measured.
+
+    The window ends at the newest sample, in steps of `step_ms`; each step holds every channel's last value that is
+    not older than the stream's maximum age (zero-order hold).
+    """
+    steps, count = spec.window, len(spec.channels)
+    column = {channel.name: index for index, channel in enumerate(spec.channels)}
+    end_ns, step_ns = samples[-1].captured_ns, int(spec.step_ms * NS_PER_MS)
+    held = np.full((steps + 1, count), np.nan)
+    stamp = np.full((steps + 1, count), -np.inf)
+    for sample in samples:
+        # Row 0 gathers what came before the window; a sample is first seen by the step at or after it.
+        row = max(0, steps - (end_ns - sample.captured_ns) // step_ns)
+        for name, value in sample.values.items():
+            held[row, column[name]] = value
+            stamp[row, column[name]] = sample.captured_ns - end_ns
+    step_time = (np.arange(steps + 1) - steps)[:, None] * float(step_ns)
+    last = np.maximum.accumulate(np.where(np.isnan(held), 0, np.arange(steps + 1)[:, None]), axis=0)
+    held, stamp = np.take_along_axis(held, last, axis=0)[1:], np.take_along_axis(stamp, last, axis=0)[1:]
+    measured = step_time[1:] - stamp <= max_age_ns(spec)
+    mean = np.array([channel.mean for channel in spec.channels])
+    std = np.array([channel.std for channel in spec.channels])
+    scaled = np.clip((held - mean) / std, -CLIP_SIGMA, CLIP_SIGMA)
+    return {
+        "window": np.where(measured, scaled, 0.0).astype(np.float32)[None],
+        "mask": measured.astype(np.float32)[None],
+    }
+
+
+def slice_tensors(spec: StreamSpec, part: Slice, tokenizer: Tokenizer | None) -> Mapping[str, Tensor]:
+    """The tensors of one present slice, by field name (`image`; `ids`, `mask`; `window`, `mask`)."""
+    newest = part.newest
+    if isinstance(spec, CameraStream) and isinstance(newest, Frame):
+        return {"image": image_tensor(spec, newest.image)}
+    if isinstance(spec, TextStream) and isinstance(newest, Utterance):
+        assert tokenizer is not None, "a bundle with a text stream has a tokenizer"
+        return text_tensors(spec, tokenizer, newest.text)
+    assert isinstance(spec, SensorStream)
+    return window_tensors(spec, tuple(message for message in part.messages if isinstance(message, Sample)))

@@ -1,0 +1,89 @@
+"""The table of streams: what may arrive, how often, how much of it is kept, and how old is too old.
+
+A bundle declares its streams with these types; capture, alignment, health and tests all read the same table.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,62}$")]
+
+NS_PER_MS = 1_000_000
+
+
+class Channel(Struct, frozen=True, forbid_unknown_fields=True):
+    """One sensor channel: its unit, the range physics allows, and the training data's mean and deviation."""
+
+    name: str
+    unit: str
+    minimum: float
+    maximum: float
+    mean: float = 0.0
+    std: Positive = 1.0
+    required: bool = False
+    """A required channel that is missing or stale forces the safe decision."""
+
+
+class CameraStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="camera"):
+    """Frames; the newest only is kept."""
+
+    width: Count
+    """Pixels, as the model takes them; frames of other sizes are scaled."""
+    height: Count
+    rate_hz: Positive
+    max_age_ms: Positive
+    required: bool = False
+    frozen_after: Annotated[int, Meta(ge=0)] = 0
+    """Refuse frames after this many byte-identical ones in a row (a hung camera); 0 = never."""
+    min_brightness: Annotated[float, Meta(ge=0, le=255)] = 0.0
+    """Refuse frames whose brightest sampled pixel is below this (a covered or dead sensor); 0 = never."""
+
+
+class SensorStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sensors"):
+    """Named float values; a window of them is resampled to a fixed step."""
+
+    channels: tuple[Channel, ...]
+    rate_hz: Positive
+    """Expected messages a second, for health only."""
+    max_age_ms: Positive
+    """A value older than this counts as missing, channel by channel."""
+    window: Count = 1
+    """Steps in the model's window (T)."""
+    step_ms: Positive = 100.0
+    hop_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """Move the window at most this often, so that its encoder runs at the sensors' rate; 0 = with every sample."""
+    required: bool = False
+
+
+class TextStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="text"):
+    """Sentences; the newest that has not expired counts."""
+
+    max_tokens: Count
+    max_age_ms: Positive
+    """Time to live: an older sentence is absent."""
+    rate_hz: Positive = 0.2
+    languages: tuple[str, ...] = ()
+    max_chars: Count = 512
+    required: bool = False
+
+
+StreamSpec = CameraStream | SensorStream | TextStream
+
+
+def keep(spec: StreamSpec) -> int:
+    """How many messages wait for the loop before the oldest is replaced (and counted)."""
+    if isinstance(spec, CameraStream):
+        return 1
+    if isinstance(spec, SensorStream):
+        return 4096
+    return 16
+
+
+def max_age_ns(spec: StreamSpec) -> int:
+    """The stream's maximum age in nanoseconds."""
+    return int(spec.max_age_ms * NS_PER_MS)
