@@ -1,0 +1,134 @@
+"""The one door into the run flow: every source hands its raw messages to the intake.
+
+The intake admits or refuses them (with a reason that is counted), stamps them and puts them into their stream's
+mailbox. It logs a stream's trouble once per change of state, not once per message.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.capture.admit import (
+    FreezeDetector,
+    Refusal,
+    admit_image,
+    admit_sample,
+    admit_stamp,
+    admit_text,
+    decode_jpeg,
+)
+from edge_runtime.clock import Clock
+from edge_runtime.mailbox import Mailbox
+from edge_runtime.messages import Frame, Sample, Utterance
+from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+
+log = logging.getLogger("edge_runtime.capture")
+
+
+class Intake:
+    """Admits messages from any source thread."""
+
+    def __init__(self, streams: Mapping[str, StreamSpec], mailboxes: Mapping[str, Mailbox], clock: Clock) -> None:
+        self.clock = clock
+        self._streams = streams
+        self._mailboxes = mailboxes
+        self._freeze = {
+            name: FreezeDetector(spec) for name, spec in streams.items() if isinstance(spec, CameraStream)
+        }
+        self._trouble: dict[str, str] = {}
+        self._unrouted_lock = threading.Lock()
+        self._unrouted: Counter[str] = Counter()
+
+    def frame(
+        self, stream: str, image: NDArray[np.uint8], captured_ns: int | None = None, id: str | None = None
+    ) -> None:
+        """A decoded picture [height, width, 3] uint8 BGR; the caller must not write into it afterwards."""
+        spec = self._streams.get(stream)
+        if not isinstance(spec, CameraStream):
+            return self.unrouted("unknown_stream", stream)
+        stamp = admit_stamp(self.clock.now_ns(), captured_ns)
+        if isinstance(stamp, Refusal):
+            return self.refuse(stream, stamp)
+        admitted = admit_image(spec, image)
+        if isinstance(admitted, Refusal):
+            return self.refuse(stream, admitted)
+        if frozen := self._freeze[stream].admit(admitted):
+            return self.refuse(stream, frozen)
+        self._recovered(stream)
+        self._mailboxes[stream].put(lambda seq: Frame(stream, seq, stamp, admitted, id))
+
+    def jpeg(
+        self, stream: str, data: bytes | memoryview, captured_ns: int | None = None, id: str | None = None
+    ) -> None:
+        """A JPEG picture of at most 8 MiB; decoded here, on the source's thread."""
+        if not isinstance(self._streams.get(stream), CameraStream):
+            return self.unrouted("unknown_stream", stream)
+        # The picture's age counts from its arrival, not from the end of its decoding.
+        arrived_ns = self.clock.now_ns() if captured_ns is None else captured_ns
+        image = decode_jpeg(data)
+        if isinstance(image, Refusal):
+            return self.refuse(stream, image)
+        self.frame(stream, image, arrived_ns, id)
+
+    def sample(
+        self, stream: str, values: Mapping[str, float], captured_ns: int | None = None, id: str | None = None
+    ) -> None:
+        """Sensor values by channel name, in the channels' units."""
+        spec = self._streams.get(stream)
+        if not isinstance(spec, SensorStream):
+            return self.unrouted("unknown_stream", stream)
+        stamp = admit_stamp(self.clock.now_ns(), captured_ns)
+        if isinstance(stamp, Refusal):
+            return self.refuse(stream, stamp)
+        admitted = admit_sample(spec, values)
+        if isinstance(admitted, Refusal):
+            return self.refuse(stream, admitted)
+        self._recovered(stream)
+        self._mailboxes[stream].put(lambda seq: Sample(stream, seq, stamp, admitted, id))
+
+    def text(
+        self, stream: str, text: str, lang: str | None = None, captured_ns: int | None = None, id: str | None = None
+    ) -> None:
+        """One sentence."""
+        spec = self._streams.get(stream)
+        if not isinstance(spec, TextStream):
+            return self.unrouted("unknown_stream", stream)
+        stamp = admit_stamp(self.clock.now_ns(), captured_ns)
+        if isinstance(stamp, Refusal):
+            return self.refuse(stream, stamp)
+        admitted = admit_text(spec, text)
+        if isinstance(admitted, Refusal):
+            return self.refuse(stream, admitted)
+        self._recovered(stream)
+        words, truncated = admitted
+        self._mailboxes[stream].put(lambda seq: Utterance(stream, seq, stamp, words, lang, truncated, id))
+
+    def refuse(self, stream: str, refusal: Refusal) -> None:
+        """Count a message of a known stream that cannot be used."""
+        self._mailboxes[stream].refuse(refusal.reason)
+        if self._trouble.get(stream) != refusal.reason:
+            self._trouble[stream] = refusal.reason
+            log.warning("%s: refusing messages: %s %s", stream, refusal.reason, refusal.detail)
+
+    def unrouted(self, reason: str, detail: str = "") -> None:
+        """Count a message that belongs to no stream (malformed, too big, unknown)."""
+        with self._unrouted_lock:
+            first = reason not in self._unrouted
+            self._unrouted[reason] += 1
+        if first:
+            log.warning("input: refusing messages: %s %s", reason, detail[:200])
+
+    def unrouted_counts(self) -> dict[str, int]:
+        """Messages refused before they had a stream, by reason."""
+        with self._unrouted_lock:
+            return dict(self._unrouted)
+
+    def _recovered(self, stream: str) -> None:
+        if self._trouble.pop(stream, None) is not None:
+            log.warning("%s: messages are good again", stream)

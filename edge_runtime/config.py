@@ -1,0 +1,209 @@
+"""The configuration: one strict TOML file. An unknown key is an error that lists the valid ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.streams import Name, Positive
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+INSECURE_PHRASE = "I know that anybody on this network can read decisions and send inputs"
+
+
+class ZmqSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="zmq"):
+    """Sensors, text and JPEG frames from other processes, pushed to this endpoint."""
+
+    bind: str = "tcp://127.0.0.1:5561"
+
+
+class CameraSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="camera"):
+    """A camera by index (`0`), device path (`/dev/video0`), URL (`rtsp://...`) or GStreamer pipeline."""
+
+    stream: str
+    device: int | str
+    width: Annotated[int, Meta(ge=16)] | None = None
+    height: Annotated[int, Meta(ge=16)] | None = None
+    fps: Positive | None = None
+    gstreamer: bool = False
+
+
+class VideoSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="video"):
+    """A video file, played at its own rate."""
+
+    stream: str
+    path: str
+    speed: Positive = 1.0
+    loop: bool = False
+
+
+class ImagesSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="images"):
+    """A folder of pictures in name order, at a fixed rate."""
+
+    stream: str
+    path: str
+    rate_hz: Positive = 10.0
+    loop: bool = False
+
+
+class FileSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="file"):
+    """Sensor values or sentences from a CSV or JSON Lines file, replayed at their own time stamps."""
+
+    stream: str
+    path: str
+    time: str = "t_s"
+    """Column or key of the time stamp, in seconds."""
+    columns: dict[str, str] = {}
+    """Column to channel; without it, columns named as channels are taken."""
+    text: str = "text"
+    """Key of the sentence, for text streams."""
+    speed: Positive = 1.0
+
+
+class StdinSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="stdin"):
+    """A sentence per line of standard input."""
+
+    stream: str = "text"
+
+
+class WorldSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="world"):
+    """The built-in town drive, started as a process of its own; it drives by the published decisions."""
+
+    bind: str = "tcp://127.0.0.1:5561"
+    seed: Annotated[int, Meta(ge=0)] = 1
+    duration_s: Positive = 75.0
+    unplug: tuple[Literal["camera", "range", "text"], ...] = ()
+    unplug_at_s: Annotated[float, Meta(ge=0)] = 20.0
+    score: str | None = None
+    """Write the drive's score (JSON) here."""
+
+
+SourceConfig = ZmqSource | CameraSource | VideoSource | ImagesSource | FileSource | StdinSource | WorldSource
+
+
+class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where decisions and status go."""
+
+    bind: str = "tcp://127.0.0.1:5560"
+    high_water_mark: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    """Messages kept for a slow subscriber before its own are dropped."""
+
+
+class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the stages run."""
+
+    backend: Literal["onnxruntime"] = "onnxruntime"
+    threads: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    name: Name
+    """Topics are `decision.<name>` and `status.<name>`."""
+    bundle: str
+    """Directory or `.tar`; relative paths start at the configuration file."""
+    source: tuple[SourceConfig, ...]
+    publish: PublishConfig = PublishConfig()
+    engine: EngineConfig = EngineConfig()
+    trusted_keys: tuple[str, ...] = ()
+    """PEM files of Ed25519 public keys whose bundles may run."""
+    allow_unsigned: bool = False
+    stop_at_end: bool = False
+    """End when every source has ended (files and the world do; cameras and sockets do not)."""
+    insecure_public_bind: str = ""
+    """Binding beyond loopback and ipc is refused unless this holds the phrase in the error message."""
+
+
+def load_config(path: Path) -> Config:
+    """Read and check the file at `path`; paths inside become absolute. Raises ConfigError."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {path}: cannot be read ({error.strerror}); check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path}: is not TOML ({error})") from None
+    config = convert_strict(data, Config, f"config {path}")
+    for endpoint in (config.publish.bind, *(item.bind for item in config.source if isinstance(item, ZmqSource | WorldSource))):
+        check_endpoint(endpoint, config.insecure_public_bind)
+    return _absolute(config, path.resolve().parent)
+
+
+def check_endpoint(endpoint: str, insecure_public_bind: str = "") -> None:
+    """Raise ConfigError for an endpoint that others than this host could reach, unless allowed in words."""
+    scheme, _, address = endpoint.partition("://")
+    if scheme in ("ipc", "inproc") and address:
+        return
+    if scheme != "tcp" or ":" not in address:
+        raise ConfigError(f"endpoint {endpoint!r}: expected tcp://ADDRESS:PORT or ipc://PATH")
+    host = address.rpartition(":")[0]
+    if host in ("127.0.0.1", "localhost", "[::1]") or host.startswith("127."):
+        return
+    if insecure_public_bind != INSECURE_PHRASE:
+        raise ConfigError(
+            f"endpoint {endpoint!r} is open to the network without encryption; use tcp://127.0.0.1:PORT, "
+            f'or set insecure_public_bind = "{INSECURE_PHRASE}"'
+        )
+
+
+def _absolute(config: Config, base: Path) -> Config:
+    def resolve(item: Any) -> Any:
+        changes = {
+            field: str(base / getattr(item, field)) for field in ("path", "score") if getattr(item, field, None)
+        }
+        return msgspec.structs.replace(item, **changes) if changes else item
+
+    return msgspec.structs.replace(
+        config,
+        bundle=str(base / config.bundle),
+        trusted_keys=tuple(str(base / key) for key in config.trusted_keys),
+        source=tuple(resolve(item) for item in config.source),
+    )
+
+
+def convert_strict(data: Any, kind: Any, where: str) -> Any:
+    """`data` (plain dicts and lists) as the Struct `kind`. Raises ConfigError naming the key and what is allowed."""
+    _check_keys(data, kind, where)
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {str(error).replace('$.', '').replace('`', '')}") from None
+
+
+def _check_keys(data: Any, kind: Any, where: str) -> None:
+    """Walk `data` beside its type, so that an unknown key's error can list the valid ones."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    arguments = get_args(kind)
+    if isinstance(data, list) and arguments:
+        for index, item in enumerate(data):
+            _check_keys(item, arguments[0], f"{where}: item {index + 1}")
+    elif isinstance(data, dict) and isinstance(kind, type) and issubclass(kind, Struct):
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        tag = kind.__struct_config__.tag_field
+        for key, value in data.items():
+            if key not in fields and key != tag:
+                raise ConfigError(f"{where}: unknown key {key!r}; valid keys are {', '.join(sorted(fields))}")
+            if key in fields:
+                _check_keys(value, fields[key], f"{where}: {key}")
+    elif isinstance(data, dict) and arguments:
+        tagged = {
+            choice.__struct_config__.tag: choice
+            for choice in arguments
+            if isinstance(choice, type) and issubclass(choice, Struct) and choice.__struct_config__.tag_field in data
+        }
+        if tagged:
+            field = next(iter(tagged.values())).__struct_config__.tag_field
+            choice = tagged.get(data[field])
+            if choice is None:
+                raise ConfigError(f"{where}: {field} is {data[field]!r}; there are {', '.join(map(str, tagged))}")
+            _check_keys(data, choice, where)

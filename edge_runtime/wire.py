@@ -1,0 +1,153 @@
+"""The messages that cross a process border: inputs, decisions, status. JSON Schemas are made from these types.
+
+Inputs are checked here as to form only; `capture.admit` judges their content.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+SCHEMA = 1
+MAX_INPUT_BYTES = 64 << 10
+
+
+class InputMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """One message to the runtime: sensor values, a sentence, or the header of a JPEG frame that follows it."""
+
+    schema: Literal[1]
+    stream: str
+    values: dict[str, float] | None = None
+    """Channel to value, in the channel's unit."""
+    text: str | None = None
+    lang: str | None = None
+    captured_ns: int | None = None
+    """Monotonic nanoseconds (CLOCK_MONOTONIC of this host); without it, arrival counts."""
+    captured_wall: str | None = None
+    """RFC 3339; kept for people, never used for ordering."""
+    id: str | None = None
+    """Comes back in the decision's `inputs`."""
+
+
+class BundleId(Struct, frozen=True):
+    """Which bundle decided."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class InputState(Struct, frozen=True, omit_defaults=False):
+    """One stream's part in a decision."""
+
+    present: bool
+    age_ms: float | None
+    seq: int | None
+    id: str | None = None
+    reason: str | None = None
+    """Why it is absent: `missing`, `stale`, `expired`."""
+
+
+class Latency(Struct, frozen=True):
+    """Milliseconds from capture to publish, and its parts."""
+
+    capture_to_publish: float
+    queue: float
+    preprocess: float
+    infer: dict[str, float]
+    """Per stage; 0 = its cached features were still valid."""
+    decide: float
+
+
+class DecisionMessage(Struct, frozen=True):
+    """Topic `decision.<name>`: what the runtime decided, from what, and how long it took."""
+
+    schema: Literal[1]
+    name: str
+    bundle: BundleId
+    seq: int
+    """Counts up by one; a gap is a lost message, a repeat is the last value sent again for a new subscriber."""
+    captured_ns: int
+    published_ns: int
+    wall_time: str
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    tags: list[str]
+    source: Literal["model", "safe"]
+    reason: str | None
+    inputs: dict[str, InputState]
+    latency_ms: Latency
+    dropped: dict[str, int]
+    """Input messages dropped since the decision before, by reason."""
+    backend: dict[str, str]
+    precision: dict[str, str]
+
+
+class StreamHealth(Struct, frozen=True):
+    """One stream's account: captured = decided + sum(dropped) + in_flight."""
+
+    captured: int
+    decided: int
+    dropped: dict[str, int]
+    in_flight: int
+    rate_hz: float
+    expected_hz: float
+    alive: bool
+    """Seen within its maximum age."""
+
+
+class Percentiles(Struct, frozen=True):
+    """Milliseconds over the last `count` decisions."""
+
+    count: int
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    max: float | None
+
+
+class StatusMessage(Struct, frozen=True):
+    """Topic `status.<name>`: once a second."""
+
+    schema: Literal[1]
+    name: str
+    bundle: BundleId
+    seq: int
+    published_ns: int
+    wall_time: str
+    state: Literal["starting", "ready", "degraded", "stopping", "stopped"]
+    reason: str | None
+    uptime_s: float
+    decisions: int
+    safe_decisions: int
+    streams: dict[str, StreamHealth]
+    unrouted: dict[str, int]
+    """Messages refused before they had a stream, by reason."""
+    conserved: bool
+    """Whether every stream's account balances."""
+    latency_ms: Percentiles
+    wall_clock_jumps: int
+    engine_restarts: int
+    memory_mb: float
+    temperature_c: float | None
+    backend: dict[str, str]
+    precision: dict[str, str]
+    signed_by: str | None
+
+
+def decode_input(data: bytes | memoryview) -> InputMessage:
+    """Parse one input message of at most 64 KiB. Raises msgspec.DecodeError."""
+    return _input_decoder.decode(data)
+
+
+_input_decoder = msgspec.json.Decoder(InputMessage)
+_SCHEMAS = {"decision": DecisionMessage, "status": StatusMessage, "input": InputMessage}
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of `decision`, `status` or `input` messages."""
+    schema = msgspec.json.schema(_SCHEMAS[kind])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": kind, **schema}
