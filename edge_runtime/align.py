@@ -30,9 +30,7 @@ def align(
     return AlignedSet(reference_ns, slices)
 
 
-def _newest_only(
-    name: str, spec: StreamSpec, messages: Sequence[Message], reference_ns: int, now_ns: int
-) -> Slice:
+def _newest_only(name: str, spec: StreamSpec, messages: Sequence[Message], reference_ns: int, now_ns: int) -> Slice:
     """A camera's newest frame, or the newest sentence."""
     end = bisect_right(messages, reference_ns, key=_captured)
     if end == 0:
@@ -45,9 +43,7 @@ def _newest_only(
     return Slice(name, True, (newest,), key=newest.seq, age_ns=age_ns, until_ns=reference_ns)
 
 
-def _window(
-    name: str, spec: StreamSpec, messages: Sequence[Message], reference_ns: int, now_ns: int
-) -> Slice:
+def _window(name: str, spec: StreamSpec, messages: Sequence[Message], reference_ns: int, now_ns: int) -> Slice:
     """The samples behind a sensor window.
 
     The window ends at its anchor: with `hop_ms` = 0 the newest sample; else the first sample of the newest hop (time
@@ -68,9 +64,7 @@ def _window(
     age_ns = now_ns - chosen[-1].captured_ns
     # The hop holds the window back on purpose; that wait is not staleness.
     if age_ns > age_limit_ns + hop_ns:
-        return Slice(
-            name, False, age_ns=age_ns, until_ns=anchor_ns, reason="stale", missing_channels=_required(spec)
-        )
+        return Slice(name, False, age_ns=age_ns, until_ns=anchor_ns, reason="stale", missing_channels=_required(spec))
     return Slice(
         name,
         True,
@@ -158,5 +152,3 @@ class History:
         else:
             # The newest one considered stays: it may serve later decisions until it is too old.
             del kept[: max(0, bisect_right(kept, part.until_ns, key=_captured) - 1)]
-
-

@@ -220,7 +220,7 @@ def _verify_signature(path: Path, manifest: bytes, trusted_keys: Sequence[Path],
         if allow_unsigned:
             return None
         raise BundleError(
-            f"bundle {path}: it is not signed; sign it, or set allow_unsigned = true (--allow-unsigned) to trust it as is"
+            f"bundle {path}: it is not signed; sign it, or set allow_unsigned = true (--allow-unsigned) to trust it"
         ) from None
     if not trusted_keys and allow_unsigned:
         return None
@@ -300,7 +300,7 @@ def _input_problems(
     for source in item.sources:
         if source == "presence":
             if item.shape != (1, len(manifest.presence)):
-                yield f"{where}: shape {item.shape} is not [1, {len(manifest.presence)}], the number of presence streams"
+                yield f"{where}: shape {item.shape} is not [1, {len(manifest.presence)}], one per presence stream"
         elif source.startswith("stage:"):
             if source not in outputs:
                 yield f"{where}: source {source!r} is no output of an earlier stage; there are {sorted(outputs)}"

@@ -111,7 +111,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     """Topics are `decision.<name>` and `status.<name>`."""
     bundle: str
-    """Directory or `.tar`; relative paths start at the configuration file."""
+    """Directory or `.tar` (relative paths start at the configuration file), or `shipped:NAME`."""
     source: tuple[SourceConfig, ...]
     publish: PublishConfig = PublishConfig()
     engine: EngineConfig = EngineConfig()
@@ -133,7 +133,10 @@ def load_config(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path}: is not TOML ({error})") from None
     config = convert_strict(data, Config, f"config {path}")
-    for endpoint in (config.publish.bind, *(item.bind for item in config.source if isinstance(item, ZmqSource | WorldSource))):
+    for endpoint in (
+        config.publish.bind,
+        *(item.bind for item in config.source if isinstance(item, ZmqSource | WorldSource)),
+    ):
         check_endpoint(endpoint, config.insecure_public_bind)
     return _absolute(config, path.resolve().parent)
 
@@ -157,14 +160,12 @@ def check_endpoint(endpoint: str, insecure_public_bind: str = "") -> None:
 
 def _absolute(config: Config, base: Path) -> Config:
     def resolve(item: Any) -> Any:
-        changes = {
-            field: str(base / getattr(item, field)) for field in ("path", "score") if getattr(item, field, None)
-        }
+        changes = {field: str(base / getattr(item, field)) for field in ("path", "score") if getattr(item, field, None)}
         return msgspec.structs.replace(item, **changes) if changes else item
 
     return msgspec.structs.replace(
         config,
-        bundle=str(base / config.bundle),
+        bundle=config.bundle if config.bundle.startswith("shipped:") else str(base / config.bundle),
         trusted_keys=tuple(str(base / key) for key in config.trusted_keys),
         source=tuple(resolve(item) for item in config.source),
     )

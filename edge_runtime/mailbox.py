@@ -23,11 +23,6 @@ class Counts:
     dropped: dict[str, int]
     in_flight: int
 
-    @property
-    def balanced(self) -> bool:
-        """Whether every captured message is accounted for."""
-        return self.captured == self.decided + sum(self.dropped.values()) + self.in_flight
-
 
 class Mailbox:
     """A bounded box that keeps the newest `keep` messages; what they replace is counted as `replaced`."""
@@ -40,6 +35,7 @@ class Mailbox:
         self._captured = 0
         self._decided = 0
         self._dropped: Counter[str] = Counter()
+        self._news: Counter[str] = Counter()
         self._next_seq = 0
 
     def put(self, make: Callable[[int], Message]) -> None:
@@ -51,6 +47,7 @@ class Mailbox:
             if len(self._waiting) > self._keep:
                 self._waiting.popleft()
                 self._dropped["replaced"] += 1
+                self._news["replaced"] += 1
         if self._wake is not None:
             self._wake()
 
@@ -59,6 +56,7 @@ class Mailbox:
         with self._lock:
             self._captured += 1
             self._dropped[reason] += 1
+            self._news[reason] += 1
 
     def take(self) -> list[Message]:
         """All waiting messages, oldest first; the caller must settle each. Loop thread."""
@@ -72,6 +70,15 @@ class Mailbox:
         with self._lock:
             self._decided += decided
             self._dropped += dropped
+            self._news += dropped
+
+    def new_drops(self) -> Counter[str]:
+        """Messages dropped since the last call, by reason. Loop thread."""
+        if not self._news:
+            return Counter()
+        with self._lock:
+            news, self._news = self._news, Counter()
+            return news
 
     def counts(self, pending: int) -> Counts:
         """The account, given how many taken messages the loop still holds. Loop thread."""

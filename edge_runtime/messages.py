@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +111,6 @@ class Verdict:
     label: str
     confidence: float
     probabilities: Mapping[str, float]
-    source: str
-    """`model` or `safe`."""
+    source: Literal["model", "safe"]
     reason: str | None = None
     tags: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 SCHEMA = 1
 MAX_INPUT_BYTES = 64 << 10
+State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
 
 
 class InputMessage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,6 +99,11 @@ class StreamHealth(Struct, frozen=True):
     alive: bool
     """Seen within its maximum age."""
 
+    @property
+    def balanced(self) -> bool:
+        """Whether every captured message is accounted for."""
+        return self.captured == self.decided + sum(self.dropped.values()) + self.in_flight
+
 
 class Percentiles(Struct, frozen=True):
     """Milliseconds over the last `count` decisions."""
@@ -118,7 +124,7 @@ class StatusMessage(Struct, frozen=True):
     seq: int
     published_ns: int
     wall_time: str
-    state: Literal["starting", "ready", "degraded", "stopping", "stopped"]
+    state: State
     reason: str | None
     uptime_s: float
     decisions: int

@@ -38,9 +38,7 @@ class Intake:
         self.clock = clock
         self._streams = streams
         self._mailboxes = mailboxes
-        self._freeze = {
-            name: FreezeDetector(spec) for name, spec in streams.items() if isinstance(spec, CameraStream)
-        }
+        self._freeze = {name: FreezeDetector(spec) for name, spec in streams.items() if isinstance(spec, CameraStream)}
         self._trouble: dict[str, str] = {}
         self._unrouted_lock = threading.Lock()
         self._unrouted: Counter[str] = Counter()
@@ -51,15 +49,19 @@ class Intake:
         """A decoded picture [height, width, 3] uint8 BGR; the caller must not write into it afterwards."""
         spec = self._streams.get(stream)
         if not isinstance(spec, CameraStream):
-            return self.unrouted("unknown_stream", stream)
+            self.unrouted("unknown_stream", stream)
+            return
         stamp = admit_stamp(self.clock.now_ns(), captured_ns)
         if isinstance(stamp, Refusal):
-            return self.refuse(stream, stamp)
+            self.refuse(stream, stamp)
+            return
         admitted = admit_image(spec, image)
         if isinstance(admitted, Refusal):
-            return self.refuse(stream, admitted)
+            self.refuse(stream, admitted)
+            return
         if frozen := self._freeze[stream].admit(admitted):
-            return self.refuse(stream, frozen)
+            self.refuse(stream, frozen)
+            return
         self._recovered(stream)
         self._mailboxes[stream].put(lambda seq: Frame(stream, seq, stamp, admitted, id))
 
@@ -68,12 +70,14 @@ class Intake:
     ) -> None:
         """A JPEG picture of at most 8 MiB; decoded here, on the source's thread."""
         if not isinstance(self._streams.get(stream), CameraStream):
-            return self.unrouted("unknown_stream", stream)
+            self.unrouted("unknown_stream", stream)
+            return
         # The picture's age counts from its arrival, not from the end of its decoding.
         arrived_ns = self.clock.now_ns() if captured_ns is None else captured_ns
         image = decode_jpeg(data)
         if isinstance(image, Refusal):
-            return self.refuse(stream, image)
+            self.refuse(stream, image)
+            return
         self.frame(stream, image, arrived_ns, id)
 
     def sample(
@@ -82,13 +86,16 @@ class Intake:
         """Sensor values by channel name, in the channels' units."""
         spec = self._streams.get(stream)
         if not isinstance(spec, SensorStream):
-            return self.unrouted("unknown_stream", stream)
+            self.unrouted("unknown_stream", stream)
+            return
         stamp = admit_stamp(self.clock.now_ns(), captured_ns)
         if isinstance(stamp, Refusal):
-            return self.refuse(stream, stamp)
+            self.refuse(stream, stamp)
+            return
         admitted = admit_sample(spec, values)
         if isinstance(admitted, Refusal):
-            return self.refuse(stream, admitted)
+            self.refuse(stream, admitted)
+            return
         self._recovered(stream)
         self._mailboxes[stream].put(lambda seq: Sample(stream, seq, stamp, admitted, id))
 
@@ -98,13 +105,16 @@ class Intake:
         """One sentence."""
         spec = self._streams.get(stream)
         if not isinstance(spec, TextStream):
-            return self.unrouted("unknown_stream", stream)
+            self.unrouted("unknown_stream", stream)
+            return
         stamp = admit_stamp(self.clock.now_ns(), captured_ns)
         if isinstance(stamp, Refusal):
-            return self.refuse(stream, stamp)
+            self.refuse(stream, stamp)
+            return
         admitted = admit_text(spec, text)
         if isinstance(admitted, Refusal):
-            return self.refuse(stream, admitted)
+            self.refuse(stream, admitted)
+            return
         self._recovered(stream)
         words, truncated = admitted
         self._mailboxes[stream].put(lambda seq: Utterance(stream, seq, stamp, words, lang, truncated, id))

@@ -65,9 +65,7 @@ class OnnxRuntimeEngine(Engine):
         self._check_graph("output", self._session.get_outputs(), self.outputs)
         self._output_names = [spec.name for spec in self.outputs]
 
-    def _check_graph(
-        self, kind: str, nodes: Sequence[onnxruntime.NodeArg], specs: Sequence[TensorSpec]
-    ) -> None:
+    def _check_graph(self, kind: str, nodes: Sequence[onnxruntime.NodeArg], specs: Sequence[TensorSpec]) -> None:
         found = {node.name: (_DTYPES.get(node.type, node.type), tuple(node.shape)) for node in nodes}
         for spec in specs:
             if found.get(spec.name) != (spec.dtype, spec.shape):

@@ -28,7 +28,12 @@ class StageGraph:
     """A bundle's stages, opened and warm. One inference thread makes it, runs it and closes it."""
 
     def __init__(
-        self, bundle: Bundle, tensors_of: SliceTensors, backend: str = "onnxruntime", threads: int = 1, cache: bool = True
+        self,
+        bundle: Bundle,
+        tensors_of: SliceTensors,
+        backend: str = "onnxruntime",
+        threads: int = 1,
+        cache: bool = True,
     ) -> None:
         manifest = bundle.manifest
         self._bundle = bundle
@@ -62,9 +67,7 @@ class StageGraph:
             for stage in self._stages:
                 model, precision = self._bundle.stage_model(stage, self._backend)
                 inputs = [item.spec for item in stage.inputs]
-                engine = open_engine(
-                    self._backend, stage.name, precision, model, inputs, stage.outputs, self._threads
-                )
+                engine = open_engine(self._backend, stage.name, precision, model, inputs, stage.outputs, self._threads)
                 self._engines[stage.name] = engine
                 engine.warm_up({spec.name: zeros(spec) for spec in inputs})
         except BaseException:
@@ -76,6 +79,10 @@ class StageGraph:
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all cached features. Needed when message numbers start over."""
         self._cached.clear()
         self._fields.clear()
 

@@ -1,0 +1,58 @@
+"""`edge-runtime`: the commands. Each module holds one; heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import click
+
+from edge_runtime.cli.bundle import bundle
+from edge_runtime.cli.demo import demo
+from edge_runtime.cli.doctor import doctor
+from edge_runtime.cli.listen import listen
+from edge_runtime.cli.run import run
+from edge_runtime.cli.send import send
+from edge_runtime.errors import GateRefused, UserError
+
+EXIT_BUG, EXIT_USER, EXIT_GATE = 1, 2, 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edge-runtime")
+def commands() -> None:
+    """Run fused camera + sensor + text models on edge devices."""
+
+
+for command in (demo, run, listen, send, doctor, bundle):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Entry point: 0 fine, 2 the user's mistake (one line), 3 a gate refused, 1 a bug (trace)."""
+    sys.exit(run_command(commands))
+
+
+def run_command(command: click.Command, arguments: list[str] | None = None) -> int:
+    """Run a click command and turn what it raises into the project's exit codes."""
+    try:
+        result = command.main(args=arguments, standalone_mode=False)
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        return EXIT_USER
+    except GateRefused as error:
+        click.echo(f"refused: {error}", err=True)
+        return EXIT_GATE
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USER
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, say) has gone; it is not a bug. Nothing more can be written.
+        sys.stderr.close()
+        return 0
+    except Exception:
+        traceback.print_exc()
+        return EXIT_BUG
+    return result if isinstance(result, int) else 0

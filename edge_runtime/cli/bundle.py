@@ -1,0 +1,131 @@
+"""`edge-runtime bundle`: look into bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edge_runtime.bundle import Bundle, Manifest
+    from edge_runtime.streams import StreamSpec
+
+
+@click.group()
+def bundle() -> None:
+    """Inspect and verify bundles."""
+
+
+_keys = click.option(
+    "--key", "keys", multiple=True, type=click.Path(path_type=Path), help="Trusted public key (PEM); may be repeated."
+)
+_unsigned = click.option("--allow-unsigned", is_flag=True, help="Accept a bundle without a signature.")
+
+
+@bundle.command()
+@click.argument("name", metavar="BUNDLE")
+@_keys
+@_unsigned
+def verify(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> None:
+    """Check signature and digests of BUNDLE (a directory, a .tar, or shipped:NAME) and that every stage loads."""
+    from edge_runtime.pipeline import Pipeline
+
+    opened = _open(name, keys, allow_unsigned)
+    Pipeline(opened).close()
+    signed = f"signed by {opened.signed_by}" if opened.signed_by else "NOT SIGNED"
+    manifest = opened.manifest
+    click.echo(f"{name}: {manifest.name} {manifest.version} is whole and loads; {signed}; digest {opened.digest}")
+
+
+@bundle.command()
+@click.argument("name", metavar="BUNDLE")
+@_keys
+@_unsigned
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as it is.")
+def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bool) -> None:
+    """Show what BUNDLE expects, decides and contains."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge_runtime.bundle import encode_manifest
+
+    opened = _open(name, keys, allow_unsigned)
+    manifest = opened.manifest
+    if as_json:
+        click.echo(encode_manifest(manifest))
+        return
+    console = Console()
+    signed = f"signed by {opened.signed_by}" if opened.signed_by else "not signed"
+    console.print(f"[bold]{manifest.name} {manifest.version}[/] {signed}, digest {opened.digest[:16]}")
+    console.print(manifest.description, f"licence {manifest.licence}" if manifest.licence else "", soft_wrap=True)
+    for line in manifest.attribution:
+        console.print(f"  {line}", soft_wrap=True)
+    console.print(_streams(manifest, Table(title="streams", title_justify="left")))
+    console.print(_stages(opened, Table(title="stages", title_justify="left")))
+    policy = manifest.decision
+    console.print(f"decides ({manifest.head.kind}): {', '.join(manifest.head.labels)}", soft_wrap=True)
+    console.print(
+        f"safe decision {policy.safe_label!r}; hold {policy.hold}; at once {list(policy.immediate)}; "
+        f"threshold {policy.threshold}; heartbeat {policy.heartbeat_ms:g} ms"
+    )
+    for figure, value in sorted(manifest.figures.items()):
+        console.print(f"  {figure} {value:g}")
+
+
+def _open(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> Bundle:
+    from edge_runtime.bundle import open_bundle
+    from edge_runtime.bundles import bundle_path
+
+    return open_bundle(bundle_path(name), keys, allow_unsigned)
+
+
+def _streams(manifest: Manifest, table: Table) -> Table:
+    for column in ("stream", "what", "rate", "max age", "required", "detail"):
+        table.add_column(column)
+    for name, spec in manifest.streams.items():
+        trigger = " (trigger)" if name == manifest.trigger else ""
+        required = "yes" if spec.required else ", ".join(_required_channels(spec)) or "no"
+        table.add_row(
+            name + trigger,
+            str(spec.__struct_config__.tag),
+            f"{spec.rate_hz:g} Hz",
+            f"{spec.max_age_ms:g} ms",
+            required,
+            _detail(spec),
+        )
+    return table
+
+
+def _required_channels(spec: StreamSpec) -> list[str]:
+    return [channel.name for channel in getattr(spec, "channels", ()) if channel.required]
+
+
+def _detail(spec: StreamSpec) -> str:
+    from edge_runtime.streams import CameraStream, SensorStream
+
+    if isinstance(spec, CameraStream):
+        return f"{spec.width}x{spec.height}"
+    if isinstance(spec, SensorStream):
+        window = f"window {spec.window} x {spec.step_ms:g} ms: " if spec.window > 1 else ""
+        return window + ", ".join(f"{channel.name} [{channel.unit}]" for channel in spec.channels).replace(
+            "[", "("
+        ).replace("]", ")")
+    return f"{spec.max_tokens} tokens, {', '.join(spec.languages)}"
+
+
+def _stages(opened: Bundle, table: Table) -> Table:
+    for column in ("stage", "reads", "gives", "files"):
+        table.add_column(column)
+    for stage in opened.manifest.stages:
+        reads = "\n".join(f"{item.name} {item.dtype}{list(item.shape)}" for item in stage.inputs)
+        gives = "\n".join(f"{out.name} {out.dtype}{list(out.shape)}" for out in stage.outputs)
+        files = "\n".join(
+            f"{precision} {len(opened.read(file)) / 1024:.0f} KiB" for precision, file in stage.files.items()
+        )
+        table.add_row(
+            stage.name, reads.replace("[", "(").replace("]", ")"), gives.replace("[", "(").replace("]", ")"), files
+        )
+    return table

@@ -1,0 +1,46 @@
+"""`edge-runtime run`: the service."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+import click
+
+log = logging.getLogger("edge_runtime")
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Log to stderr; the journal adds its own time stamps."""
+    times = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, format=times + "%(levelname)s %(message)s")
+
+
+@click.command()
+@click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def run(config_file: Path, verbose: bool) -> None:
+    """Capture, decide and publish as the TOML file CONFIG says, until stopped.
+
+    SIGTERM and Ctrl-C finish the decision in hand and end within two seconds; SIGHUP reads CONFIG again.
+    """
+    from edge_runtime.config import load_config
+    from edge_runtime.runtime import Runtime
+
+    set_up_logging(verbose)
+    runtime = Runtime(load_config(config_file))
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        runtime.stop()
+
+    def reload(number: int, frame: FrameType | None) -> None:
+        runtime.reload(lambda: load_config(config_file))
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, reload)
+    runtime.run()

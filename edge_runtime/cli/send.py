@@ -1,0 +1,67 @@
+"""`edge-runtime send`: one sentence or one set of sensor values into a running runtime."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+SEND_TIMEOUT_MS = 2000
+
+
+@click.group()
+def send() -> None:
+    """Send one input to a running runtime."""
+
+
+_connect = click.option(
+    "--connect", default="tcp://127.0.0.1:5561", show_default=True, help="Where the runtime takes inputs."
+)
+
+
+@send.command()
+@click.argument("sentence")
+@click.option("--stream", default="text", show_default=True)
+@click.option("--lang", help="Language tag, e.g. en or zh.")
+@_connect
+def text(sentence: str, stream: str, lang: str | None, connect: str) -> None:
+    """Send SENTENCE."""
+    message = {"schema": 1, "stream": stream, "text": sentence}
+    _push(connect, message if lang is None else message | {"lang": lang})
+
+
+@send.command()
+@click.argument("values", nargs=-1, required=True, metavar="CHANNEL=VALUE...")
+@click.option("--stream", default="sensors", show_default=True)
+@_connect
+def sensor(values: tuple[str, ...], stream: str, connect: str) -> None:
+    """Send sensor values, each in its channel's unit, as CHANNEL=VALUE."""
+    _push(connect, {"schema": 1, "stream": stream, "values": dict(_pair(item) for item in values)})
+
+
+def _pair(item: str) -> tuple[str, float]:
+    channel, _, value = item.partition("=")
+    try:
+        return channel, float(value)
+    except ValueError:
+        raise click.BadParameter(f"{item!r}: expected CHANNEL=NUMBER, e.g. co2_ppm=415") from None
+
+
+def _push(connect: str, message: dict[str, Any]) -> None:
+    import zmq
+
+    from edge_runtime.errors import UserError
+
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.setsockopt(zmq.LINGER, SEND_TIMEOUT_MS)
+        # Without a runtime at the other end the send itself fails, so that nobody believes it arrived.
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
+        try:
+            socket.connect(connect)
+            socket.send(json.dumps(message, ensure_ascii=False).encode())
+        except zmq.Again:
+            raise UserError(f"send: no runtime takes inputs at {connect}; start one, or give --connect") from None
+        except zmq.ZMQError as error:
+            raise UserError(f"send: {connect}: {error.strerror}; expected tcp://ADDRESS:PORT or ipc://PATH") from None

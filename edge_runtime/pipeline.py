@@ -1,0 +1,137 @@
+"""The one module that knows every stage: align -> preprocess -> infer -> decide.
+
+`Pipeline` is synchronous and reads no clock, so the live loop, offline evaluation and replay run the same code.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_runtime.align import History, align
+from edge_runtime.bundle import TOKENIZER, Bundle
+from edge_runtime.decide import PolicyState, blocking_input, decide
+from edge_runtime.errors import EngineError, UserError
+from edge_runtime.infer.stages import StageGraph
+from edge_runtime.messages import AlignedSet, Inference, Message, Slice, Tensors, Verdict
+from edge_runtime.preprocess import Tokenizer, slice_tensors
+from edge_runtime.streams import TextStream
+
+log = logging.getLogger("edge_runtime.pipeline")
+
+RESTART_PAUSE_NS = 1_000_000_000
+MAX_RESTART_PAUSE_NS = 32_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One decision with all that led to it."""
+
+    aligned: AlignedSet
+    inference: Inference
+    verdict: Verdict
+
+
+class Pipeline:
+    """A bundle made ready to decide. Made, used and closed by one thread."""
+
+    def __init__(self, bundle: Bundle, backend: str = "onnxruntime", threads: int = 1, cache: bool = True) -> None:
+        manifest = bundle.manifest
+        self.bundle = bundle
+        self.streams = manifest.streams
+        self.engine_restarts = 0
+        self._head = manifest.head
+        self._policy = manifest.decision
+        has_text = any(isinstance(spec, TextStream) for spec in manifest.streams.values())
+        self._tokenizer = Tokenizer(bundle.read(TOKENIZER)) if has_text else None
+        self._graph = StageGraph(bundle, self._tensors, backend, threads, cache)
+        self.backends = dict(self._graph.backends)
+        """Stage to back end."""
+        self.precisions = dict(self._graph.precisions)
+        """Stage to precision."""
+        self._history = History(manifest.streams)
+        self._state = PolicyState()
+        self._down: str | None = None
+        self._restart_after_ns = 0
+        self._restart_pause_ns = RESTART_PAUSE_NS
+
+    def add(self, message: Message) -> None:
+        """Remember `message` for the decisions to come."""
+        self._history.add(message)
+
+    def decide(self, reference_ns: int, now_ns: int, blocking: bool = True) -> Outcome:
+        """Decide from the messages captured at or before `reference_ns`; ages are taken at `now_ns`.
+
+        An engine that fails gives the safe decision, and is restarted. `blocking` = False asks the model even where
+        a required input is missing: for measuring what each input is worth, never for acting.
+        """
+        aligned = align(self.streams, self._history.messages, reference_ns, now_ns)
+        blocked = blocking_input(self.streams, aligned) if blocking else None
+        inference = Inference(None) if blocked is not None else self._infer(aligned, now_ns)
+        verdict, self._state = decide(self._head, self._policy, self._state, blocked, inference)
+        return Outcome(aligned, inference, verdict)
+
+    def settle(self, part: Slice) -> tuple[int, Counter[str]]:
+        """Close the account of the messages that a decision considered: see `History.settle`."""
+        return self._history.settle(part)
+
+    def pending(self, stream: str) -> int:
+        """Messages of `stream` that no decision has considered yet."""
+        return self._history.pending(stream)
+
+    def newest_ns(self, stream: str) -> int | None:
+        """Capture time of the newest message of `stream` still remembered."""
+        messages = self._history.messages[stream]
+        return messages[-1].captured_ns if messages else None
+
+    def reset(self) -> None:
+        """Forget all messages and the policy's state, as after a cut between two recordings."""
+        self._history = History(self.streams)
+        self._state = PolicyState()
+        self._graph.forget()
+
+    @property
+    def down(self) -> str | None:
+        """Why the engines cannot be used at the moment, if so."""
+        return self._down
+
+    def close(self) -> None:
+        """Free the engines. Harmless when called again."""
+        self._graph.close()
+
+    def _tensors(self, stream: str, part: Slice) -> Tensors:
+        return slice_tensors(self.streams[stream], part, self._tokenizer)
+
+    def _infer(self, aligned: AlignedSet, now_ns: int) -> Inference:
+        if self._down is not None and not self._restart(now_ns):
+            return Inference(None, error=self._down)
+        try:
+            inference = self._graph.run(aligned)
+            if inference.output is None or not np.isfinite(inference.output).all():
+                raise EngineError("output not finite")
+        except EngineError as error:
+            log.error("engine failed: %s; deciding safely and restarting it", error)
+            self._down = f"engine: {error}"
+            self._restart_after_ns = max(self._restart_after_ns, now_ns)
+            return Inference(None, error=self._down)
+        self._restart_pause_ns = RESTART_PAUSE_NS
+        return inference
+
+    def _restart(self, now_ns: int) -> bool:
+        """Reopen the engines, at growing intervals so that a model that always fails does not eat the loop."""
+        if now_ns < self._restart_after_ns:
+            return False
+        self._restart_after_ns = now_ns + self._restart_pause_ns
+        self._restart_pause_ns = min(2 * self._restart_pause_ns, MAX_RESTART_PAUSE_NS)
+        try:
+            self._graph.open()
+        except (EngineError, UserError) as error:
+            log.error("engine does not restart: %s", error)
+            self._down = f"engine: {error}"
+            return False
+        self.engine_restarts += 1
+        self._down = None
+        return True

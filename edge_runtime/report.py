@@ -1,0 +1,45 @@
+"""Put an outcome into the words of the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_runtime.messages import Slice
+from edge_runtime.pipeline import Outcome
+from edge_runtime.wire import InputState, Latency
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Moments of one decision, monotonic nanoseconds."""
+
+    reference_ns: int
+    """Capture time of the message that called for the decision (now, for a heartbeat)."""
+    taken_ns: int
+    decided_ns: int
+    published_ns: int
+
+
+def input_state(part: Slice) -> InputState:
+    """One stream's part in a decision."""
+    newest = part.newest
+    return InputState(
+        present=part.present,
+        age_ms=None if part.age_ns is None else part.age_ns / 1e6,
+        seq=None if newest is None else newest.seq,
+        id=None if newest is None else newest.id,
+        reason=part.reason,
+    )
+
+
+def latency(times: Times, outcome: Outcome) -> Latency:
+    """How long each part took, in milliseconds."""
+    inference = outcome.inference
+    infer_ns = sum(inference.stage_ns.values())
+    return Latency(
+        capture_to_publish=(times.published_ns - times.reference_ns) / 1e6,
+        queue=(times.taken_ns - times.reference_ns) / 1e6,
+        preprocess=inference.preprocess_ns / 1e6,
+        infer={stage: spent_ns / 1e6 for stage, spent_ns in inference.stage_ns.items()},
+        decide=(times.decided_ns - times.taken_ns - inference.preprocess_ns - infer_ns) / 1e6,
+    )
