@@ -1,11 +1,11 @@
-"""The messages that cross a process border: inputs, decisions, status. JSON Schemas are made from these types.
+"""The messages that cross a process border: inputs, decisions, status. `schema` makes JSON Schemas of them.
 
 Inputs are checked here as to form only; `capture.admit` judges their content.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -150,10 +150,3 @@ def decode_input(data: bytes | memoryview) -> InputMessage:
 
 
 _input_decoder = msgspec.json.Decoder(InputMessage)
-_SCHEMAS = {"decision": DecisionMessage, "status": StatusMessage, "input": InputMessage}
-
-
-def json_schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of `decision`, `status` or `input` messages."""
-    schema = msgspec.json.schema(_SCHEMAS[kind])
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": kind, **schema}

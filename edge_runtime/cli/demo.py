@@ -122,7 +122,7 @@ def _show(console: Any, score: dict[str, Any], summary: dict[str, Any]) -> None:
     console.print(accounts)
     console.print(
         f"decisions received {summary['received']}, lost {summary['lost']}; capture to subscriber "
-        f"p50 {speed['p50']} ms, p99 {speed['p99']} ms; accounts {'balance' if status['conserved'] else 'DO NOT BALANCE'}; "
-        f"memory {status['memory_mb']} MB",
+        f"p50 {speed['p50']} ms, p99 {speed['p99']} ms; memory {status['memory_mb']} MB; "
+        f"accounts {'balance' if status['conserved'] else 'DO NOT BALANCE'}",
         soft_wrap=True,
     )

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from edge_runtime.bundle import Bundle, Stage, StageInput
+from edge_runtime.errors import EngineError
 from edge_runtime.infer import open_engine
 from edge_runtime.infer.engine import Engine
 from edge_runtime.messages import AlignedSet, Inference, Slice, Tensor, Tensors
@@ -88,6 +89,8 @@ class StageGraph:
 
     def run(self, aligned: AlignedSet) -> Inference:
         """Logits for `aligned`, with the time each stage took. Raises EngineError."""
+        if not self._engines:
+            raise EngineError("stage graph: run while closed")
         keys: dict[str, Hashable] = {}
         outputs: dict[str, Tensors] = {}
         stage_ns: dict[str, int] = {}

@@ -1,0 +1,294 @@
+"""The contract of every source, one file for all kinds: deliver, account, end or stop, and never hang."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import pytest
+import zmq
+
+from edge_runtime import config
+from edge_runtime.capture import SOURCES, open_sources
+from edge_runtime.capture.files import StdinSource
+from edge_runtime.capture.intake import Intake
+from edge_runtime.capture.source import Source
+from edge_runtime.capture.zmq_source import ZmqSource
+from edge_runtime.clock import RealClock
+from edge_runtime.errors import ConfigError
+from edge_runtime.mailbox import Mailbox
+from edge_runtime.messages import Message
+from tests import tiny
+from tests.conftest import jpeg, noise, wait_for
+
+
+class Inbox:
+    """Mailboxes large enough to keep everything, and the intake before them."""
+
+    def __init__(self) -> None:
+        self.boxes = {name: Mailbox(10_000) for name in tiny.STREAMS}
+        self.intake = Intake(tiny.STREAMS, self.boxes, RealClock())
+
+    def captured(self, stream: str) -> int:
+        return self.boxes[stream].captured
+
+    def take(self, stream: str) -> list[Message]:
+        return self.boxes[stream].take()
+
+    def open(self, settings: config.SourceConfig) -> Source:
+        return open_sources((settings,), tiny.STREAMS, self.intake, "")[0]
+
+
+@contextmanager
+def mjpeg_camera(port: int = 0) -> Iterator[str]:
+    """A network camera: an HTTP server that streams JPEG pictures until the test ends."""
+    stop = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            number = 0
+            try:
+                while not stop.is_set():
+                    data = jpeg(noise(100, number, (48, 64)))
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                    self.wfile.write(head.encode() + data + b"\r\n")
+                    number += 1
+                    time.sleep(0.02)
+            except OSError:
+                pass
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/video.mjpg"
+    finally:
+        stop.set()
+        server.shutdown()
+        server.server_close()
+
+
+def write_video(path: Path, frames: int = 12) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 50, (64, 48))
+    for number in range(frames):
+        writer.write(noise(120, number, (48, 64)))
+    writer.release()
+    return path
+
+
+def write_images(folder: Path, count: int = 6) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:03}.jpg").write_bytes(jpeg(noise(100, number)))
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def write_csv(path: Path, rows: int = 8) -> Path:
+    lines = ["t_s,a,b,other"] + [f"{100 + 0.01 * row:.2f},{row},{'' if row % 2 else 1.5},x" for row in range(rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+Case = tuple[Callable[[Path, Inbox], Source], str, int | None]
+
+
+def make_zmq(folder: Path, inbox: Inbox) -> Source:
+    source = inbox.open(config.ZmqSource("tcp://127.0.0.1:*"))
+    assert isinstance(source, ZmqSource)
+    start = source.start
+
+    def start_and_send() -> None:
+        start()
+        with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+            socket.connect(source.endpoint)
+            socket.send_json({"schema": 1, "stream": "sensors", "values": {"a": 2.0}})
+
+    source.start = start_and_send  # type: ignore[method-assign]
+    return source
+
+
+def make_stdin(folder: Path, inbox: Inbox) -> Source:
+    read, write = os.pipe()
+    os.write(write, "stop\n停车\n\n".encode() + b"\xff\xfe\nlast")
+    os.close(write)
+    return StdinSource(inbox.intake, "text", read)
+
+
+CASES: dict[str, Case] = {
+    "zmq": (make_zmq, "sensors", None),
+    "video": (
+        lambda folder, inbox: inbox.open(config.VideoSource("camera", str(write_video(folder / "v.mp4")))),
+        "camera",
+        12,
+    ),
+    "images": (
+        lambda folder, inbox: inbox.open(config.ImagesSource("camera", str(write_images(folder / "i")), rate_hz=100)),
+        "camera",
+        6,
+    ),
+    "file": (
+        lambda folder, inbox: inbox.open(config.FileSource("sensors", str(write_csv(folder / "s.csv")))),
+        "sensors",
+        8,
+    ),
+    "stdin": (make_stdin, "text", 4),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_it_delivers_everything_and_ends_or_stops(kind: str, tmp_path: Path) -> None:
+    make, stream, expected = CASES[kind]
+    inbox = Inbox()
+    source = make(tmp_path, inbox)
+    source.start()
+    if expected is None:
+        assert not type(source).ends
+        wait_for(lambda: inbox.captured(stream) >= 1, "a message")
+    else:
+        wait_for(lambda: source.ended, "the end")
+        assert inbox.captured(stream) == expected
+    source.stop()
+    source.stop()
+    assert source.ended
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_source_that_was_never_started_closes(kind: str, tmp_path: Path) -> None:
+    make, _, _ = CASES[kind]
+    source = make(tmp_path, Inbox())
+    source.stop()
+
+
+def test_every_kind_of_source_has_a_maker() -> None:
+    assert set(SOURCES) == set(config.SourceConfig.__args__)  # type: ignore[attr-defined]
+
+
+def test_a_network_camera_is_read_and_comes_back_after_an_outage() -> None:
+    inbox = Inbox()
+    with mjpeg_camera() as url:
+        source = inbox.open(config.CameraSource("camera", url))
+        source.start()
+        wait_for(lambda: inbox.captured("camera") > 3, "frames")
+        port = int(url.split(":")[2].split("/")[0])
+    seen = -1
+    while seen != inbox.captured("camera"):  # until the pipe has run dry
+        seen = inbox.captured("camera")
+        time.sleep(0.3)
+    assert not source.ended
+    with mjpeg_camera(port):
+        wait_for(lambda: inbox.captured("camera") > seen + 3, "the camera to come back")
+    source.stop(10)
+    assert source.ended
+
+
+def test_a_camera_that_is_not_there_is_tried_again_until_it_is(tmp_path: Path) -> None:
+    inbox = Inbox()
+    path = tmp_path / "camera.mp4"
+    source = inbox.open(config.CameraSource("camera", str(path)))
+    source.start()
+    time.sleep(0.3)
+    assert not source.ended and inbox.captured("camera") == 0
+    write_video(tmp_path / "other.mp4").rename(path)
+    # A file that ends looks like a camera that was unplugged: it is opened again, too.
+    wait_for(lambda: inbox.captured("camera") > 12, "the camera to come back")
+    source.stop(10)
+
+
+def test_frames_carry_the_time_they_were_due_not_a_later_one(tmp_path: Path) -> None:
+    inbox = Inbox()
+    source = inbox.open(config.ImagesSource("camera", str(write_images(tmp_path / "i")), rate_hz=50))
+    source.start()
+    wait_for(lambda: source.ended, "the end")
+    frames = inbox.take("camera")
+    assert [frame.id for frame in frames] == [f"{number:03}.jpg" for number in range(6)]
+    assert [frame.captured_ns for frame in frames] == sorted(frame.captured_ns for frame in frames)
+
+
+@pytest.mark.parametrize("speed", [1.0, 10.0])
+def test_a_file_keeps_its_own_spacing(tmp_path: Path, speed: float) -> None:
+    inbox = Inbox()
+    source = inbox.open(config.FileSource("sensors", str(write_csv(tmp_path / "s.csv", 20)), speed=speed))
+    source.start()
+    wait_for(lambda: source.ended, "the end")
+    stamps = [message.captured_ns for message in inbox.take("sensors")]
+    steps = [later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)]
+    assert all(abs(step - 10_000_000 / speed) < 2000 for step in steps)
+
+
+def test_files_of_one_drive_share_their_zero(tmp_path: Path) -> None:
+    inbox = Inbox()
+    (tmp_path / "text.jsonl").write_text('{"t_s": 100.05, "text": "go on", "lang": "en", "id": 7}\n')
+    settings = (
+        config.FileSource("sensors", str(write_csv(tmp_path / "s.csv"))),
+        config.FileSource("text", str(tmp_path / "text.jsonl")),
+    )
+    sources = open_sources(settings, tiny.STREAMS, inbox.intake, "")
+    for source in sources:
+        source.start()
+    wait_for(lambda: all(source.ended for source in sources), "the end")
+    (sentence,) = inbox.take("text")
+    assert sentence.id == "7"
+    offset = sentence.captured_ns - inbox.take("sensors")[0].captured_ns
+    assert offset == pytest.approx(50_000_000, abs=2000)
+
+
+def test_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    inbox = Inbox()
+    path = tmp_path / "s.jsonl"
+    rows = ['{"t_s": 0, "values": {"a": 1}}', "{broken", '{"t_s": "x", "a": 1}', '{"t_s": 0.01, "a": "x"}']
+    rows += ['{"t_s": 0.02, "a": 1e9}', '{"t_s": 0.03, "a": null, "b": 2}']
+    path.write_text("\n".join(rows))
+    source = inbox.open(config.FileSource("sensors", str(path), columns={"a": "a", "b": "b"}))
+    source.start()
+    wait_for(lambda: source.ended, "the end")
+    assert inbox.boxes["sensors"].counts(0).dropped == {"malformed": 3, "out_of_range": 1}
+    assert len(inbox.take("sensors")) == 2
+
+
+MISTAKES = {
+    "no such stream": (config.VideoSource("nose", "x.mp4"), "no fitting stream 'nose'; there are \\['camera'\\]"),
+    "wrong kind of stream": (config.StdinSource("camera"), "no fitting stream 'camera'"),
+    "no such video": (config.VideoSource("camera", "none.mp4"), "no such file"),
+    "no such folder": (config.ImagesSource("camera", "none"), "no such folder"),
+    "no such file": (config.FileSource("sensors", "none.csv"), "cannot be read"),
+    "no such type": (config.FileSource("sensors", __file__), "neither .csv nor .jsonl"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_is_named(what: str) -> None:
+    settings, message = MISTAKES[what]
+    with pytest.raises(ConfigError, match=message):
+        Inbox().open(settings)
+
+
+def test_a_file_without_the_right_columns_names_them(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "s.csv")
+    open_file = partial(config.FileSource, "sensors", str(path))
+    with pytest.raises(ConfigError, match="no row with a number in 'when'"):
+        Inbox().open(open_file(time="when"))
+    with pytest.raises(ConfigError, match="'c' is no channel"):
+        Inbox().open(open_file(columns={"other": "c"}))
+    with pytest.raises(ConfigError, match="has no column 'z'"):
+        Inbox().open(open_file(columns={"z": "a"}))
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    first = ZmqSource(Inbox().intake, "tcp://127.0.0.1:*")
+    with pytest.raises(ConfigError, match="is another runtime running"):
+        ZmqSource(Inbox().intake, first.endpoint)
+    first.stop()

@@ -1,0 +1,88 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.config import Config, PublishConfig, SourceConfig, ZmqSource
+from edge_runtime.runtime import Runtime
+from tests import tiny
+
+WAIT_S = 20.0
+"""Upper bound for things that happen within milliseconds on an idle machine."""
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_bundle_path: Path) -> Bundle:
+    return open_bundle(tiny_bundle_path, allow_unsigned=True)
+
+
+@contextmanager
+def running(runtime: Runtime) -> Iterator[Runtime]:
+    """Run `runtime` on a thread; on the way out stop it and raise what it raised."""
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            runtime.run()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    try:
+        assert runtime.started.wait(WAIT_S)
+        if errors:
+            raise errors[0]
+        yield runtime
+    finally:
+        runtime.stop()
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+def tiny_config(bundle: Path, *sources: SourceConfig, name: str = "test", stop_at_end: bool = False) -> Config:
+    """A configuration on free ports."""
+    return Config(
+        name=name,
+        bundle=str(bundle),
+        source=sources or (ZmqSource("tcp://127.0.0.1:*"),),
+        publish=PublishConfig("tcp://127.0.0.1:*"),
+        allow_unsigned=True,
+        stop_at_end=stop_at_end,
+    )
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Wait until `condition()`; fail the test after WAIT_S."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {WAIT_S} s for {what}"
+        time.sleep(0.005)
+
+
+def noise(brightness: int, seed: int, shape: tuple[int, int] = (tiny.HEIGHT, tiny.WIDTH)) -> NDArray[np.uint8]:
+    """A picture of about that brightness, different for each seed, as a live camera's are."""
+    low, high = max(0, brightness - 10), min(255, brightness + 10)
+    return np.random.default_rng(seed).integers(low, high, (*shape, 3), dtype=np.uint8)
+
+
+def jpeg(image: NDArray[np.uint8]) -> bytes:
+    return bytes(cv2.imencode(".jpg", image)[1])

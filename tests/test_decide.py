@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_runtime.bundle import DecisionPolicy, Head
+from edge_runtime.decide import PolicyState, blocking_input, decide, probabilities
+from edge_runtime.messages import AlignedSet, Inference, Slice
+from edge_runtime.streams import CameraStream, Channel, SensorStream, StreamSpec
+
+LABELS = ("go", "slow", "stop")
+HEAD = Head("softmax", LABELS, "stage:fusion:logits")
+POLICY = DecisionPolicy("stop")
+
+
+def inference(*logits: float) -> Inference:
+    return Inference(np.array([logits], np.float32))
+
+
+def labels(policy: DecisionPolicy, *winners: str) -> list[str]:
+    state, said = PolicyState(), []
+    for winner in winners:
+        logits = [5.0 if label == winner else 0.0 for label in LABELS]
+        verdict, state = decide(HEAD, policy, state, None, inference(*logits))
+        said.append(verdict.label)
+    return said
+
+
+def test_the_most_likely_label_wins_with_its_softmax_probability() -> None:
+    verdict, _ = decide(HEAD, POLICY, PolicyState(), None, inference(1.0, 2.0, 0.5))
+    total = sum(math.exp(value) for value in (1.0, 2.0, 0.5))
+    assert (verdict.label, verdict.source) == ("slow", "model")
+    assert verdict.confidence == pytest.approx(math.exp(2.0) / total)
+    assert sum(verdict.probabilities.values()) == pytest.approx(1.0)
+
+
+def test_temperature_softens_without_changing_the_winner() -> None:
+    cold = probabilities(HEAD, 1.0, np.array([[1.0, 3.0, 0.0]], np.float32))[0]
+    warm = probabilities(HEAD, 4.0, np.array([[1.0, 3.0, 0.0]], np.float32))[0]
+    assert warm.argmax() == cold.argmax()
+    assert warm.max() < cold.max()
+
+
+def test_a_blocked_decision_is_safe_and_says_why() -> None:
+    verdict, state = decide(HEAD, POLICY, PolicyState("go"), "camera stale", inference(9, 0, 0))
+    assert (verdict.label, verdict.source, verdict.reason) == ("stop", "safe", "camera stale")
+    assert state == PolicyState()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_outputs_that_are_no_numbers_are_safe(bad: float) -> None:
+    verdict, _ = decide(HEAD, POLICY, PolicyState(), None, inference(9, bad, 0))
+    assert (verdict.label, verdict.source, verdict.reason) == ("stop", "safe", "output not finite")
+
+
+def test_below_the_threshold_it_abstains() -> None:
+    verdict, _ = decide(HEAD, DecisionPolicy("stop", threshold=0.9), PolicyState(), None, inference(1, 0, 0))
+    assert (verdict.label, verdict.source) == ("stop", "safe")
+    assert verdict.reason is not None and verdict.reason.startswith("abstained: go 0.58 < 0.90")
+
+
+def test_a_label_s_own_threshold_replaces_the_general_one() -> None:
+    policy = DecisionPolicy("stop", threshold=0.9, thresholds={"go": 0.5})
+    assert decide(HEAD, policy, PolicyState(), None, inference(1, 0, 0))[0].label == "go"
+
+
+def test_hysteresis_holds_the_old_label_until_the_new_one_has_won_in_a_row() -> None:
+    policy = DecisionPolicy("stop", hold=3)
+    assert labels(policy, "go", "slow", "slow", "go", "slow", "slow", "slow") == ["go"] * 6 + ["slow"]
+
+
+def test_an_immediate_label_does_not_wait() -> None:
+    policy = DecisionPolicy("stop", hold=3, immediate=("stop",))
+    assert labels(policy, "go", "stop", "go", "go", "go") == ["go", "stop", "stop", "stop", "go"]
+
+
+@given(st.lists(st.sampled_from(LABELS), max_size=30), st.integers(1, 5))
+def test_hysteresis_only_says_labels_that_won(winners: list[str], hold: int) -> None:
+    said = labels(DecisionPolicy("stop", hold=hold), *winners)
+    for index, label in enumerate(said):
+        assert label in winners[: index + 1]
+        changed = index > 0 and label != said[index - 1]
+        assert not changed or winners[index - hold + 1 : index + 1] == [label] * hold
+
+
+@given(st.lists(st.floats(-60, 60, width=32), min_size=3, max_size=3), st.floats(0.1, 10))
+def test_probabilities_are_a_distribution(logits: list[float], temperature: float) -> None:
+    chances = probabilities(HEAD, temperature, np.array([logits], np.float32))[0]
+    assert chances.sum() == pytest.approx(1.0)
+    assert (chances >= 0).all()
+
+
+def test_a_sigmoid_head_gives_every_label_over_its_threshold_as_tags() -> None:
+    head = Head("sigmoid", LABELS, "x")
+    verdict, _ = decide(head, DecisionPolicy("none"), PolicyState(), None, inference(2.0, -1.0, 1.0))
+    assert (verdict.label, verdict.tags) == ("go", ("go", "stop"))
+    nothing, _ = decide(head, DecisionPolicy("none"), PolicyState(), None, inference(-2.0, -1.0, -3.0))
+    assert (nothing.label, nothing.tags) == ("none", ())
+
+
+def test_a_tagging_head_gives_a_tag_per_token() -> None:
+    head = Head("tagging", ("O", "B-room", "B-thing"), "x")
+    logits = np.full((1, 4, 3), -5, np.float32)
+    for token, tag in enumerate((0, 1, 2, 2)):
+        logits[0, token, tag] = 5
+    verdict, _ = decide(head, DecisionPolicy("O"), PolicyState(), None, Inference(logits))
+    assert (verdict.label, verdict.tags) == ("B-thing", ("O", "B-room", "B-thing", "B-thing"))
+
+
+def test_a_required_stream_or_channel_that_is_missing_blocks() -> None:
+    streams: dict[str, StreamSpec] = {
+        "camera": CameraStream(8, 8, 30, 100, required=True),
+        "sensors": SensorStream((Channel("speed", "m/s", 0, 9, required=True),), 10, 100),
+    }
+    good = Slice("sensors", True)
+    there = Slice("camera", True)
+    assert blocking_input(streams, AlignedSet(0, {"camera": there, "sensors": good})) is None
+    stale = Slice("camera", False, reason="stale")
+    assert blocking_input(streams, AlignedSet(0, {"camera": stale, "sensors": good})) == "camera stale"
+    partial = Slice("sensors", True, missing_channels=("speed",))
+    assert blocking_input(streams, AlignedSet(0, {"camera": there, "sensors": partial})) == "sensors.speed stale"
+
+
+def test_with_no_input_at_all_nothing_is_asked_of_the_model() -> None:
+    streams: dict[str, StreamSpec] = {"camera": CameraStream(8, 8, 30, 100)}
+    assert blocking_input(streams, AlignedSet(0, {"camera": Slice("camera", False, reason="missing")})) == "no input"

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from edge_runtime.notify import Notifier
+
+
+def test_without_a_service_manager_nothing_happens() -> None:
+    notifier = Notifier({})
+    notifier.send("READY=1")
+    notifier.decided(1)
+    notifier.close()
+
+
+def test_the_watchdog_is_fed_by_decisions_at_most_four_times_an_interval(tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.setblocking(False)
+        notifier = Notifier({"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "2000000"})
+        notifier.send("READY=1")
+        for milliseconds in range(0, 1000, 10):
+            notifier.decided(milliseconds * 1_000_000)
+        received = [manager.recv(100) for _ in range(3)]
+        assert received == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+        notifier.close()
+        notifier.close()
+
+
+def test_a_manager_that_has_gone_away_does_no_harm(tmp_path: Path) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")})
+    notifier.send("READY=1")
+    notifier.close()

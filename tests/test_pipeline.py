@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime.bundle import Bundle, DecisionPolicy, open_bundle
+from edge_runtime.messages import Frame, Sample, Utterance
+from edge_runtime.pipeline import MAX_RESTART_PAUSE_NS, RESTART_PAUSE_NS, Pipeline
+from edge_runtime.streams import NS_PER_MS
+from tests import tiny
+
+
+def frame(seq: int, brightness: int, at_ms: int) -> Frame:
+    return Frame("camera", seq, at_ms * NS_PER_MS, np.full((tiny.HEIGHT, tiny.WIDTH, 3), brightness, np.uint8))
+
+
+def test_it_decides_from_what_it_was_given(tiny_bundle: Bundle) -> None:
+    pipeline = Pipeline(tiny_bundle)
+    pipeline.add(frame(0, 250, 0))
+    assert pipeline.decide(0, 0).verdict.label == "bright"
+    pipeline.add(Utterance("text", 0, 5 * NS_PER_MS, "please stop now"))
+    pipeline.add(frame(1, 250, 10))
+    assert pipeline.decide(10 * NS_PER_MS, 10 * NS_PER_MS).verdict.label == "stop"
+    pipeline.close()
+    pipeline.close()
+
+
+def test_without_its_required_camera_it_is_safe_and_asks_no_model(tiny_bundle: Bundle) -> None:
+    pipeline = Pipeline(tiny_bundle)
+    pipeline.add(Sample("sensors", 0, 0, {"a": 1.0}))
+    outcome = pipeline.decide(0, 0)
+    assert (outcome.verdict.source, outcome.verdict.reason) == ("safe", "camera missing")
+    assert not outcome.inference.stage_ns
+    asked = pipeline.decide(0, 0, blocking=False)
+    assert asked.verdict.source == "model"
+
+
+def test_a_stale_camera_is_named(tiny_bundle: Bundle) -> None:
+    pipeline = Pipeline(tiny_bundle)
+    pipeline.add(frame(0, 250, 0))
+    late = 301 * NS_PER_MS
+    assert pipeline.decide(late, late).verdict.reason == "camera stale"
+
+
+def test_reset_forgets_messages_features_and_hysteresis(tmp_path: Path) -> None:
+    policy = DecisionPolicy("stop", hold=3)
+    pipeline = Pipeline(open_bundle(tiny.write_bundle(tmp_path / "b", policy=policy), allow_unsigned=True))
+    pipeline.add(frame(0, 250, 0))
+    assert pipeline.decide(0, 0).verdict.label == "bright"
+    pipeline.reset()
+    pipeline.add(frame(0, 5, 0))
+    assert pipeline.decide(0, 0).verdict.label == "dark"
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_an_engine_without_finite_answers_is_safe_and_restarted_ever_more_slowly(tmp_path: Path, scale: float) -> None:
+    pipeline = Pipeline(open_bundle(tiny.write_bundle(tmp_path / "b", scale=scale), allow_unsigned=True))
+    restarts = []
+    for step in range(200):
+        at_ms = 100 * step
+        pipeline.add(frame(step, 200, at_ms))
+        outcome = pipeline.decide(at_ms * NS_PER_MS, at_ms * NS_PER_MS)
+        assert outcome.verdict.source == "safe"
+        assert outcome.verdict.reason is not None and "not finite" in outcome.verdict.reason
+        restarts.append(pipeline.engine_restarts)
+    assert pipeline.down is not None
+    # 20 s: at 0.1, 1.1, 3.1, 7.1 and 15.1 s
+    assert restarts[-1] == 5
+    assert RESTART_PAUSE_NS < MAX_RESTART_PAUSE_NS
