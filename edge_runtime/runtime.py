@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from edge_runtime.assembly import Assembly
-from edge_runtime.capture import open_sources
+from edge_runtime.capture import OpenSources, open_sources
 from edge_runtime.clock import Clock, RealClock, rfc3339
 from edge_runtime.config import Config
 from edge_runtime.errors import UserError
@@ -41,7 +41,9 @@ class Runtime:
     `stop` and `reload` may be called from any thread and from signal handlers.
     """
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+    def __init__(self, config: Config, clock: Clock | None = None, open_sources: OpenSources = open_sources) -> None:
+        """`open_sources` may be replaced by a program that brings its own capture."""
+        self._open_sources = open_sources
         self._clock = clock or RealClock()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._config = config
@@ -97,6 +99,10 @@ class Runtime:
         """Replace bundle and sources by those of the configuration that `load` gives; keep the old on any error."""
         self._reload_from = load
         self._ring()
+
+    def captured(self, stream: str) -> int:
+        """Messages of `stream` seen so far. Any thread."""
+        return self._assembly.mailboxes[stream].captured
 
     def _ring(self) -> None:
         self._wake.put(None)
@@ -219,7 +225,7 @@ class Runtime:
 
     def _start_sources(self) -> None:
         assembly = self._assembly
-        self._sources = open_sources(
+        self._sources = self._open_sources(
             self._config.source, assembly.pipeline.streams, assembly.intake, self.decisions_endpoint
         )
         self.input_endpoints = [source.endpoint for source in self._sources if hasattr(source, "endpoint")]

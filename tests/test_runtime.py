@@ -68,9 +68,10 @@ class Vehicle:
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
             message = self.read()
-            if isinstance(message, DecisionMessage):
-                if all(getattr(message, field) == value for field, value in wanted.items()):
-                    return message
+            if isinstance(message, DecisionMessage) and all(
+                getattr(message, field) == value for field, value in wanted.items()
+            ):
+                return message
         raise AssertionError(f"no decision with {wanted}; the last was {self.decisions[-1:]}")
 
     def answer(self, brightness: int, id: str) -> DecisionMessage:

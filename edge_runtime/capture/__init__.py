@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,8 +45,11 @@ SOURCES: dict[type, _Maker] = {
 """Kind of source to the kinds of stream it can feed, and how it is made."""
 
 
+OpenSources = Callable[[Sequence[config.SourceConfig], Mapping[str, StreamSpec], Intake, str], list[Source]]
+
+
 def open_sources(
-    settings: tuple[config.SourceConfig, ...], streams: Mapping[str, StreamSpec], intake: Intake, decisions: str
+    settings: Sequence[config.SourceConfig], streams: Mapping[str, StreamSpec], intake: Intake, decisions: str
 ) -> list[Source]:
     """Open every source of the configuration; `decisions` is the endpoint that decisions are published at.
 

@@ -1,0 +1,46 @@
+# make demo   the built-in town drive on this machine, everything set up on the way
+# make test   the tests          make check   format, lint, types, import directions
+# make format rewrite the code's format          make schema   rewrite the JSON Schemas
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MAKEFLAGS += --no-print-directory
+
+.PHONY: demo test check format schema clean
+
+demo: $(VENV)/.run-ready
+	$(BIN)/edge-runtime demo
+
+test: $(VENV)/.test-ready
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test-ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test-ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schema: $(VENV)/.run-ready
+	$(BIN)/python -m edge_runtime.schema
+
+clean:
+	rm -rf $(VENV) build runs
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else f"Python {v[0]}.{v[1]}: 3.10 to 3.12 is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run-ready: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# torch comes first and by its exact version: the CPU build, not several GB of CUDA.
+$(VENV)/.test-ready: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/.run-ready

@@ -1,0 +1,24 @@
+"""`python -m benchmarks` lists the benchmarks; `python -m benchmarks NAME` runs one."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from benchmarks.drive import drive
+from benchmarks.home import home
+from benchmarks.latency import latency
+from edge_runtime.cli import run_command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def benchmarks() -> None:
+    """Benchmarks. Each prints a table and writes JSON (and a plot) into the folder given by --out."""
+
+
+for command in (latency, drive, home):
+    benchmarks.add_command(command)
+
+if __name__ == "__main__":
+    sys.exit(run_command(benchmarks))

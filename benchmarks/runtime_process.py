@@ -1,0 +1,43 @@
+"""The runtime under measurement, with the workload as its camera, sensors and voice.
+
+python -m benchmarks.runtime_process BUNDLE DECISIONS-ENDPOINT FRAMES
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import cv2
+
+from benchmarks.workload import WorkloadSource, make_workload
+from edge_runtime.config import Config, PublishConfig
+from edge_runtime.runtime import Runtime
+
+SETTLE_S = 0.5
+"""The subscriber connects meanwhile."""
+
+
+class _Patient(WorkloadSource):
+    def _run(self) -> None:
+        time.sleep(SETTLE_S)
+        super()._run()
+
+
+def main(bundle: str, endpoint: str, frames: int) -> None:
+    """Run until the workload has been played."""
+    cv2.setNumThreads(1)
+    workload = make_workload()
+    config = Config(
+        name="benchmark",
+        bundle=bundle,
+        source=(),
+        publish=PublishConfig(endpoint),
+        allow_unsigned=True,
+        stop_at_end=True,
+    )
+    Runtime(config, open_sources=lambda settings, streams, intake, to: [_Patient(intake, workload, frames)]).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
