@@ -9,6 +9,7 @@ import click
 from benchmarks.drive import drive
 from benchmarks.home import home
 from benchmarks.latency import latency
+from benchmarks.replay import replay
 from edge_runtime.cli import run_command
 
 
@@ -17,7 +18,7 @@ def benchmarks() -> None:
     """Benchmarks. Each prints a table and writes JSON (and a plot) into the folder given by --out."""
 
 
-for command in (latency, drive, home):
+for command in (latency, drive, home, replay):
     benchmarks.add_command(command)
 
 if __name__ == "__main__":

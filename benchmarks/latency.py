@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.results import budgets, write_results
 from benchmarks.workload import FRAME_HZ, make_workload, percentile
-from build_engines.monolith import compose_monolith, monolith_bundle
+from build_engines.monolith import compose_monolith, monolith_bundle, stage_graphs
 from edge_runtime import Subscriber
 from edge_runtime.bundle import TOKENIZER, Bundle, open_bundle
 from edge_runtime.bundles import bundle_path
@@ -63,7 +63,7 @@ def latency(bundle: str, rounds: int, seconds: float, out: Path, check: bool) ->
     status: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="edge-runtime-latency-") as folder:
         work = Path(folder)
-        monolith = compose_monolith(opened)
+        monolith = compose_monolith(stage_graphs(opened)).SerializeToString()
         (work / "monolith.onnx").write_bytes(monolith)
         np.savez(work / "inputs.npz", **_ready_inputs(opened))  # type: ignore[arg-type]
         whole = monolith_bundle(opened, monolith, work / "monolith")

@@ -13,8 +13,8 @@ import cv2
 
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
-from edge_runtime.world.commands import Sentence
 from edge_runtime.world import expert
+from edge_runtime.world.commands import Sentence
 from edge_runtime.world.simulation import Reading, Simulation
 from edge_runtime.world.view import View
 
