@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -225,7 +226,7 @@ def test_a_file_keeps_its_own_spacing(tmp_path: Path, speed: float) -> None:
     source.start()
     wait_for(lambda: source.ended, "the end")
     stamps = [message.captured_ns for message in inbox.take("sensors")]
-    steps = [later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(stamps)]
     assert all(abs(step - 10_000_000 / speed) < 2000 for step in steps)
 
 
