@@ -1,5 +1,6 @@
 # make demo   the built-in town drive on this machine, everything set up on the way
 # make test   the tests          make check   format, lint, types, import directions
+# make setup-build    what build-engines and the benchmarks need
 # make format rewrite the code's format          make schema   rewrite the JSON Schemas
 
 PYTHON ?= python3
@@ -7,10 +8,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo test check format schema clean
+.PHONY: demo setup-build test check format schema clean
 
 demo: $(VENV)/.run-ready
 	$(BIN)/edge-runtime demo
+
+setup-build: $(VENV)/.test-ready
 
 test: $(VENV)/.test-ready
 	$(BIN)/python -m pytest

@@ -98,7 +98,8 @@ def _ready_inputs(bundle: Bundle) -> dict[str, NDArray[np.generic]]:
 
 
 def _bare(work: Path, frames: int) -> tuple[list[float], list[float]]:
-    command = [sys.executable, "-m", "benchmarks.bare_loop", work / "monolith.onnx", work / "inputs.npz", str(frames)]
+    command = [sys.executable, "-m", "benchmarks.bare_loop", str(work / "monolith.onnx")]
+    command += [str(work / "inputs.npz"), str(frames)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return found["latency_ms"][SKIP:], found["infer_ms"][SKIP:]
 

@@ -18,7 +18,8 @@ else:
 
 def budgets() -> dict[str, Any]:
     """`budgets.toml`."""
-    return tomllib.loads((Path(__file__).parent / "budgets.toml").read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = tomllib.loads((Path(__file__).parent / "budgets.toml").read_text(encoding="utf-8"))
+    return loaded
 
 
 def machine() -> dict[str, Any]:

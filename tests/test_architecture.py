@@ -52,7 +52,9 @@ def test_everything_on_the_device_imports_without_the_build_s_libraries() -> Non
 
 
 def test_the_command_line_starts_without_loading_what_it_may_not_need() -> None:
-    code = "import edge_runtime.cli, sys; print([m for m in ('cv2', 'onnxruntime', 'sentencepiece') if m in sys.modules])"
+    code = (
+        "import edge_runtime.cli, sys; print([m for m in ('cv2', 'onnxruntime', 'sentencepiece') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -23,6 +23,7 @@ from edge_runtime.errors import ConfigError, UserError
 from edge_runtime.runtime import Runtime
 from edge_runtime.wire import DecisionMessage, StatusMessage
 from tests import tiny
+from tests.capture.test_sources import write_images, write_video
 from tests.conftest import WAIT_S, jpeg, noise, running, tiny_config, wait_for
 
 
@@ -306,3 +307,44 @@ def test_as_a_service_it_says_ready_feeds_the_watchdog_reloads_and_ends_in_time(
         process.kill()
         process.wait()
         manager.socket.close()
+
+
+FILES_CONFIG = """
+name = "files"
+bundle = "{bundle}"
+allow_unsigned = true
+stop_at_end = true
+[publish]
+bind = "ipc://{folder}/out"
+[[source]]
+kind = "{kind}"
+stream = "camera"
+path = "{path}"
+{more}
+"""
+
+
+@pytest.mark.parametrize("kind", ["video", "images"])
+def test_a_video_or_a_folder_of_pictures_is_a_camera_by_configuration_alone(
+    kind: str, tmp_path: Path, tiny_bundle_path: Path
+) -> None:
+    if kind == "video":
+        path, count, more = write_video(tmp_path / "v.mp4", 30), 30, "speed = 2.0"
+    else:
+        path, count, more = write_images(tmp_path / "pictures", 20), 20, "rate_hz = 50.0"
+    config_file = tmp_path / "files.toml"
+    config_file.write_text(
+        FILES_CONFIG.format(bundle=tiny_bundle_path, folder=tmp_path, kind=kind, path=path.name, more=more)
+    )
+    runtime = Runtime(config.load_config(config_file))
+    labels = set()
+    with running(runtime), Subscriber(runtime.decisions_endpoint) as subscriber:
+        while subscriber.status is None or subscriber.status.state != "stopped":
+            message = subscriber.receive(WAIT_S)
+            assert message is not None
+            if isinstance(message, DecisionMessage) and message.source == "model":
+                labels.add(message.label)
+    camera = subscriber.status.streams["camera"]
+    assert camera.captured == count
+    assert camera.balanced and camera.decided > 0
+    assert labels <= {"bright", "dark"}
