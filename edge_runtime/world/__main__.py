@@ -53,11 +53,18 @@ def drive(
 @click.option("--seconds", default=75.0, show_default=True, type=click.FloatRange(0, min_open=True))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Counts within the split.")
 @click.option("--camera-hz", default=3.0, show_default=True, type=click.FloatRange(0.1, 30.0))
+@click.option("--learner", type=click.Path(path_type=Path), help="Bundle that drives while the expert only labels.")
 def record(
-    out: Path, split: Literal["train", "val"], episodes: int, seconds: float, seed: int, camera_hz: float
+    out: Path,
+    split: Literal["train", "val"],
+    episodes: int,
+    seconds: float,
+    seed: int,
+    camera_hz: float,
+    learner: Path | None,
 ) -> None:
     """Record labelled drives, faster than real time."""
-    summary = run_record(out, split, episodes, seconds, seed, camera_hz)
+    summary = run_record(out, split, episodes, seconds, seed, camera_hz, learner)
     Console(stderr=True).print(summary)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import cv2
 import msgspec
@@ -23,6 +23,9 @@ from edge_runtime.world.car import LABELS
 from edge_runtime.world.commands import Sentence, Split
 from edge_runtime.world.simulation import Sensed, Simulation
 from edge_runtime.world.view import View
+
+if TYPE_CHECKING:
+    from edge_runtime.world.learner import Learner
 
 DECISION_HZ = 10
 JPEG_QUALITY = 80
@@ -62,9 +65,18 @@ class Nuisance:
         return now.in_junction or now.to_line > 6.0 + now.speed**2 / 7.0
 
 
-def record(out: Path, split: Split, episodes: int, seconds: float, seed: int, camera_hz: float) -> dict[str, object]:
+def record(
+    out: Path,
+    split: Split,
+    episodes: int,
+    seconds: float,
+    seed: int,
+    camera_hz: float,
+    learner: Path | None = None,
+) -> dict[str, object]:
     """Drive `episodes` of `seconds` each into `out/<split>`; returns (and writes) the summary.
 
+    With `learner` (a bundle) that drives, and the expert only says what would have been right.
     Raises UserError if the folder holds a recording already or cannot be written, or a value is out of range.
     """
     if seed < 0 or seed + episodes > _SEEDS:
@@ -80,13 +92,22 @@ def record(out: Path, split: Split, episodes: int, seconds: float, seed: int, ca
     try:
         (folder / "frames").mkdir(parents=True, exist_ok=True)
         with (folder / "messages.jsonl").open("wb") as file:
-            recorder = _Recorder(folder, file, camera_hz)
+            recorder = _Recorder(folder, file, camera_hz, _learner(learner))
             _drive_all(recorder, split, episodes, seconds, seed)
         summary = recorder.summary(split, episodes, seconds, seed)
         (folder / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
     except OSError as error:
         raise UserError(f"record {folder}: cannot be written ({error.strerror}); choose another --out") from None
     return summary
+
+
+def _learner(bundle: Path | None) -> Learner | None:
+    if bundle is None:
+        return None
+    # Only here: the world's own process needs no engines.
+    from edge_runtime.world.learner import Learner
+
+    return Learner(bundle)
 
 
 def _drive_all(recorder: _Recorder, split: Split, episodes: int, seconds: float, seed: int) -> None:
@@ -101,8 +122,8 @@ def _drive_all(recorder: _Recorder, split: Split, episodes: int, seconds: float,
 class _Recorder:
     """Writes one split's messages and frames."""
 
-    def __init__(self, folder: Path, file: IO[bytes], camera_hz: float) -> None:
-        self._folder, self._file = folder, file
+    def __init__(self, folder: Path, file: IO[bytes], camera_hz: float, learner: Learner | None = None) -> None:
+        self._folder, self._file, self._learner = folder, file, learner
         self._camera_hz = camera_hz
         self._frames = 0
         self._messages = 0
@@ -116,7 +137,10 @@ class _Recorder:
         view = View(simulation.town, seed)
         nuisance = Nuisance(np.random.default_rng([seed, 21]))
         due = 0.0
-        for item in simulation.collect():
+        if self._learner is not None:
+            self._learner.begin()
+        sensed = simulation.collect()
+        for item in sensed:
             self._sensed(number, 0.0, item)
         for _ in range(round(seconds * DECISION_HZ)):
             now = simulation.observe()
@@ -124,10 +148,15 @@ class _Recorder:
             if now.t >= due:
                 self._picture(number, simulation, view, now, right)
                 due += 1.0 / self._camera_hz
-            label = nuisance.disturb(now, right)
+            if self._learner is None:
+                label = nuisance.disturb(now, right)
+            else:
+                label = self._learner.drive(now, right, lambda: view.draw(simulation), sensed)
+            sensed = []
             for _ in range(6):
                 for item in simulation.step(1.0 / 60.0, label):
                     self._sensed(number, simulation.t, item)
+                    sensed.append(item)
 
     def summary(self, split: Split, episodes: int, seconds: float, seed: int) -> dict[str, object]:
         """Counts and shares of what was written."""

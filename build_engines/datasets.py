@@ -1,0 +1,276 @@
+"""Labelled data as the device would see it, and as training wants it.
+
+A layout module gives two things: `read`, the labelled moments of a split as raw messages (what calibration and
+evaluation feed through the device's own code), and `prepare`, the arrays for training, made with that same code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from build_engines.recipe import Recipe
+from edge_runtime.align import History, align
+from edge_runtime.capture.admit import (
+    FreezeDetector,
+    Refusal,
+    admit_image,
+    admit_sample,
+    admit_text,
+    decode_jpeg,
+)
+from edge_runtime.errors import UserError
+from edge_runtime.messages import AlignedSet, Frame, Message, Sample, Utterance
+from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """A message as a sender would send it: exactly one of `jpeg`, `values` and `text` is given."""
+
+    stream: str
+    captured_ns: int
+    jpeg: bytes | None = None
+    values: Mapping[str, float] | None = None
+    text: str | None = None
+    lang: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSet:
+    """A labelled moment: what arrived since the previous one of its group, and the right decision at `reference_ns`.
+
+    Groups (an episode, or a single sample) are independent: the runtime's memory starts afresh with each.
+    """
+
+    id: str
+    group: str
+    reference_ns: int
+    label: str
+    messages: tuple[RawMessage, ...]
+    label_without: Mapping[str, str] = field(default_factory=dict)
+    """Stream to the right decision had that stream been absent, where it differs."""
+    condition: str = ""
+
+
+class Layout(Protocol):
+    """What a layout module offers."""
+
+    MARKER: str
+    """File in a split's folder by which the layout is known."""
+
+    def read(self, data: Path, split: str, streams: Mapping[str, StreamSpec]) -> Iterator[LabelledSet]:
+        """The labelled moments of `split`, in time order within each group."""
+        ...
+
+    def prepare(self, recipe: Recipe, data: Path, work: Path) -> Prepared:
+        """Everything training needs; `work` may hold caches."""
+        ...
+
+
+LAYOUTS = {
+    "home": "build_engines.home_data",
+    "world": "build_engines.world_data",
+}
+"""Name in a recipe (or `--layout`) to the module that reads it."""
+
+
+def layout_named(name: str) -> Layout:
+    """The layout module called `name`. Raises UserError listing the names."""
+    if name not in LAYOUTS:
+        raise UserError(f"layout is {name!r}; there are {', '.join(LAYOUTS)}")
+    module: Any = importlib.import_module(LAYOUTS[name])
+    return module  # type: ignore[no-any-return]
+
+
+def layout_of(data: Path, split: str) -> Layout:
+    """The layout that `data`/`split` holds, by its marker file. Raises UserError."""
+    for name in LAYOUTS:
+        layout = layout_named(name)
+        if (data / split / layout.MARKER).is_file():
+            return layout
+    markers = ", ".join(layout_named(name).MARKER for name in LAYOUTS)
+    raise UserError(
+        f"data {data}: no split {split!r} of a known layout (looked for {markers}); check --data and --split"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A training step's arrays. B rows of each modality are encoded; P pairs of rows are fused and judged."""
+
+    vision: NDArray[np.uint8] | None
+    """[B, cameras, H, W, 3] BGR."""
+    text: tuple[NDArray[np.int32], NDArray[np.float32]] | None
+    """ids and mask, [B, L] each."""
+    sensors: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    """window and mask, [B, T, C] each."""
+    rows: Ints
+    """[P, 3]: the row of vision, text and sensors in each pair."""
+    label: Ints
+    """[P]"""
+    presence: NDArray[np.float32]
+    """[P, n] in the recipe's order of modalities."""
+    label_without: Mapping[str, Ints] = field(default_factory=dict)
+    """Stream to the labels [P] that hold where it is dropped."""
+    aux: Mapping[str, Ints] = field(default_factory=dict)
+    """Auxiliary label to its class for each encoded row [B]."""
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    counts: NDArray[np.float64]
+    """How often each label occurs."""
+    aux_counts: Mapping[str, NDArray[np.float64]]
+    """The same for auxiliary labels."""
+    steps: int
+    """Batches in an epoch."""
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """One epoch's batches, drawn with `rng`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A layout's data, ready for training."""
+
+    streams: dict[str, StreamSpec]
+    """The recipe's streams with the channels' mean and deviation fitted to the training split."""
+    tokenizer: bytes | None
+    train: Source
+    val: Sequence[Batch]
+    """The validation split as pairs, everything present that was recorded."""
+    digest: str
+    """sha256 over the training split's files."""
+
+
+def admitted(
+    streams: Mapping[str, StreamSpec],
+    sets: Iterable[LabelledSet],
+    drop: Sequence[str] = (),
+    refused: Counter[str] | None = None,
+) -> Iterator[tuple[LabelledSet, bool, list[Message]]]:
+    """Each labelled moment, whether it begins a group, and its messages that the device would admit.
+
+    Messages of the streams in `drop` never arrive. Refusals are counted in `refused` by `stream reason`. Sequence
+    numbers go on from group to group.
+    """
+    group: str | None = None
+    freeze = _freeze(streams)
+    seq: Counter[str] = Counter()
+    for moment in sets:
+        begins, group = moment.group != group, moment.group
+        if begins:
+            freeze = _freeze(streams)
+        messages: list[Message] = []
+        for raw in moment.messages:
+            if raw.stream in drop or raw.stream not in streams:
+                continue
+            message = admit(streams[raw.stream], raw, seq[raw.stream], freeze.get(raw.stream))
+            if not isinstance(message, Refusal):
+                seq[raw.stream] += 1
+                messages.append(message)
+            elif refused is not None:
+                refused[f"{raw.stream} {message.reason}"] += 1
+        yield moment, begins, messages
+
+
+def replay(
+    streams: Mapping[str, StreamSpec], sets: Iterable[LabelledSet], drop: Sequence[str] = ()
+) -> Iterator[tuple[LabelledSet, AlignedSet]]:
+    """Each labelled moment with what the device's admission and alignment make of it."""
+    history = History(streams)
+    for moment, begins, messages in admitted(streams, sets, drop):
+        if begins:
+            history = History(streams)
+        for message in messages:
+            history.add(message)
+        aligned = align(streams, history.messages, moment.reference_ns, moment.reference_ns)
+        yield moment, aligned
+        for part in aligned.slices.values():
+            history.settle(part)
+
+
+def _freeze(streams: Mapping[str, StreamSpec]) -> dict[str, FreezeDetector]:
+    return {name: FreezeDetector(spec) for name, spec in streams.items() if isinstance(spec, CameraStream)}
+
+
+def admit(spec: StreamSpec, raw: RawMessage, seq: int, freeze: FreezeDetector | None = None) -> Message | Refusal:
+    """`raw` through the device's admission."""
+    if isinstance(spec, CameraStream):
+        image = decode_jpeg(raw.jpeg or b"")
+        if not isinstance(image, Refusal):
+            image = admit_image(spec, image)
+        if isinstance(image, Refusal):
+            return image
+        frozen = freeze.admit(image) if freeze else None
+        return frozen or Frame(raw.stream, seq, raw.captured_ns, image)
+    if isinstance(spec, TextStream):
+        words = admit_text(spec, raw.text or "")
+        if isinstance(words, Refusal):
+            return words
+        return Utterance(raw.stream, seq, raw.captured_ns, words[0], raw.lang, words[1])
+    values = admit_sample(spec, raw.values or {})
+    return values if isinstance(values, Refusal) else Sample(raw.stream, seq, raw.captured_ns, values)
+
+
+def fit_channels(spec: SensorStream, rows: Iterable[Mapping[str, float]]) -> SensorStream:
+    """`spec` with each channel's mean and deviation over `rows` (a row may lack channels)."""
+    seen: dict[str, list[float]] = {channel.name: [] for channel in spec.channels}
+    for row in rows:
+        for name, value in row.items():
+            if name in seen:
+                seen[name].append(value)
+    fitted = []
+    for channel in spec.channels:
+        values = np.array(seen[channel.name])
+        if values.size == 0:
+            raise UserError(f"data: the training split has no value of the channel {channel.name!r}")
+        # A channel that never moves in training has no scale of its own; 1 keeps it finite.
+        std = float(values.std()) or 1.0
+        fitted.append(msgspec.structs.replace(channel, mean=round(float(values.mean()), 6), std=round(std, 6) or 1e-6))
+    return msgspec.structs.replace(spec, channels=tuple(fitted))
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 (hex) over the names and bytes of all files below `folder`, in name order."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects in a JSON Lines file. Raises UserError naming the line."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise UserError(f"data {path}: line {number} is not JSON ({error})") from None
+    except OSError as error:
+        raise UserError(f"data {path}: cannot be read ({error.strerror}); check --data and --split") from None
+
+
+def read_file(path: Path) -> bytes:
+    """A data file's bytes. Raises UserError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"data {path}: cannot be read ({error.strerror}); the data folder is incomplete") from None

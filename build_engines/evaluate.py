@@ -1,0 +1,186 @@
+"""Evaluate a bundle with the device's own code: admission, alignment, preprocessing, stage graph and policy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+from build_engines.datasets import LabelledSet, Layout, admitted
+from build_engines.metrics import Scores, class_table, markdown, score
+from build_engines.write_bundle import stream_kinds
+from edge_runtime.bundle import Bundle
+from edge_runtime.errors import UserError
+from edge_runtime.pipeline import Pipeline
+
+
+class Prediction(Struct, frozen=True):
+    """One decision beside its truth: a line of the predictions file."""
+
+    id: str
+    truth: str
+    label: str
+    confidence: float
+    source: str
+    reason: str | None
+    probabilities: dict[str, float]
+    condition: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A bundle's decisions on one split."""
+
+    scores: Scores
+    predictions: list[Prediction]
+    refused: Counter[str]
+    """Messages that admission refused, by `stream reason`."""
+    model: Scores
+    """The same with the model's most probable label as the answer: without thresholds and hysteresis."""
+
+
+def evaluate(
+    pipeline: Pipeline,
+    sets: Iterable[LabelledSet],
+    drop: Sequence[str] = (),
+    blocking: bool = True,
+    adapt: bool = True,
+) -> Evaluation:
+    """Decide every labelled moment of `sets` with `pipeline`, starting afresh with each group.
+
+    Messages of `drop` never arrive; then the truth is what the data says is right without them, unless `adapt` is
+    False: then it stays what was right with everything known. `blocking` = False switches off the policy's check of
+    required inputs, to see what the model itself makes of the rest.
+    """
+    predictions: list[Prediction] = []
+    refused: Counter[str] = Counter()
+    for moment, begins, messages in admitted(pipeline.streams, sets, drop, refused):
+        if begins:
+            pipeline.reset()
+        for message in messages:
+            pipeline.add(message)
+        outcome = pipeline.decide(moment.reference_ns, moment.reference_ns, blocking)
+        for part in outcome.aligned.slices.values():
+            pipeline.settle(part)
+        said = outcome.verdict
+        right = next(
+            (moment.label_without[name] for name in drop if adapt and name in moment.label_without),
+            moment.label,
+        )
+        predictions.append(
+            Prediction(
+                moment.id, right, said.label, said.confidence, said.source, said.reason, dict(said.probabilities),
+                moment.condition,
+            )
+        )  # fmt: skip
+    if not predictions:
+        raise UserError("evaluate: the split holds no labelled moment")
+    labels = pipeline.bundle.manifest.head.labels
+    truth = [one.truth for one in predictions]
+    scores = score(truth, [one.label for one in predictions], labels)
+    return Evaluation(scores, predictions, refused, score(truth, [_most_probable(one) for one in predictions], labels))
+
+
+def _most_probable(one: Prediction) -> str:
+    """The label with the highest probability; the decision's own where the model was not asked."""
+    return max(one.probabilities, key=one.probabilities.__getitem__) if one.probabilities else one.label
+
+
+def ablate(pipeline: Pipeline, layout: Layout, data: Path, split: str) -> list[tuple[str, Scores]]:
+    """Scores for every non-empty subset of the model's streams, the largest first: what each stream is worth.
+
+    The truth is what was right with everything known. The model alone answers: the policy neither blocks nor holds.
+    """
+    modalities = pipeline.bundle.manifest.presence
+    found = []
+    for size in range(len(modalities), 0, -1):
+        for kept in combinations(modalities, size):
+            drop = [name for name in modalities if name not in kept]
+            result = evaluate(pipeline, layout.read(data, split, pipeline.streams), drop, blocking=False, adapt=False)
+            found.append((" + ".join(kept), result.model))
+    return found
+
+
+def dropped_streams(bundle: Bundle, wanted: Sequence[str]) -> list[str]:
+    """Streams named in `wanted` by name or by kind (`camera`, `sensors`, `text`). Raises UserError."""
+    manifest = bundle.manifest
+    kinds = {name: kind for name, kind in stream_kinds(manifest.streams).items() if name in manifest.presence}
+    found: list[str] = []
+    for word in wanted:
+        names = [word] if word in kinds else [name for name, kind in kinds.items() if kind == word]
+        if not names:
+            known = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+            raise UserError(f"--drop {word}: the bundle's streams are {known}")
+        found += names
+    return found
+
+
+def by_condition(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Scores]:
+    """Scores per recorded condition (day, night, ...), where the data names any."""
+    names = sorted({one.condition for one in predictions if one.condition})
+    groups = {name: [one for one in predictions if one.condition == name] for name in names}
+    return {
+        name: score([one.truth for one in part], [one.label for one in part], labels) for name, part in groups.items()
+    }
+
+
+def as_json(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[tuple[str, Scores]] = ()) -> bytes:
+    """The evaluation as JSON: what report/evaluation.json and `--json` hold."""
+    manifest = bundle.manifest
+    conditions = by_condition(result.predictions, manifest.head.labels)
+    document: dict[str, Any] = {
+        "bundle": {"name": manifest.name, "version": manifest.version},
+        "precision": dict(manifest.precision["default"]),
+        "split": split,
+        "scores": result.scores,
+        "model_alone": {"accuracy": result.model.accuracy, "f1_macro": result.model.f1_macro},
+        "safe_decisions": sum(one.source == "safe" for one in result.predictions),
+        "refused": dict(result.refused),
+        "conditions": {name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro, "count": s.count}
+                       for name, s in conditions.items()},
+        "modalities": {name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro} for name, s in ablation},
+    }  # fmt: skip
+    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
+
+
+def as_markdown(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[tuple[str, Scores]] = ()) -> bytes:
+    """The evaluation for people: report/evaluation.md."""
+    manifest = bundle.manifest
+    return markdown(result.scores, f"{manifest.name} {manifest.version} on {split}", ablation).encode()
+
+
+def predictions_jsonl(result: Evaluation) -> bytes:
+    """One line per decision."""
+    return b"".join(msgspec.json.encode(one) + b"\n" for one in result.predictions)
+
+
+def show(console: Console, bundle: Bundle, split: str, result: Evaluation) -> None:
+    """Print the per-class table and what was refused."""
+    manifest = bundle.manifest
+    console.print(class_table(result.scores, f"{manifest.name} {manifest.version} on {split}"))
+    for name, part in by_condition(result.predictions, manifest.head.labels).items():
+        console.print(f"{name}: accuracy {part.accuracy:.3f}, macro-F1 {part.f1_macro:.3f} ({part.count})")
+    safe = sum(one.source == "safe" for one in result.predictions)
+    refused = ", ".join(f"{reason}: {count}" for reason, count in result.refused.items()) or "none"
+    model = result.model
+    console.print(f"model alone, without hysteresis: accuracy {model.accuracy:.3f}, macro-F1 {model.f1_macro:.3f}")
+    console.print(f"safe decisions: {safe}; messages refused: {refused}")
+
+
+def show_ablation(console: Console, ablation: Sequence[tuple[str, Scores]]) -> None:
+    """Print the table of modality subsets."""
+    table = Table(title="the model alone, by the modalities that are present")
+    table.add_column("present")
+    table.add_column("accuracy", justify="right")
+    table.add_column("macro-F1", justify="right")
+    for name, part in ablation:
+        table.add_row(name, f"{part.accuracy:.3f}", f"{part.f1_macro:.3f}")
+    console.print(table)

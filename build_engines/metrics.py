@@ -1,0 +1,107 @@
+"""What a set of decisions is worth, by scikit-learn, as plain data, a table and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+from rich.table import Table
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+
+
+class ClassScore(Struct, frozen=True):
+    """One label's scores; 0 where a ratio has no denominator."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class Scores(Struct, frozen=True):
+    """All scores of one run. Macro means average over the labels that occur, in truth or among the answers."""
+
+    count: int
+    accuracy: float
+    precision_macro: float
+    recall_macro: float
+    f1_macro: float
+    f1_micro: float
+    f1_weighted: float
+    classes: dict[str, ClassScore]
+    confusion_labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    """[truth][answer]"""
+
+
+def score(truth: Sequence[str], answers: Sequence[str], labels: Sequence[str]) -> Scores:
+    """Scores of `answers` against `truth`; `labels` gives the order. An answer outside `labels` counts as wrong."""
+    occurring = set(truth) | set(answers)
+    order = [label for label in labels if label in occurring] + sorted(occurring - set(labels))
+    precision, recall, f1, support = precision_recall_fscore_support(
+        truth, answers, labels=order, average=None, zero_division=0
+    )
+    table = confusion_matrix(truth, answers, labels=order)
+    return Scores(
+        count=len(truth),
+        accuracy=float(accuracy_score(truth, answers)),
+        precision_macro=float(precision.mean()),
+        recall_macro=float(recall.mean()),
+        f1_macro=float(f1.mean()),
+        f1_micro=float(f1_score(truth, answers, labels=order, average="micro", zero_division=0)),
+        f1_weighted=float(f1_score(truth, answers, labels=order, average="weighted", zero_division=0)),
+        classes={
+            label: ClassScore(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+            for i, label in enumerate(order)
+        },
+        confusion_labels=tuple(order),
+        confusion=tuple(tuple(int(cell) for cell in row) for row in table),
+    )
+
+
+def class_table(scores: Scores, title: str) -> Table:
+    """Per-class precision, recall and F1, with the averages below."""
+    table = Table(title=title)
+    for name in ("label", "precision", "recall", "F1", "support"):
+        table.add_column(name, justify="left" if name == "label" else "right")
+    for label, one in scores.classes.items():
+        table.add_row(label, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
+    table.add_section()
+    macro = (scores.precision_macro, scores.recall_macro, scores.f1_macro)
+    table.add_row("macro", *(f"{value:.3f}" for value in macro), str(scores.count))
+    table.add_row("weighted", "", "", f"{scores.f1_weighted:.3f}", str(scores.count))
+    table.add_row("accuracy = micro", "", "", f"{scores.accuracy:.3f}", str(scores.count))
+    return table
+
+
+def markdown(scores: Scores, title: str, ablation: Sequence[tuple[str, Scores]] = ()) -> str:
+    """The same as Markdown, with the confusion matrix and the table of modality subsets."""
+    lines = [
+        f"# {title}",
+        "",
+        f"{scores.count} decisions, accuracy {scores.accuracy:.4f}, macro-F1 {scores.f1_macro:.4f}, "
+        f"weighted F1 {scores.f1_weighted:.4f}.",
+        "",
+        "| label | precision | recall | F1 | support |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for label, one in scores.classes.items():
+        lines.append(f"| {label} | {one.precision:.3f} | {one.recall:.3f} | {one.f1:.3f} | {one.support} |")
+    if ablation:
+        lines += [
+            "",
+            "## Modalities",
+            "",
+            "The model alone when the other streams never arrive, against what is right with everything known;",
+            "the policy neither blocks nor holds here.",
+            "",
+            "| present | accuracy | macro-F1 |",
+            "| --- | ---: | ---: |",
+        ]
+        lines += [f"| {name} | {part.accuracy:.3f} | {part.f1_macro:.3f} |" for name, part in ablation]
+    names = scores.confusion_labels
+    lines += ["", "## Confusion (rows: truth, columns: answer)", "", "| | " + " | ".join(names) + " |"]
+    lines.append("| --- |" + " ---: |" * len(names))
+    for name, row in zip(names, scores.confusion, strict=True):
+        lines.append(f"| {name} | " + " | ".join(str(cell) for cell in row) + " |")
+    return "\n".join(lines) + "\n"

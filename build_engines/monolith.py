@@ -1,0 +1,92 @@
+"""The monolith: one graph composed of a bundle's own stage graphs, for proofs of equality and as a yardstick.
+
+Needs onnx only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import onnx
+from onnx import ModelProto, compose
+
+from edge_runtime.bundle import MANIFEST, TOKENIZER, Bundle, Stage, encode_manifest
+from edge_runtime.errors import UserError
+
+IR_VERSION = 10
+MONOLITH_NAMES = {
+    ("vision", "image"): "image",
+    ("text", "ids"): "ids",
+    ("text", "mask"): "text_mask",
+    ("sensors", "window"): "window",
+    ("sensors", "mask"): "sensors_mask",
+    ("fusion", "presence"): "presence",
+}
+"""Stage and its input to the monolith's input."""
+
+
+def compose_monolith(graphs: Mapping[str, ModelProto]) -> ModelProto:
+    """One graph made of the stages' own graphs, with the streams' tensors and `presence` as inputs."""
+    prefixed = {name: compose.add_prefix(graph, f"{name}/") for name, graph in graphs.items()}
+    encoders = [name for name in graphs if name != "fusion"]
+    whole = prefixed[encoders[0]]
+    for name in encoders[1:]:
+        whole = compose.merge_models(whole, prefixed[name], io_map=[])
+    links = [(f"{name}/features", f"fusion/{name}") for name in encoders]
+    whole = compose.merge_models(whole, prefixed["fusion"], io_map=links)
+    names = {f"{stage}/{field}": name for (stage, field), name in MONOLITH_NAMES.items()}
+    _rename(whole, names | {"fusion/logits": "logits"})
+    whole.ir_version = IR_VERSION
+    whole.graph.name = "monolith"
+    check_graph(whole, "monolith")
+    return whole
+
+
+def check_graph(graph: ModelProto, name: str) -> None:
+    """Raise UserError unless every input and output has a fixed shape, and onnx's own error if `graph` is broken."""
+    onnx.checker.check_model(graph, full_check=True)
+    for value in (*graph.graph.input, *graph.graph.output):
+        if any(not dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim):
+            raise UserError(f"export: {name}'s {value.name} has no fixed shape; the device cannot plan such a graph")
+
+
+def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def stage_graphs(bundle: Bundle, precision: str = "fp32") -> dict[str, ModelProto]:
+    """Stage to its graph, in the order they run."""
+    return {stage.name: onnx.load_from_string(bundle.read(stage.files[precision])) for stage in bundle.manifest.stages}
+
+
+def monolith_bundle(bundle: Bundle, monolith: bytes, target: Path) -> Path:
+    """Write a bundle to `target` that decides as `bundle` does, with `monolith` as its only stage."""
+    manifest = bundle.manifest
+    inputs = tuple(
+        msgspec.structs.replace(item, name=MONOLITH_NAMES[stage.name, item.name])
+        for stage in manifest.stages
+        for item in stage.inputs
+        if (stage.name, item.name) in MONOLITH_NAMES
+    )
+    file = "stages/monolith.fp32.onnx"
+    stage = Stage("monolith", inputs, manifest.stages[-1].outputs, {"fp32": file})
+    files = {file: monolith} | ({TOKENIZER: bundle.read(TOKENIZER)} if TOKENIZER in manifest.files else {})
+    (target / "stages").mkdir(parents=True)
+    for name, data in files.items():
+        (target / name).write_bytes(data)
+    whole = msgspec.structs.replace(
+        manifest,
+        stages=(stage,),
+        head=msgspec.structs.replace(manifest.head, output="stage:monolith:logits"),
+        precision={"default": {"monolith": "fp32"}},
+        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    )
+    (target / MANIFEST).write_bytes(encode_manifest(whole))
+    return target

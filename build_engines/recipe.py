@@ -1,0 +1,253 @@
+"""The recipe: one strict TOML file that says everything a build depends on.
+
+It reuses the device's own stream and decision types, so what a recipe declares is what the manifest will hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from edge_runtime.bundle import DecisionPolicy
+from edge_runtime.config import convert_strict
+from edge_runtime.errors import ConfigError
+from edge_runtime.streams import CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+NotNegative = Annotated[float, Meta(ge=0)]
+
+
+class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """A convolutional encoder, one pass per camera (a batch of cameras)."""
+
+    streams: tuple[str, ...]
+    widths: tuple[Count, ...] = (16, 32, 64, 96)
+    """Channels after each halving of the picture."""
+    pool: Literal["mean", "grid"] = "mean"
+    """`mean`: where in the picture does not matter; `grid`: the last map's places are kept apart."""
+    dropout: Fraction = 0.1
+    aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
+    """Auxiliary label of this modality to its number of classes."""
+    aux_in_features: bool = False
+    """Let the auxiliary heads' probabilities be a part of the features."""
+
+
+class TextRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """An encoder of token ids."""
+
+    stream: str
+    kind: Literal["conv", "transformer"] = "conv"
+    width: Count = 64
+    layers: Count = 1
+    heads: Count = 4
+    dropout: Fraction = 0.3
+    token_dropout: Fraction = 0.1
+    """Chance of hiding a token while training."""
+    aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
+    aux_in_features: bool = False
+
+
+class SensorsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """An encoder of a sensor window and its mask."""
+
+    stream: str
+    kind: Literal["mlp", "conv", "gru"] = "mlp"
+    width: Count = 64
+    layers: Count = 1
+    dropout: Fraction = 0.1
+    noise: NotNegative = 0.0
+    """Deviation of the noise added to standardised values while training."""
+    channel_dropout: Fraction = 0.0
+    """Chance of hiding a channel while training."""
+    aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
+    aux_in_features: bool = False
+
+
+class FusionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the features become one decision."""
+
+    kind: Literal["concat", "weighted", "gated", "attention"]
+    width: Count = 128
+    heads: Count = 4
+    dropout: Fraction = 0.1
+
+
+class ModelRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """The four stages; an encoder that is left out has no stage."""
+
+    features: Annotated[int, Meta(ge=4, le=4096)]
+    """d: the length of every encoder's output."""
+    fusion: FusionRecipe
+    vision: VisionRecipe | None = None
+    text: TextRecipe | None = None
+    sensors: SensorsRecipe | None = None
+
+
+class OppositeRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Two text labels that differ by a word. Swapping it gives a training sentence of the other label, so that the
+    model learns the word and not the places and names that happened to occur with one of the two (counterfactual
+    augmentation: Kaushik et al. 2020, arXiv:1909.12434).
+    """
+
+    labels: tuple[str, str]
+    words: tuple[tuple[str, str], ...]
+    """Pairs in the order of `labels`; the first pair that occurs in a sentence is swapped."""
+    keep: tuple[str, ...] = ()
+    """Words that only look as if they held one of the pairs; left alone."""
+
+
+class TokenizerRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """SentencePiece, trained on the training sentences."""
+
+    vocabulary: Annotated[int, Meta(ge=300, le=64000)] = 1000
+    coverage: Annotated[float, Meta(ge=0.9, le=1)] = 0.9995
+    sampling_alpha: NotNegative = 0.0
+    """Smoothness of subword sampling while training (Kudo 2018, arXiv:1804.10959); 0 = off."""
+
+
+class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Changes of the pictures while training; all 0 = none."""
+
+    shift: Fraction = 0.0
+    """Up to this part of the width and height, either way."""
+    rotate_deg: NotNegative = 0.0
+    scale: Fraction = 0.0
+    brightness: Fraction = 0.0
+    """Gain and offset change by up to this part of the range."""
+    noise: NotNegative = 0.0
+    """Deviation in grey levels."""
+    flip: bool = False
+    """Mirror half of the pictures; never where left and right mean something."""
+
+
+class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """The optimiser (AdamW, one-cycle) and the regularisers."""
+
+    epochs: Count
+    batch: Count = 64
+    learning_rate: Positive = 2e-3
+    weight_decay: NotNegative = 0.01
+    label_smoothing: Fraction = 0.05
+    class_balance: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """Weight of a class = (mean count / its count) ** this."""
+    modality_dropout: dict[str, Fraction] = {}
+    """Stream to the chance of being absent in a training pair."""
+    aux_weight: NotNegative = 1.0
+    average: Fraction = 0.99
+    """Decay of the moving average of the weights, which is what is kept."""
+    repairing: Count = 1
+    """Random combinations per natural part and step, for layouts whose parts are labelled one by one."""
+    augment: AugmentRecipe = AugmentRecipe()
+
+
+class GateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the bundle must reach on the evaluation split; below it the build is refused."""
+
+    accuracy: Fraction = 0.0
+    macro_f1: Fraction = 0.0
+
+
+class WorldRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """What to record of the built-in world where the data folder is absent."""
+
+    train_episodes: Count = 60
+    val_episodes: Count = 15
+    seconds: Positive = 40.0
+    camera_hz: Positive = 3.0
+    learner_episodes: Annotated[int, Meta(ge=0)] = 0
+    """Drives of the trained bundle itself, labelled by the expert, to train once more on (DAgger); 0 = none."""
+    learner_epochs: Count = 4
+    learner_rate: Positive = 5e-4
+
+
+class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """One bundle's recipe."""
+
+    name: Name
+    version: str
+    layout: str
+    """The data's layout: a key of `datasets.LAYOUTS`."""
+    labels: tuple[str, ...]
+    trigger: str
+    streams: dict[Name, StreamSpec]
+    model: ModelRecipe
+    decision: DecisionPolicy
+    train: TrainRecipe
+    data: str = ""
+    """Data folder where `--data` is not given, relative to the working directory."""
+    seed: int = 0
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    world: WorldRecipe = WorldRecipe()
+    gate: GateRecipe = GateRecipe()
+    opposites: tuple[OppositeRecipe, ...] = ()
+    description: str = ""
+    licence: str = ""
+    attribution: tuple[str, ...] = ()
+    evaluate_split: str = "val"
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The model's streams in the order of the presence mask: cameras, text, sensors."""
+        model = self.model
+        cameras = model.vision.streams if model.vision else ()
+        text = (model.text.stream,) if model.text else ()
+        sensors = (model.sensors.stream,) if model.sensors else ()
+        return (*cameras, *text, *sensors)
+
+
+def load_recipe(path: Path) -> tuple[Recipe, str]:
+    """The recipe at `path` and the sha256 of its bytes. Raises ConfigError (one line)."""
+    try:
+        raw = path.read_bytes()
+        data = tomllib.loads(raw.decode())
+    except OSError as error:
+        raise ConfigError(f"recipe {path}: cannot be read ({error.strerror}); check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path}: is not TOML ({error})") from None
+    recipe: Recipe = convert_strict(data, Recipe, f"recipe {path}")
+    if problem := check(recipe):
+        raise ConfigError(f"recipe {path}: {problem}")
+    return recipe, hashlib.sha256(raw).hexdigest()
+
+
+def check(recipe: Recipe) -> str | None:
+    """What contradicts itself in the recipe, or None."""
+    model = recipe.model
+    if not recipe.modalities:
+        return "model has no encoder; give at least one of model.vision, model.text, model.sensors"
+    wanted: list[tuple[str, type]] = [(name, CameraStream) for name in (model.vision.streams if model.vision else ())]
+    wanted += [(model.text.stream, TextStream)] if model.text else []
+    wanted += [(model.sensors.stream, SensorStream)] if model.sensors else []
+    for name, kind in wanted:
+        if not isinstance(recipe.streams.get(name), kind):
+            return f"the model reads the stream {name!r}, which must be a {kind.__name__} under [streams]"
+    if recipe.trigger not in recipe.streams:
+        return f"trigger is {recipe.trigger!r}; the streams are {', '.join(sorted(recipe.streams))}"
+    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < 2:
+        return "labels must be distinct and at least two"
+    for label in (recipe.decision.safe_label, *recipe.decision.immediate, *recipe.decision.thresholds):
+        if label not in recipe.labels:
+            return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
+    for name in recipe.train.modality_dropout:
+        if name not in recipe.modalities:
+            return f"train.modality_dropout names {name!r}; the model reads {', '.join(recipe.modalities)}"
+    for encoder in (model.vision, model.text, model.sensors):
+        if encoder and encoder.aux_in_features and sum(encoder.aux.values()) >= model.features:
+            return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
+    if len({_size(recipe.streams[name]) for name in (model.vision.streams if model.vision else ())}) > 1:
+        return "all cameras of model.vision must have the same width and height"
+    return None
+
+
+def _size(spec: StreamSpec) -> tuple[int, int]:
+    assert isinstance(spec, CameraStream)
+    return spec.width, spec.height

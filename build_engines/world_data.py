@@ -1,0 +1,275 @@
+"""Recordings of the built-in world: message streams per episode, some camera frames with the right decision.
+
+`messages.jsonl` holds one message a line, in time order within an episode; a camera line with a `label` is a labelled
+moment: the decision that is right given everything up to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from build_engines.datasets import (
+    Batch,
+    Ints,
+    LabelledSet,
+    Prepared,
+    RawMessage,
+    digest_of,
+    fit_channels,
+    read_file,
+    read_json_lines,
+    replay,
+)
+from build_engines.recipe import Recipe, WorldRecipe
+from build_engines.tokenizer import SamplingEncoder, train_tokenizer
+from edge_runtime.errors import UserError
+from edge_runtime.messages import Slice, Utterance
+from edge_runtime.preprocess import slice_tensors
+from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+
+MARKER = "messages.jsonl"
+LEARNER_SEEDS = 500_000
+"""The seeds of the learner's drives start this much later than the expert's."""
+SUMMARY = "summary.json"
+"""Written when a split is complete."""
+START_NS = 1_000_000_000
+Arrays = dict[str, NDArray[np.generic]]
+
+
+class Line(Struct, frozen=True):
+    """One line of `messages.jsonl`; which of the optional fields are there depends on the stream."""
+
+    episode: int
+    t_s: float
+    stream: str
+    values: dict[str, float | None] | None = None
+    text: str | None = None
+    lang: str | None = None
+    frame: str | None = None
+    """JPEG file, relative to the split's folder."""
+    label: str | None = None
+    label_without_text: str | None = None
+    condition: str = ""
+
+
+def _lines(folder: Path) -> Iterator[Line]:
+    for number, row in enumerate(read_json_lines(folder / MARKER), 1):
+        try:
+            yield msgspec.convert(row, Line)
+        except msgspec.ValidationError as error:
+            raise UserError(f"data {folder / MARKER}: line {number}: {error}") from None
+
+
+def read(data: Path, split: str, streams: Mapping[str, StreamSpec]) -> Iterator[LabelledSet]:
+    """Every labelled frame, with the messages since the one before; an episode is a group."""
+    text = next((name for name, spec in streams.items() if isinstance(spec, TextStream)), "")
+    folder = data / split
+    waiting: list[RawMessage] = []
+    episode: int | None = None
+    for line in _lines(folder):
+        if line.episode != episode:
+            episode, waiting = line.episode, []
+        at_ns = START_NS + round(line.t_s * 1e9)
+        jpeg = read_file(folder / line.frame) if line.frame is not None else None
+        values = None if line.values is None else {k: v for k, v in line.values.items() if v is not None}
+        waiting.append(RawMessage(line.stream, at_ns, jpeg, values, line.text, line.lang))
+        if line.label is None or line.frame is None:
+            continue
+        without = {text: line.label_without_text} if text and line.label_without_text else {}
+        name = f"{split}/{line.frame}"
+        yield LabelledSet(name, f"episode {episode}", at_ns, line.label, tuple(waiting), without, line.condition)
+        waiting = []
+
+
+def record(recipe: Recipe, data: Path) -> None:
+    """Record the splits that `data` lacks, with the world's own command (whose splits never share a drive)."""
+    plan = recipe.world
+    for split, episodes in (("train", plan.train_episodes), ("val", plan.val_episodes)):
+        if (data / split / SUMMARY).is_file():
+            continue
+        _record(data, split, episodes, plan, recipe.seed)
+
+
+def record_learner(recipe: Recipe, bundle: Path, out: Path) -> None:
+    """Let `bundle` drive while the expert labels, into a fresh `out`/train, on drives of its own."""
+    shutil.rmtree(out, ignore_errors=True)
+    plan = recipe.world
+    _record(out, "train", plan.learner_episodes, plan, recipe.seed + LEARNER_SEEDS, "--learner", str(bundle))
+
+
+def _record(out: Path, split: str, episodes: int, plan: WorldRecipe, seed: int, *more: str) -> None:
+    command = [sys.executable, "-m", "edge_runtime.world", "record", "--out", str(out), "--split", split]
+    command += ["--episodes", str(episodes), "--seconds", str(plan.seconds), "--seed", str(seed)]
+    command += ["--camera-hz", str(plan.camera_hz), *more]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise UserError(f"data {out}: recording the world failed; the command was: {' '.join(command[1:])}")
+
+
+def prepare(recipe: Recipe, data: Path, work: Path, learner: Path | None = None) -> Prepared:
+    """Arrays of both splits, recorded first where absent; cached in `work` under a digest of all they depend on.
+
+    `learner` is a folder of `record_learner`, added to what is trained on.
+    """
+    record(recipe, data)
+    streams = dict(recipe.streams)
+    train_lines = list(_lines(data / "train"))
+    for name, spec in recipe.streams.items():
+        if isinstance(spec, SensorStream):
+            rows = [line.values for line in train_lines if line.stream == name and line.values is not None]
+            streams[name] = fit_channels(spec, ({k: v for k, v in row.items() if v is not None} for row in rows))
+    tokenizer = None
+    if recipe.model.text is not None:
+        # Each sentence counts once: how often it was said in the world says nothing about how it is best cut.
+        sentences = sorted({line.text for line in train_lines if line.text})
+        tokenizer = train_tokenizer(recipe.tokenizer, sentences)
+    digest = digest_of(data / "train")
+    train = _arrays(recipe, streams, data, "train", digest, work)
+    if learner is not None:
+        own = digest_of(learner / "train")
+        more = _arrays(recipe, streams, learner, "train", own, work, "learner")
+        train = {name: np.concatenate([array, more[name]]) for name, array in train.items()}
+        digest = hashlib.sha256(f"{digest} {own}".encode()).hexdigest()
+    val = _arrays(recipe, streams, data, "val", digest_of(data / "val"), work)
+    source = PairedSource(recipe, tokenizer, train)
+    plain = PairedSource(recipe, tokenizer, val, sampling=False)
+    return Prepared(streams, tokenizer, source, list(plain.in_order()), digest)
+
+
+def _arrays(
+    recipe: Recipe,
+    streams: Mapping[str, StreamSpec],
+    data: Path,
+    split: str,
+    digest: str,
+    work: Path,
+    name: str | None = None,
+) -> Arrays:
+    name = name or split
+    key = hashlib.sha256(
+        msgspec.json.encode([digest, streams, recipe.labels, recipe.modalities], order="deterministic")
+    ).hexdigest()[:16]
+    cache = work / f"{name}-{key}.npz"
+    if cache.is_file():
+        with np.load(cache, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    found = _build_arrays(recipe, streams, data, split)
+    work.mkdir(parents=True, exist_ok=True)
+    for old in work.glob(f"{name}-*.npz"):
+        old.unlink()
+    np.savez(cache, **found)  # type: ignore[arg-type]  # the stub takes array names for flags
+    return found
+
+
+def _build_arrays(recipe: Recipe, streams: Mapping[str, StreamSpec], data: Path, split: str) -> Arrays:
+    """The split through the device's admission, alignment and preprocessing, one row a labelled moment."""
+    names = {label: index for index, label in enumerate(recipe.labels)}
+    columns: dict[str, list[NDArray[np.generic]]] = {}
+    texts: list[str] = []
+    labels: list[tuple[int, int]] = []
+    for moment, aligned in replay(streams, read(data, split, streams)):
+        slices = [aligned.slices[name] for name in recipe.modalities]
+        for name, value in _tensors(recipe, streams, aligned.slices).items():
+            columns.setdefault(name, []).append(value)
+        columns.setdefault("presence", []).append(np.array([part.present for part in slices], np.float32))
+        said = aligned.slices[recipe.model.text.stream].newest if recipe.model.text else None
+        texts.append(said.text if isinstance(said, Utterance) else "")
+        other = next(iter(moment.label_without.values()), moment.label)
+        for label in (moment.label, other):
+            if label not in names:
+                raise UserError(f"data {data}: label {label!r} is none of the recipe's {', '.join(names)}")
+        labels.append((names[moment.label], names[other]))
+    if not labels:
+        raise UserError(f"data {data}: the split {split!r} has no labelled frame")
+    arrays: Arrays = {name: np.stack(values) for name, values in columns.items()}
+    return arrays | {"texts": np.array(texts), "labels": np.array(labels, np.int64)}
+
+
+def _tensors(recipe: Recipe, streams: Mapping[str, StreamSpec], slices: Mapping[str, Slice]) -> Arrays:
+    """`image` [cameras, H, W, 3], `window` and `mask` [T, C] of one moment; zeros where a stream is absent."""
+    found: Arrays = {}
+    model = recipe.model
+    if model.vision is not None:
+        images = []
+        for name in model.vision.streams:
+            spec, part = streams[name], slices[name]
+            assert isinstance(spec, CameraStream)
+            empty = np.zeros((1, spec.height, spec.width, 3), np.uint8)
+            images.append(slice_tensors(spec, part, None)["image"] if part.present else empty)
+        found["image"] = np.concatenate(images)
+    if model.sensors is not None:
+        spec, part = streams[model.sensors.stream], slices[model.sensors.stream]
+        assert isinstance(spec, SensorStream)
+        if part.present:
+            made = slice_tensors(spec, part, None)
+            found |= {"window": made["window"][0], "mask": made["mask"][0]}
+        else:
+            nothing = np.zeros((spec.window, len(spec.channels)), np.float32)
+            found |= {"window": nothing, "mask": nothing}
+    return found
+
+
+class PairedSource:
+    """Moments as recorded, shuffled; subwords are drawn anew each epoch."""
+
+    def __init__(self, recipe: Recipe, tokenizer: bytes | None, arrays: Arrays, sampling: bool = True) -> None:
+        self._arrays = arrays
+        self._labels: Ints = arrays["labels"].astype(np.int64)
+        self._batch = min(recipe.train.batch, len(self._labels))
+        self._text_name = recipe.model.text.stream if recipe.model.text else None
+        self._unique, self._which = np.unique(arrays["texts"], return_inverse=True)
+        self._encoder: SamplingEncoder | None = None
+        if recipe.model.text is not None and tokenizer is not None:
+            spec = recipe.streams[recipe.model.text.stream]
+            assert isinstance(spec, TextStream)
+            alpha = recipe.tokenizer.sampling_alpha if sampling else 0.0
+            self._encoder = SamplingEncoder(tokenizer, spec, alpha, recipe.seed)
+        size = len(recipe.labels)
+        self.steps = len(self._labels) // self._batch
+        self.counts = np.bincount(self._labels[:, 0], minlength=size).astype(float)
+        self.aux_counts: Mapping[str, NDArray[np.float64]] = {
+            "scene": np.bincount(self._labels[:, 1], minlength=size).astype(float)
+        }
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """`steps` batches; the last incomplete one is left out."""
+        order = rng.permutation(len(self._labels))
+        encoded = self._encode()
+        for step in range(self.steps):
+            yield self._rows(order[step * self._batch : (step + 1) * self._batch], encoded)
+
+    def in_order(self) -> Iterator[Batch]:
+        """All moments in the order they were recorded."""
+        encoded = self._encode()
+        for start in range(0, len(self._labels), self._batch):
+            yield self._rows(np.arange(start, min(start + self._batch, len(self._labels))), encoded)
+
+    def _encode(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+        return self._encoder.encode([str(text) for text in self._unique]) if self._encoder else None
+
+    def _rows(self, index: Ints, encoded: tuple[NDArray[np.int32], NDArray[np.float32]] | None) -> Batch:
+        arrays = self._arrays
+        text = None if encoded is None else (encoded[0][self._which[index]], encoded[1][self._which[index]])
+        sensors = (arrays["window"][index].astype(np.float32), arrays["mask"][index].astype(np.float32)) if (
+            "window" in arrays
+        ) else None  # fmt: skip
+        without = self._labels[index, 1]
+        return Batch(
+            vision=arrays["image"][index].astype(np.uint8) if "image" in arrays else None,
+            text=text,
+            sensors=sensors,
+            rows=np.repeat(np.arange(len(index))[:, None], 3, axis=1),
+            label=self._labels[index, 0],
+            presence=arrays["presence"][index].astype(np.float32),
+            label_without={} if self._text_name is None else {self._text_name: without},
+            aux={"scene": without},
+        )

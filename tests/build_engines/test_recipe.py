@@ -1,0 +1,58 @@
+"""Recipes: strict, and wrong ones are told in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import build_engines
+from build_engines.cli import main
+from build_engines.recipe import load_recipe
+from edge_runtime.errors import ConfigError
+
+SHIPPED = sorted((Path(build_engines.__file__).parent / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    recipe, digest = load_recipe(path)
+    assert recipe.name == path.stem
+    assert len(digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("epochs = 20", "epochz = 20", "epochz"),
+        ('kind = "concat"', 'kind = "magic"', "magic"),
+        ('safe_label = "none"', 'safe_label = "nothing"', "nothing"),
+        ('trigger = "camera.front"', 'trigger = "camera.rear"', "camera.rear"),
+        ('streams = ["camera.front"]', 'streams = ["text"]', "CameraStream"),
+        ("dropout = { ", "dropout = { lidar = 0.1, ", "lidar"),
+        ('version = "1.0.0"', "version = ", "not TOML"),
+        ("features = 16", "features = 2", "4"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_naming_the_value(
+    recipe_file: Path, tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    text = recipe_file.read_text()
+    assert old in text
+    path = tmp_path / "wrong.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    message = str(caught.value)
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_the_command_line_exits_2_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["build-engines", "run", str(tmp_path / "absent.toml")])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

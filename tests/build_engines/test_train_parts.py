@@ -1,0 +1,55 @@
+"""The pieces of training whose right answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from build_engines.augment import Augmenter
+from build_engines.datasets import fit_channels
+from build_engines.recipe import AugmentRecipe
+from build_engines.train import class_weights, fit_temperature
+from edge_runtime.streams import Channel, SensorStream
+
+
+def test_class_weights_even_out_and_spare_the_unseen() -> None:
+    weights = class_weights(np.array([10.0, 40.0, 0.0]), 0.5)
+    assert weights.tolist() == pytest.approx([2.5**0.5, 0.625**0.5, 1.0])
+    assert class_weights(np.array([10.0, 40.0]), 0.0).tolist() == [1.0, 1.0]
+
+
+def test_temperature_of_overconfident_logits_is_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 4, generator=generator) * 2
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    assert fit_temperature(logits * 3.0, labels) == pytest.approx(3.0, rel=0.1)
+
+
+def test_augmentation_keeps_form_and_repeats_with_its_seed() -> None:
+    plan = AugmentRecipe(shift=0.1, rotate_deg=10.0, scale=0.1, brightness=0.2, noise=3.0, flip=True)
+    images = np.random.default_rng(0).integers(0, 256, (5, 24, 32, 3)).astype(np.uint8)
+    first, again = Augmenter(plan, 1)(images), Augmenter(plan, 1)(images)
+    assert first.dtype == np.uint8
+    assert first.shape == images.shape
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, images)
+    assert Augmenter(AugmentRecipe(), 1)(images) is images
+
+
+def test_shifting_moves_up_to_the_stated_part() -> None:
+    image = np.zeros((1, 40, 40, 3), np.uint8)
+    image[0, 20, 20] = 255
+    augment = Augmenter(AugmentRecipe(shift=0.1), 2)
+    for _ in range(50):
+        rows, columns = np.nonzero(augment(image)[0, :, :, 0] > 60)
+        assert np.abs(rows - 20).max(initial=0) <= 5
+        assert np.abs(columns - 20).max(initial=0) <= 5
+
+
+def test_fitting_ignores_what_a_row_lacks() -> None:
+    channels = (Channel("a", "V", -9.0, 9.0), Channel("still", "V", -9.0, 9.0))
+    spec = SensorStream(channels, rate_hz=1.0, max_age_ms=10.0)
+    fitted = fit_channels(spec, [{"a": 1.0, "still": 5.0}, {"a": 3.0}, {"still": 5.0}])
+    assert (fitted.channels[0].mean, fitted.channels[0].std) == (2.0, 1.0)
+    assert (fitted.channels[1].mean, fitted.channels[1].std) == (5.0, 1.0)
