@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from edge_runtime.errors import GateRefused, UserError
+from edge_runtime.cli import run_command as run_and_exit
+from edge_runtime.errors import UserError
 
 _PATH = click.Path(path_type=Path)
 
@@ -67,7 +68,7 @@ def bundle_command(recipe: Path, data: Path | None, out: Path, work: Path) -> No
 
 
 @cli.command("evaluate")
-@click.option("--bundle", "bundle_path", type=_PATH, required=True, help="Bundle directory or .tar.")
+@click.option("--bundle", "bundle_name", required=True, help="Bundle directory or .tar, or shipped:NAME.")
 @click.option("--data", type=_PATH, required=True, help="Data folder.")
 @click.option("--split", default="val", show_default=True, help="Folder in the data folder.")
 @click.option("--layout", "layout_name", default=None, help="Layout of the data; found from its files where not given.")
@@ -78,7 +79,7 @@ def bundle_command(recipe: Path, data: Path | None, out: Path, work: Path) -> No
 @click.option("--trusted-key", "keys", type=_PATH, multiple=True, help="Public key (PEM) to trust; repeatable.")
 @click.option("--allow-unsigned", is_flag=True, help="Evaluate a bundle that nobody signed.")
 def evaluate_command(
-    bundle_path: Path,
+    bundle_name: str,
     data: Path,
     split: str,
     layout_name: str | None,
@@ -93,9 +94,10 @@ def evaluate_command(
     from build_engines import evaluate as ev
     from build_engines.datasets import layout_named, layout_of
     from edge_runtime.bundle import open_bundle
+    from edge_runtime.bundles import bundle_path as find_bundle
     from edge_runtime.pipeline import Pipeline
 
-    bundle = open_bundle(bundle_path, keys, allow_unsigned)
+    bundle = open_bundle(find_bundle(bundle_name), keys, allow_unsigned)
     layout = layout_named(layout_name) if layout_name else layout_of(data, split)
     dropped = ev.dropped_streams(bundle, drop)
     pipeline = Pipeline(bundle)
@@ -119,19 +121,7 @@ def evaluate_command(
 
 def main() -> None:
     """Entry point of `build-engines`."""
-    try:
-        cli(standalone_mode=False)
-    except UserError as error:
-        click.echo(f"build-engines: {error}", err=True)
-        sys.exit(2)
-    except GateRefused as error:
-        click.echo(f"build-engines: refused: {error}", err=True)
-        sys.exit(3)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
-        click.echo(f"build-engines: {error.format_message()}", err=True)
-        sys.exit(2)
+    sys.exit(run_and_exit(cli))
 
 
 if __name__ == "__main__":

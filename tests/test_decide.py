@@ -87,7 +87,10 @@ def test_hysteresis_only_says_labels_that_won(winners: list[str], hold: int) -> 
         assert not changed or winners[index - hold + 1 : index + 1] == [label] * hold
 
 
-@given(st.lists(st.floats(-60, 60, width=32, allow_subnormal=False), min_size=3, max_size=3), st.floats(0.1, 10, allow_subnormal=False))
+@given(
+    st.lists(st.floats(-60, 60, width=32, allow_subnormal=False), min_size=3, max_size=3),
+    st.floats(0.1, 10, allow_subnormal=False),
+)
 def test_probabilities_are_a_distribution(logits: list[float], temperature: float) -> None:
     chances = probabilities(HEAD, temperature, np.array([logits], np.float32))[0]
     assert chances.sum() == pytest.approx(1.0)

@@ -51,7 +51,13 @@ def test_extreme_values_are_clipped() -> None:
     assert tensors["window"][0, 2, 0] == CLIP_SIGMA
 
 
-@given(st.lists(st.tuples(st.integers(0, 2000), st.booleans(), st.floats(-50, 50, allow_subnormal=False)), min_size=1, max_size=50))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2000), st.booleans(), st.floats(-50, 50, allow_subnormal=False)),
+        min_size=1,
+        max_size=50,
+    )
+)
 def test_a_window_is_finite_and_zero_where_masked(rows: list[tuple[int, bool, float]]) -> None:
     samples = tuple(sample(at, **{"a" if first else "b": abs(value)}) for at, first, value in sorted(rows))
     tensors = window_tensors(SPEC, samples)

@@ -44,7 +44,7 @@ def run_command(command: click.Command, arguments: list[str] | None = None) -> i
         click.echo(f"refused: {error}", err=True)
         return EXIT_GATE
     except click.ClickException as error:
-        error.show()
+        click.echo(f"error: {error.format_message()}; see --help", err=True)
         return EXIT_USER
     except (click.Abort, KeyboardInterrupt):
         return 130

@@ -220,7 +220,7 @@ class Drive:
 
 
 def drive(plan: Plan) -> Score:
-    """Drive until the time is up or SIGTERM/SIGINT; writes and prints the score. Main thread only."""
+    """Drive until the time is up or SIGTERM/SIGINT; write the score, or print it without a file. Main thread only."""
     link = Link(plan.inputs, plan.decisions)
     try:
         world = Drive(plan, link)
@@ -238,5 +238,6 @@ def drive(plan: Plan) -> Score:
         link.close()
     if plan.score is not None:
         write_score(score, plan.score)
-    Console(stderr=True).print(score_table(score))
+    else:
+        Console(stderr=True).print(score_table(score))
     return score
