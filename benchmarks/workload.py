@@ -77,14 +77,14 @@ class WorkloadSource(Source):
             self._intake.clock.sleep_until(due_ns)
             if self.stopping.is_set():
                 return
-            captured_ns = time.monotonic_ns()
             moment = self._workload.moment(index)
             sentence = self._workload.sentence(index)
             if sentence is not None:
-                self._intake.text("text", sentence, captured_ns=captured_ns)
+                self._intake.text("text", sentence, captured_ns=time.monotonic_ns())
             for reading in moment.readings:
-                self._intake.sample(reading.stream, reading.values, captured_ns)
-            self._intake.jpeg("camera.front", moment.jpeg, captured_ns)
+                self._intake.sample(reading.stream, reading.values, time.monotonic_ns())
+            # The camera is another device: its frame is there when it is there.
+            self._intake.jpeg("camera.front", moment.jpeg, time.monotonic_ns())
             due_ns += 1_000_000_000 // FRAME_HZ
 
 

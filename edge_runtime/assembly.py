@@ -31,13 +31,13 @@ class Assembly:
         self.trigger = manifest.trigger
         self.trigger_is_text = isinstance(manifest.streams[manifest.trigger], TextStream)
         self.heartbeat_ns = int(manifest.decision.heartbeat_ms * 1e6)
+        self.pipeline = Pipeline(bundle, config.engine.backend, config.engine.threads)
         self.mailboxes = {
-            name: Mailbox(keep(spec), wake if name == manifest.trigger else None)
+            name: Mailbox(keep(spec), wake if name == manifest.trigger or name in self.pipeline.ahead else None)
             for name, spec in manifest.streams.items()
         }
         self.intake = Intake(manifest.streams, self.mailboxes, clock)
         self.rates = {name: RateMeter() for name in manifest.streams}
-        self.pipeline = Pipeline(bundle, config.engine.backend, config.engine.threads)
 
     def take(self) -> list[int]:
         """Move waiting messages into the pipeline; capture times that call for a decision, oldest first."""

@@ -62,6 +62,11 @@ class Stage(Struct, frozen=True, forbid_unknown_fields=True):
     outputs: tuple[TensorSpec, ...]
     files: dict[str, str]
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The sources of its inputs that are streams' tensors."""
+        return tuple(source for item in self.inputs for source in item.sources if source.startswith("stream:"))
+
 
 class Head(Struct, frozen=True, forbid_unknown_fields=True):
     """How the last output is read: one label of n, independent labels, or a tag per token."""

@@ -52,6 +52,11 @@ class Pipeline:
         """Stage to back end."""
         self.precisions = dict(self._graph.precisions)
         """Stage to precision."""
+        # What the trigger's next message will need besides itself can be had before it comes.
+        read = {source.split(":")[1] for stage in manifest.stages for source in stage.streams}
+        self._ahead = {
+            name: spec for name, spec in manifest.streams.items() if name in read and name != manifest.trigger
+        }
         self._history = History(manifest.streams)
         self._state = PolicyState()
         self._down: str | None = None
@@ -73,6 +78,16 @@ class Pipeline:
         inference = Inference(None) if blocked is not None else self._infer(aligned, now_ns)
         verdict, self._state = decide(self._head, self._policy, self._state, blocked, inference)
         return Outcome(aligned, inference, verdict)
+
+    def prefetch(self, now_ns: int) -> None:
+        """Between decisions: run the stages of all streams but the trigger's, where they have something new."""
+        if self._down is not None or not self._ahead:
+            return
+        aligned = align(self._ahead, self._history.messages, now_ns, now_ns)
+        try:
+            self._graph.prefetch(aligned, self._ahead)
+        except EngineError:
+            return  # the decision will meet the same error, and deal with it
 
     def settle(self, part: Slice) -> tuple[int, Counter[str]]:
         """Close the account of the messages that a decision considered: see `History.settle`."""
@@ -97,6 +112,11 @@ class Pipeline:
     def down(self) -> str | None:
         """Why the engines cannot be used at the moment, if so."""
         return self._down
+
+    @property
+    def ahead(self) -> frozenset[str]:
+        """The streams whose messages `prefetch` can make use of."""
+        return frozenset(self._ahead)
 
     def close(self) -> None:
         """Free the engines. Harmless when called again."""

@@ -1,7 +1,8 @@
 """The live runtime: sources fill mailboxes on their threads, one loop decides and publishes.
 
-The loop wakes when a message of the bundle's trigger stream arrives, at the heartbeat when it does not, and at least
-20 times a second to serve subscribers. It owns the pipeline and the sinks; nothing else touches them.
+The loop wakes when a message of the bundle's trigger stream arrives and decides; when one of another stream arrives it
+runs that stream's stage ahead of the next decision; it wakes at the heartbeat, and at least 20 times a second to serve
+subscribers. It owns the pipeline and the sinks; nothing else touches them.
 """
 
 from __future__ import annotations
@@ -143,6 +144,8 @@ class Runtime:
         now_ns = self._clock.now_ns()
         if now_ns - self._last_decided_ns >= self._assembly.heartbeat_ns:
             self._decide(now_ns, triggered=False)
+        if not references:
+            self._assembly.pipeline.prefetch(now_ns)
         for sink in self._sinks:
             sink.serve()
         if now_ns >= self._next_status_ns:

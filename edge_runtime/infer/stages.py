@@ -7,7 +7,7 @@ inputs, so a cached feature is the very array that running again would give. A c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -116,6 +116,22 @@ class StageGraph:
         logits = np.asarray(outputs[name][field], dtype=np.float32)
         return Inference(logits, MappingProxyType(stage_ns), preprocess_ns)
 
+    def prefetch(self, aligned: AlignedSet, streams: Collection[str]) -> None:
+        """Run now the stages that read nothing but `streams`, so that the next `run` finds their features ready.
+
+        Changes when they are computed, never what they are: features are kept under the identity of their messages.
+        Raises EngineError.
+        """
+        for stage in self._stages:
+            sources = [source for item in stage.inputs for source in item.sources]
+            if not all(_stream_of(source) in streams for source in sources):
+                continue
+            key = self._key(stage, aligned, {})
+            cached = self._cached.get(stage.name)
+            if key != _ABSENT and (cached is None or cached[0] != key):
+                tensors = {item.name: self._gather(item, aligned, {}) for item in stage.inputs}
+                self._cached[stage.name] = (key, self._engines[stage.name].run(tensors))
+
     def _key(self, stage: Stage, aligned: AlignedSet, keys: Mapping[str, Hashable]) -> Hashable:
         """Identity of all that `stage` reads; `_ABSENT` if it reads streams and all of them are absent."""
         parts: list[Hashable] = []
@@ -160,3 +176,9 @@ class StageGraph:
             held = (part.key, self._tensors_of(name, part))
             self._fields[name] = held
         return held[1][field]
+
+
+def _stream_of(source: str) -> str | None:
+    """The stream that a stage's source names; None for presence and other stages' outputs."""
+    kind, _, rest = source.partition(":")
+    return rest.rpartition(":")[0] if kind == "stream" else None

@@ -66,10 +66,13 @@ class Subscriber:
         """The next decision or status, or None after `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            left_ms = None if deadline is None else max(0, int(1000 * (deadline - time.monotonic())))
-            if not self._socket.poll(left_ms):
+            left_ms = -1 if deadline is None else max(0, int(1000 * (deadline - time.monotonic())))
+            # A receive with a time limit; polling first would cost a second system call per message.
+            self._socket.setsockopt(zmq.RCVTIMEO, left_ms)
+            try:
+                topic, payload = self._socket.recv_multipart()
+            except zmq.Again:
                 return None
-            topic, payload = self._socket.recv_multipart()
             arrived_ns = time.monotonic_ns()
             if topic.startswith(b"status."):
                 self.status = self._status.decode(payload)
