@@ -155,7 +155,8 @@ class Runtime:
 
     def _decide(self, reference_ns: int, triggered: bool) -> None:
         assembly = self._assembly
-        taken_ns = self._clock.now_ns()
+        # A heartbeat waits for nothing: its queue time is exactly 0, which is how subscribers tell it apart.
+        taken_ns = self._clock.now_ns() if triggered else reference_ns
         outcome = assembly.pipeline.decide(reference_ns, taken_ns)
         times = Times(reference_ns, taken_ns, self._clock.now_ns(), self._clock.now_ns())
         message = self._message(outcome, times)

@@ -56,6 +56,7 @@ class Latency(Struct, frozen=True):
 
     capture_to_publish: float
     queue: float
+    """Until the loop took the message up; 0 for a heartbeat, which answers no message."""
     preprocess: float
     infer: dict[str, float]
     """Per stage; 0 = its cached features were still valid."""
