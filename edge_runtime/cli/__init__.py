@@ -43,6 +43,9 @@ def run_command(command: click.Command, arguments: list[str] | None = None) -> i
     except GateRefused as error:
         click.echo(f"refused: {error}", err=True)
         return EXIT_GATE
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
     except click.ClickException as error:
         click.echo(f"error: {error.format_message()}; see --help", err=True)
         return EXIT_USER

@@ -130,3 +130,10 @@ def test_listen_without_a_runtime_ends_in_time() -> None:
         result = command("listen", "--connect", f"tcp://127.0.0.1:{port}", "--seconds", "0.5")
     assert result.returncode == 0
     assert WAIT_S > 0.5
+
+
+@pytest.mark.parametrize("module", ["edge_runtime", "benchmarks", "build_engines"])
+def test_without_a_command_it_lists_them(module: str) -> None:
+    line = [sys.executable, "-m", module]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, "Commands:" in result.stdout) == (0, True)
