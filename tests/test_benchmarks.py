@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.drive import one_drive
 from benchmarks.replay import STREAMS, count_rows, play, write_bundle
 from edge_runtime.bundle import open_bundle
 
@@ -38,10 +37,3 @@ def test_recorded_streams_play_at_their_own_clocks_with_every_row_accounted_for(
         assert stream.balanced
         assert stream.in_flight == 0
     assert decisions > seconds / speed * 20
-
-
-def test_the_shipped_bundle_drives_the_town(tmp_path: Path) -> None:
-    score = one_drive("shipped:vehicle", seed=1, seconds=12)
-    assert score["decisions_received"] > 100
-    assert score["collisions"] == 0
-    assert score["distance_m"] > 20
