@@ -32,6 +32,7 @@ log = logging.getLogger("edge_runtime")
 
 TURN_S = 0.05
 STATUS_INTERVAL_NS = 1_000_000_000
+STOP_SOURCES_NS = 1_000_000_000
 SWITCH_INTERVAL_S = 0.0005
 """A source thread in the middle of Python code hands the loop the interpreter after at most this long."""
 
@@ -240,8 +241,12 @@ class Runtime:
         self._assembly.pipeline.close()
 
     def _stop_sources(self) -> None:
+        # All are told before any is waited for, so that several hung devices cost one waiting time, not several.
         for source in self._sources:
-            source.stop()
+            source.stopping.set()
+        deadline_ns = self._clock.now_ns() + STOP_SOURCES_NS
+        for source in self._sources:
+            source.stop(max(0.0, (deadline_ns - self._clock.now_ns()) / 1e9))
 
     def _reload(self) -> None:
         """Take over a new configuration. Decisions pause while its engines open; the publisher and `seq` go on."""
