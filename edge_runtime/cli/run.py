@@ -28,6 +28,9 @@ def run(config_file: Path, verbose: bool) -> None:
 
     SIGTERM and Ctrl-C finish the decision in hand and end within two seconds; SIGHUP reads CONFIG again.
     """
+    # OpenCV reports every failed attempt to open a camera; we report each change of state once.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "16")
     from edge_runtime.config import load_config
     from edge_runtime.runtime import Runtime
 
