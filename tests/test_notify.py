@@ -3,14 +3,21 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
+
 from edge_runtime.notify import Notifier
 
 
-def test_without_a_service_manager_nothing_happens() -> None:
-    notifier = Notifier({})
-    notifier.send("READY=1")
-    notifier.decided(1)
-    notifier.close()
+def test_without_a_service_manager_nothing_is_sent(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        notifier = Notifier({"WATCHDOG_USEC": "1000"})
+        notifier.send("READY=1")
+        notifier.decided(1)
+        notifier.close()
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
 
 
 def test_the_watchdog_is_fed_by_decisions_at_most_four_times_an_interval(tmp_path: Path) -> None:
@@ -29,6 +36,12 @@ def test_the_watchdog_is_fed_by_decisions_at_most_four_times_an_interval(tmp_pat
 
 
 def test_a_manager_that_has_gone_away_does_no_harm(tmp_path: Path) -> None:
-    notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")})
+    path = tmp_path / "notify"
+    notifier = Notifier({"NOTIFY_SOCKET": str(path)})
     notifier.send("READY=1")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(10)
+        notifier.send("STATUS=back")
+        assert manager.recv(100) == b"STATUS=back"
     notifier.close()

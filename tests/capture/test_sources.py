@@ -169,9 +169,15 @@ def test_it_delivers_everything_and_ends_or_stops(kind: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", CASES)
 def test_a_source_that_was_never_started_closes(kind: str, tmp_path: Path) -> None:
-    make, _, _ = CASES[kind]
-    source = make(tmp_path, Inbox())
+    make, stream, _ = CASES[kind]
+    inbox = Inbox()
+    source = make(tmp_path, inbox)
     source.stop()
+    assert inbox.captured(stream) == 0
+    if isinstance(source, ZmqSource):
+        again = ZmqSource(inbox.intake, source.endpoint)
+        assert again.endpoint == source.endpoint
+        again.stop()
 
 
 def test_every_kind_of_source_has_a_maker() -> None:

@@ -97,6 +97,9 @@ def test_a_sink_takes_messages_without_a_subscriber_and_closes_twice(publisher: 
     sink.serve()
     sink.close()
     sink.close()
+    again = ZmqPublisher(publisher.endpoint, 1)
+    assert again.endpoint == publisher.endpoint, "closing freed the address"
+    again.close()
 
 
 def test_two_frames_topic_and_json(publisher: ZmqPublisher) -> None:
