@@ -13,17 +13,15 @@ import hmac
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from edge_runtime.errors import BundleError
+from edge_runtime.signing import sign, verify
 from edge_runtime.streams import CameraStream, Name, Positive, SensorStream, StreamSpec, TextStream
 from edge_runtime.tensors import DType, TensorSpec
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MANIFEST = "manifest.json"
 SIGNATURE = "SIGNATURE"
@@ -210,14 +208,6 @@ def _read_raw(path: Path, name: str, limit: int | None = None) -> bytes:
     return data
 
 
-class SignatureFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """The JSON in SIGNATURE: Ed25519 over the bytes of manifest.json."""
-
-    algorithm: Literal["ed25519"]
-    signature: bytes
-    """64 bytes (base64 in JSON)."""
-
-
 def _verify_signature(path: Path, manifest: bytes, trusted_keys: Sequence[Path], allow_unsigned: bool) -> str | None:
     try:
         raw = _read_raw(path, SIGNATURE, limit=4096)
@@ -229,35 +219,17 @@ def _verify_signature(path: Path, manifest: bytes, trusted_keys: Sequence[Path],
         ) from None
     if not trusted_keys and allow_unsigned:
         return None
-    from cryptography.exceptions import InvalidSignature
-
-    try:
-        signature = msgspec.json.decode(raw, type=SignatureFile)
-    except msgspec.DecodeError as error:
-        raise BundleError(f"bundle {path}: {SIGNATURE} is damaged: {error}; copy the bundle again") from None
-    for key_file in trusted_keys:
-        try:
-            _load_public_key(key_file).verify(signature.signature, manifest)
-        except InvalidSignature:
-            continue
-        return key_file.stem
-    raise BundleError(
-        f"bundle {path}: its signature fits none of the {len(trusted_keys)} trusted keys; "
-        "add the builder's public key to trusted_keys, or get the bundle from its builder again"
-    )
+    return verify(manifest, raw, trusted_keys, str(path))
 
 
-def _load_public_key(path: Path) -> Ed25519PublicKey:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    try:
-        key = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BundleError(f"trusted key {path}: cannot be read as a PEM public key ({error})") from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise BundleError(f"trusted key {path}: is not an Ed25519 key")
-    return key
+def sign_bundle(path: Path, private_key: Path) -> Bundle:
+    """Write SIGNATURE into the bundle directory `path`, after checking every file. Raises UserError."""
+    if not path.is_dir():
+        raise BundleError(f"bundle {path}: only a bundle directory can be signed; pack the .tar afterwards")
+    bundle = open_bundle(path, allow_unsigned=True)
+    manifest = _read_raw(path, MANIFEST, limit=MAX_MANIFEST_BYTES)
+    (path / SIGNATURE).write_bytes(sign(manifest, private_key))
+    return bundle
 
 
 def _problems(manifest: Manifest) -> Iterator[str]:

@@ -12,8 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from edge_runtime.bundle import MANIFEST, SIGNATURE, SignatureFile, open_bundle
+from edge_runtime.bundle import MANIFEST, SIGNATURE, open_bundle
 from edge_runtime.errors import BundleError
+from edge_runtime.signing import SignatureFile
 
 
 @pytest.fixture

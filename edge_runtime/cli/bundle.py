@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def bundle() -> None:
-    """Inspect and verify bundles."""
+    """Inspect, verify and sign bundles."""
 
 
 _keys = click.option(
@@ -73,6 +73,27 @@ def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bo
     )
     for figure, value in sorted(manifest.figures.items()):
         console.print(f"  {figure} {value:g}")
+
+
+@bundle.command()
+@click.argument("stem", metavar="NAME", type=click.Path(path_type=Path))
+def keygen(stem: Path) -> None:
+    """Make a pair of keys: NAME.key signs (keep it secret), NAME.pem goes into `trusted_keys` on the devices."""
+    from edge_runtime.signing import generate_keys
+
+    secret, public = generate_keys(stem)
+    click.echo(f"{secret} signs bundles: keep it secret and safe\n{public} goes to the devices, into trusted_keys")
+
+
+@bundle.command()
+@click.argument("path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="Private key (PEM) made by keygen.")
+def sign(path: Path, key: Path) -> None:
+    """Sign the directory BUNDLE."""
+    from edge_runtime.bundle import sign_bundle
+
+    signed = sign_bundle(path, key)
+    click.echo(f"{path}: signed; digest {signed.digest}")
 
 
 def _open(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> Bundle:
