@@ -135,10 +135,7 @@ class Runtime:
         self.started.set()
 
     def _turn(self) -> None:
-        try:
-            self._wake.get(timeout=min(TURN_S, self._assembly.heartbeat_ns / 1e9))
-        except queue.Empty:
-            pass
+        self._wait()
         references = self._assembly.take()
         for reference_ns in references:
             self._decide(reference_ns, triggered=True)
@@ -153,6 +150,16 @@ class Runtime:
             self._wall.look(now_ns, self._clock.wall_ns())
             self._status("degraded" if self._assembly.trouble(now_ns) else "ready")
             gc.collect()
+
+    def _wait(self) -> None:
+        """Sleep until a message has come or something else may be due."""
+        try:
+            self._wake.get(timeout=min(TURN_S, self._assembly.heartbeat_ns / 1e9))
+            # One turn takes all that has come; what rang for it need not ring again (nor pile up under load).
+            while True:
+                self._wake.get_nowait()
+        except queue.Empty:
+            pass
 
     def _decide(self, reference_ns: int, triggered: bool) -> None:
         assembly = self._assembly
