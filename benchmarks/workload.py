@@ -9,14 +9,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
-
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
 from edge_runtime.world import expert
 from edge_runtime.world.commands import Sentence
 from edge_runtime.world.simulation import Reading, Simulation
-from edge_runtime.world.view import View
+from edge_runtime.world.view import View, to_jpeg
 
 FRAME_HZ = 30
 FRAMES = 90
@@ -56,7 +54,7 @@ def make_workload(seed: int = 7) -> Workload:
     moments = []
     for _ in range(FRAMES):
         sensed = simulation.step(1 / FRAME_HZ, expert.label(simulation.observe()))
-        data = cv2.imencode(".jpg", view.draw(simulation), [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+        data = to_jpeg(view.draw(simulation))
         moments.append(Moment(data, tuple(item for item in sensed if not isinstance(item, Sentence))))
     return Workload(tuple(moments), ("turn left at the next junction", "在下一个路口右转", "go straight ahead"))
 

@@ -16,10 +16,10 @@ from rich.table import Table
 
 from build_engines.datasets import LabelledSet, Layout, admitted
 from build_engines.metrics import Scores, class_table, markdown, score
-from build_engines.write_bundle import stream_kinds
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.pipeline import Pipeline
+from edge_runtime.streams import kind
 
 
 class Prediction(Struct, frozen=True):
@@ -112,7 +112,7 @@ def ablate(pipeline: Pipeline, layout: Layout, data: Path, split: str) -> list[t
 def dropped_streams(bundle: Bundle, wanted: Sequence[str]) -> list[str]:
     """Streams named in `wanted` by name or by kind (`camera`, `sensors`, `text`). Raises UserError."""
     manifest = bundle.manifest
-    kinds = {name: kind for name, kind in stream_kinds(manifest.streams).items() if name in manifest.presence}
+    kinds = {name: kind(spec) for name, spec in manifest.streams.items() if name in manifest.presence}
     found: list[str] = []
     for word in wanted:
         names = [word] if word in kinds else [name for name, kind in kinds.items() if kind == word]

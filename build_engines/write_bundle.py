@@ -26,7 +26,6 @@ from edge_runtime.bundle import (
     parse_manifest,
 )
 from edge_runtime.errors import UserError
-from edge_runtime.streams import CameraStream, SensorStream, StreamSpec
 from edge_runtime.tensors import DType, TensorSpec
 
 DTYPES: dict[int, DType] = {
@@ -147,13 +146,3 @@ def _layout(stage: str, spec: TensorSpec) -> str:
         ("fusion", "presence"): "1 = the stream is present",
     }
     return table.get((stage, spec.name), "")
-
-
-def stream_kinds(streams: Mapping[str, StreamSpec]) -> dict[str, str]:
-    """Stream to `camera`, `sensors` or `text`."""
-    kinds: dict[str, str] = {}
-    for name, spec in streams.items():
-        kinds[name] = (
-            "camera" if isinstance(spec, CameraStream) else "sensors" if isinstance(spec, SensorStream) else "text"
-        )
-    return kinds

@@ -25,7 +25,6 @@ class Assembly:
     def __init__(self, config: Config, clock: Clock, wake: Callable[[], None]) -> None:
         bundle = open_bundle(bundle_path(config.bundle), tuple(map(Path, config.trusted_keys)), config.allow_unsigned)
         manifest = bundle.manifest
-        self.config = config
         self.bundle = bundle
         self.bundle_id = BundleId(manifest.name, manifest.version, bundle.digest)
         self.trigger = manifest.trigger

@@ -75,6 +75,11 @@ class TextStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kin
 StreamSpec = CameraStream | SensorStream | TextStream
 
 
+def kind(spec: StreamSpec) -> str:
+    """`camera`, `sensors` or `text`."""
+    return str(spec.__struct_config__.tag)
+
+
 def keep(spec: StreamSpec) -> int:
     """How many messages wait for the loop before the oldest is replaced (and counted)."""
     if isinstance(spec, CameraStream):

@@ -8,10 +8,10 @@ from typing import ClassVar
 import msgspec
 import zmq
 
+from edge_runtime import sockets
 from edge_runtime.capture.admit import MAX_JPEG_BYTES
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
-from edge_runtime.errors import ConfigError
 from edge_runtime.wire import MAX_INPUT_BYTES, InputMessage, decode_input
 
 log = logging.getLogger("edge_runtime.capture")
@@ -34,14 +34,7 @@ class ZmqSource(Source):
         self._socket.setsockopt(zmq.LINGER, 0)
         # A part beyond this ends the sender's connection before it can fill our memory.
         self._socket.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_JPEG_BYTES)
-        try:
-            self._socket.bind(bind)
-        except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
-            raise ConfigError(
-                f"source bind {bind}: {error.strerror}; is another runtime running? choose another address"
-            ) from None
-        self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self.endpoint = sockets.bind(self._context, self._socket, bind, "source bind")
 
     def _run(self) -> None:
         while not self.stopping.is_set():

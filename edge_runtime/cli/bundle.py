@@ -104,6 +104,8 @@ def _open(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> Bundle:
 
 
 def _streams(manifest: Manifest, table: Table) -> Table:
+    from edge_runtime.streams import kind
+
     for column in ("stream", "what", "rate", "max age", "required", "detail"):
         table.add_column(column)
     for name, spec in manifest.streams.items():
@@ -111,7 +113,7 @@ def _streams(manifest: Manifest, table: Table) -> Table:
         required = "yes" if spec.required else ", ".join(_required_channels(spec)) or "no"
         table.add_row(
             name + trigger,
-            str(spec.__struct_config__.tag),
+            kind(spec),
             f"{spec.rate_hz:g} Hz",
             f"{spec.max_age_ms:g} ms",
             required,

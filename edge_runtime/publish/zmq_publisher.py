@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import zmq
 
-from edge_runtime.errors import ConfigError
+from edge_runtime import sockets
 from edge_runtime.wire import DecisionMessage, StatusMessage
 
 CLOSE_LINGER_MS = 500
@@ -26,15 +26,8 @@ class ZmqPublisher:
         self._socket.setsockopt(zmq.LINGER, CLOSE_LINGER_MS)
         self._encoder = msgspec.json.Encoder()
         self._last: dict[bytes, bytes] = {}
-        try:
-            self._socket.bind(bind)
-        except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
-            raise ConfigError(
-                f"publish.bind {bind}: {error.strerror}; is another runtime running? choose another address"
-            ) from None
-        self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
-        """Where it really is bound (a port `*` is chosen by the system)."""
+        self.endpoint = sockets.bind(self._context, self._socket, bind, "publish.bind")
+        """Where it really is bound."""
 
     def decision(self, message: DecisionMessage) -> None:
         self._send(b"decision." + message.name.encode(), self._encoder.encode(message))

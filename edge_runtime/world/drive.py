@@ -22,13 +22,12 @@ from edge_runtime.world.commands import Sentence, Split
 from edge_runtime.world.score import Score, score_table, write_score
 from edge_runtime.world.sensors import RANGE_CHANNELS
 from edge_runtime.world.simulation import Sensed, Simulation
-from edge_runtime.world.view import View
+from edge_runtime.world.view import View, to_jpeg
 
 FRAME_HZ = 30
 FRAME_NS = 1_000_000_000 // FRAME_HZ
 WAIT_S = 10.0
 """The car waits this long for the first decision; then its clock starts without one."""
-JPEG_QUALITY = 80
 _QUEUE = 64
 """Messages kept for a runtime that is slow or not there; more are counted as unsent."""
 _GIVE_UP_NS = 250_000_000
@@ -214,8 +213,7 @@ class Drive:
     def _picture(self) -> None:
         if not self._plugged("camera"):
             return
-        _, data = cv2.imencode(".jpg", self._view.draw(self._simulation), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        self._link.send("camera.front", {"id": str(self._frame)}, data.tobytes())
+        self._link.send("camera.front", {"id": str(self._frame)}, to_jpeg(self._view.draw(self._simulation)))
         self._frame += 1
 
 

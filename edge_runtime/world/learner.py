@@ -16,6 +16,7 @@ from edge_runtime.pipeline import Pipeline
 from edge_runtime.world import expert
 from edge_runtime.world.commands import Sentence
 from edge_runtime.world.simulation import Sensed
+from edge_runtime.world.view import to_jpeg
 
 CAMERA = "camera.front"
 EPOCH_NS = 1_000_000_000_000
@@ -50,8 +51,7 @@ class Learner:
             elif item.stream in self._pipeline.streams:
                 self._add(Sample(item.stream, self._seq[item.stream], at_ns, item.values))
         # Through JPEG, as in the car.
-        data = cv2.imencode(".jpg", draw(), [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(to_jpeg(draw()), np.uint8), cv2.IMREAD_COLOR)
         self._add(Frame(CAMERA, self._seq[CAMERA], at_ns, np.asarray(image, np.uint8)))
         outcome = self._pipeline.decide(at_ns, at_ns)
         for part in outcome.aligned.slices.values():

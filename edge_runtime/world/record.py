@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-import cv2
 import msgspec
 import numpy as np
 from rich.console import Console
@@ -22,13 +21,12 @@ from edge_runtime.world import expert
 from edge_runtime.world.car import LABELS
 from edge_runtime.world.commands import Sentence, Split
 from edge_runtime.world.simulation import Sensed, Simulation
-from edge_runtime.world.view import View
+from edge_runtime.world.view import View, to_jpeg
 
 if TYPE_CHECKING:
     from edge_runtime.world.learner import Learner
 
 DECISION_HZ = 10
-JPEG_QUALITY = 80
 LOSE_COMMAND = 0.14
 NUISANCES_PER_S = 0.24
 _FIRST_SEED = {"train": 1_000_000, "val": 2_000_000}
@@ -180,8 +178,7 @@ class _Recorder:
 
     def _picture(self, episode: int, simulation: Simulation, view: View, now: expert.Situation, right: str) -> None:
         name = f"frames/{self._frames:06d}.jpg"
-        _, data = cv2.imencode(".jpg", view.draw(simulation), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        (self._folder / name).write_bytes(data.tobytes())
+        (self._folder / name).write_bytes(to_jpeg(view.draw(simulation)))
         without = expert.label_without_text(now)
         self._frames += 1
         self._labels[right] += 1

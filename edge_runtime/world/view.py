@@ -33,6 +33,14 @@ _SPARE = 8
 """Rows by which the backdrop is longer than the picture at either end."""
 
 
+JPEG_QUALITY = 80
+
+
+def to_jpeg(image: Image) -> bytes:
+    """What the camera sends."""
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
 class View:
     """Draws one simulation's pictures. Keeps buffers: single-threaded, one per thread."""
 
