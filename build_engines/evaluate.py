@@ -14,8 +14,9 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from build_engines.datasets import LabelledSet, Layout, admitted
+from build_engines.datasets import Layout
 from build_engines.metrics import Scores, class_table, markdown, score
+from calibration.moments import LabelledSet, admitted
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.pipeline import Pipeline

@@ -14,20 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from build_engines.datasets import (
-    Batch,
-    Ints,
-    LabelledSet,
-    Prepared,
-    RawMessage,
-    digest_of,
-    fit_channels,
-    read_file,
-    read_json_lines,
-)
+from build_engines.datasets import Batch, Ints, Prepared, digest_of, fit_channels, read_file, read_json_lines
 from build_engines.opposites import opposite_of
 from build_engines.recipe import Recipe
 from build_engines.tokenizer import SamplingEncoder, train_tokenizer
+from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.capture.admit import Refusal, decode_jpeg
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Sample

@@ -18,20 +18,10 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from build_engines.datasets import (
-    Batch,
-    Ints,
-    LabelledSet,
-    Prepared,
-    RawMessage,
-    digest_of,
-    fit_channels,
-    read_file,
-    read_json_lines,
-    replay,
-)
+from build_engines.datasets import Batch, Ints, Prepared, digest_of, fit_channels, read_file, read_json_lines
 from build_engines.recipe import Recipe, WorldRecipe
 from build_engines.tokenizer import SamplingEncoder, train_tokenizer
+from calibration.moments import LabelledSet, RawMessage, replay
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Slice, Utterance
 from edge_runtime.preprocess import slice_tensors

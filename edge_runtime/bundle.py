@@ -66,6 +66,21 @@ class Stage(Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(source for item in self.inputs for source in item.sources if source.startswith("stream:"))
 
 
+class EngineFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """One stage's graph compiled ahead of time for named GPUs; a device that it does not fit builds its own."""
+
+    stage: Name
+    precision: str
+    flavour: Literal["tensorrt", "tensorrt_rtx"]
+    version: str
+    """Full version of the library that made it, which must be the device's own."""
+    compute: tuple[Annotated[str, Meta(pattern=r"^\d+\.\d+$")], ...]
+    """Compute capabilities it was made for, e.g. `8.6`."""
+    onnx_sha256: str
+    """Digest of the graph it was made from."""
+    file: str
+
+
 class Head(Struct, frozen=True, forbid_unknown_fields=True):
     """How the last output is read: one label of n, independent labels, or a tag per token."""
 
@@ -118,6 +133,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     attribution: tuple[str, ...] = ()
     training: dict[str, str] = {}
     """Digests of recipe, training and calibration data."""
+    engines: tuple[EngineFile, ...] = ()
+    """Compiled ahead of time; may be empty: engines are then built on the device."""
     figures: dict[str, float] = {}
     """The gate's figures on the evaluation split."""
 
@@ -153,11 +170,9 @@ class Bundle:
             )
         return data
 
-    def stage_model(self, stage: Stage, target: str) -> tuple[bytes, str]:
-        """ONNX bytes of `stage` for `target` (a back end's name) and the precision chosen by the manifest's plan."""
-        plan = self.manifest.precision.get(target, self.manifest.precision["default"])
-        precision = plan[stage.name]
-        return self.read(stage.files[precision]), precision
+    def plan(self, target: str) -> dict[str, str]:
+        """Stage to precision for `target` (a back end's name), as the build chose it."""
+        return self.manifest.precision.get(target, self.manifest.precision["default"])
 
 
 def open_bundle(path: Path, trusted_keys: Sequence[Path] = (), allow_unsigned: bool = False) -> Bundle:
@@ -259,6 +274,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     if any(isinstance(spec, TextStream) for spec in streams.values()) and TOKENIZER not in manifest.files:
         yield f"a text stream needs {TOKENIZER}"
     yield from _plan_problems(manifest)
+    yield from _engine_problems(manifest)
 
 
 def _plan_problems(manifest: Manifest) -> Iterator[str]:
@@ -268,6 +284,20 @@ def _plan_problems(manifest: Manifest) -> Iterator[str]:
         for stage in manifest.stages:
             if plan.get(stage.name) not in stage.files:
                 yield f"precision.{target}: stage {stage.name} has no {plan.get(stage.name)!r} file"
+
+
+def _engine_problems(manifest: Manifest) -> Iterator[str]:
+    stages = {stage.name: stage for stage in manifest.stages}
+    for engine in manifest.engines:
+        where = f"engine {engine.file}"
+        stage = stages.get(engine.stage)
+        graph = stage.files.get(engine.precision) if stage else None
+        if graph is None:
+            yield f"{where}: there is no {engine.precision!r} graph of a stage {engine.stage!r}"
+        elif manifest.files.get(graph) != engine.onnx_sha256:
+            yield f"{where}: it was made from another graph than {graph}"
+        if engine.file not in manifest.files:
+            yield f"{where}: the file has no digest in `files`"
 
 
 def _input_problems(

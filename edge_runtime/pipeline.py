@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,15 @@ class Outcome:
 class Pipeline:
     """A bundle made ready to decide. Made, used and closed by one thread."""
 
-    def __init__(self, bundle: Bundle, backend: str = "onnxruntime", threads: int = 1, cache: bool = True) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: str = "onnxruntime",
+        threads: int = 1,
+        cache: bool = True,
+        plan: Mapping[str, str] | None = None,
+    ) -> None:
+        """`plan` (stage to precision) replaces the manifest's."""
         manifest = bundle.manifest
         self.bundle = bundle
         self.streams = manifest.streams
@@ -47,7 +56,7 @@ class Pipeline:
         self._policy = manifest.decision
         has_text = any(isinstance(spec, TextStream) for spec in manifest.streams.values())
         self._tokenizer = Tokenizer(bundle.read(TOKENIZER)) if has_text else None
-        self._graph = StageGraph(bundle, self._tensors, backend, threads, cache)
+        self._graph = StageGraph(bundle, self._tensors, backend, threads, cache, plan)
         self.backends = dict(self._graph.backends)
         """Stage to back end."""
         self.precisions = dict(self._graph.precisions)

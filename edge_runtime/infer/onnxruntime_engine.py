@@ -23,8 +23,13 @@ _DTYPES = {
 }
 
 
-def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Options for steady latency: fixed threads that sleep rather than spin between frames."""
+def session_options(threads: int, precision: str = "fp32") -> onnxruntime.SessionOptions:
+    """Options for steady latency: fixed threads that sleep rather than spin between frames.
+
+    Graphs of reduced precision are run as they are written, node by node. On CPUs they are the numeric reference of
+    what a GPU will compute, and ONNX Runtime's rewriting has been seen to change their values (quantised: saturating
+    integer kernels where the CPU has no VNNI; half precision: fused kernels that crash).
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -34,8 +39,9 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Denormals make a quiet input cost many times a busy one on x86.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    # Quantised graphs: ORT's own integer kernels saturate on CPUs without VNNI; run such files in float, exactly.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if precision != "fp32":
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
 
 
@@ -56,7 +62,7 @@ class OnnxRuntimeEngine(Engine):
         super().__init__(name, precision, inputs, outputs)
         try:
             self._session = onnxruntime.InferenceSession(
-                model, sess_options=session_options(threads), providers=["CPUExecutionProvider"]
+                model, sess_options=session_options(threads, precision), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime raises a family of unrelated types here
             first_line = str(error).splitlines()[0]

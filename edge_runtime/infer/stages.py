@@ -35,8 +35,11 @@ class StageGraph:
         backend: str = "onnxruntime",
         threads: int = 1,
         cache: bool = True,
+        plan: Mapping[str, str] | None = None,
     ) -> None:
+        """`plan` (stage to precision) instead of the manifest's, as when the build compares precisions."""
         manifest = bundle.manifest
+        self._plan = bundle.plan(backend) if plan is None else plan
         self._bundle = bundle
         self._tensors_of = tensors_of
         self._backend = backend
@@ -66,7 +69,8 @@ class StageGraph:
         self.close()
         try:
             for stage in self._stages:
-                model, precision = self._bundle.stage_model(stage, self._backend)
+                precision = self._plan[stage.name]
+                model = self._bundle.read(stage.files[precision])
                 inputs = [item.spec for item in stage.inputs]
                 engine = open_engine(self._backend, stage.name, precision, model, inputs, stage.outputs, self._threads)
                 self._engines[stage.name] = engine

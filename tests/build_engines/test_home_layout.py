@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import build_engines
-from build_engines.datasets import layout_of, replay
+from build_engines.datasets import layout_of
 from build_engines.home_data import join_label, read
 from build_engines.recipe import load_recipe
+from calibration.moments import replay
 
 ROOT = Path(build_engines.__file__).parents[1]
 DATA = Path(os.environ.get("EDGE_RUNTIME_DATA", ROOT.parent / "shared" / "data")) / "home-control"
