@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -16,19 +17,14 @@ _PATH = click.Path(path_type=Path)
 
 @click.group()
 def cli() -> None:
-    """Build bundles of fused multimodal models: train, export, bundle, evaluate."""
-
-
-def _run(recipe_file: Path, data: Path | None, out: Path, work: Path, first: str, last: str) -> None:
-    from build_engines.recipe import load_recipe
-    from build_engines.stages import make_job, run
-
-    recipe, digest = load_recipe(recipe_file)
-    run(make_job(recipe, digest, data, out, work, Console()), first, last)
+    """Build bundles of fused multimodal models: from data, or from one's own ONNX, to a signed bundle."""
 
 
 def _options(command: click.decorators.FC) -> click.decorators.FC:
     for option in (
+        click.option("--engines/--no-engines", default=True, help="Put engines compiled ahead of time in the bundle."),
+        click.option("--key", type=_PATH, default=None, help="Private key to sign with; without it, a key of its own."),
+        click.option("--force", is_flag=True, help="Run stages even where nothing has changed."),
         click.option("--work", type=_PATH, default=Path("build"), show_default=True, help="What stages leave."),
         click.option("--out", type=_PATH, default=Path("bundles"), show_default=True, help="Where the bundle goes."),
         click.option("--data", type=_PATH, default=None, help="Data folder instead of the recipe's."),
@@ -37,34 +33,57 @@ def _options(command: click.decorators.FC) -> click.decorators.FC:
     return click.argument("recipe", type=_PATH)(command)
 
 
+def _run(
+    recipe: Path,
+    first: str | None,
+    last: str | None,
+    data: Path | None,
+    out: Path,
+    work: Path,
+    force: bool,
+    key: Path | None,
+    engines: bool,
+) -> None:
+    from build_engines.recipe import load_recipe
+    from build_engines.stages import make_job, run
+
+    read, digest = load_recipe(recipe)
+    run(make_job(read, digest, data, out, work, Console(), key, engines), first, last, force)
+
+
 @cli.command("run")
 @_options
-@click.option("--from", "first", default="train", show_default=True, help="First stage to run.")
-@click.option("--to", "last", default="evaluate", show_default=True, help="Last stage to run.")
-def run_command(recipe: Path, data: Path | None, out: Path, work: Path, first: str, last: str) -> None:
-    """Run RECIPE's stages in order."""
-    _run(recipe, data, out, work, first, last)
+@click.option("--from", "first", default=None, help="First stage to run.  [default: the recipe's first]")
+@click.option("--to", "last", default=None, help="Last stage to run.  [default: bundle]")
+def run_command(first: str | None, last: str | None, **options: Any) -> None:
+    """Run RECIPE's stages in order; those that nothing has changed for are left out."""
+    _run(first=first, last=last, **options)
 
 
-@cli.command("train")
-@_options
-def train_command(recipe: Path, data: Path | None, out: Path, work: Path) -> None:
-    """Train RECIPE's model."""
-    _run(recipe, data, out, work, "train", "train")
+_ONE_STAGE = {
+    "train": "Train RECIPE's model.",
+    "export": "Export the trained model to ONNX and prove the graphs equal to it.",
+    "aggregate": "Let the trained model drive, and train once more on what it met (built-in world only).",
+    "adopt": "Take in RECIPE's own ONNX graphs.",
+    "calibrate": "Choose the calibration set, prove that it stands for the field, collect ranges.",
+    "quantise": "Make FP16 and INT8 graphs, measure what each part costs, choose the plan.",
+    "compile": "Compile engines ahead of time for the recipe's GPUs.",
+    "gate": "Judge what will ship against FP32, with its report (the stage `evaluate`).",
+    "bundle": "Sign what passed the gate and put it where bundles go.",
+}
 
 
-@cli.command("export")
-@_options
-def export_command(recipe: Path, data: Path | None, out: Path, work: Path) -> None:
-    """Export the trained model to ONNX and prove the graphs equal to it."""
-    _run(recipe, data, out, work, "export", "export")
+def _add_stage_command(name: str, summary: str) -> None:
+    stage = "evaluate" if name == "gate" else name
+
+    @cli.command(name, help=summary)
+    @_options
+    def command(**options: Any) -> None:
+        _run(first=stage, last=stage, **options)
 
 
-@cli.command("bundle")
-@_options
-def bundle_command(recipe: Path, data: Path | None, out: Path, work: Path) -> None:
-    """Put the exported stages into a bundle (unsigned)."""
-    _run(recipe, data, out, work, "bundle", "bundle")
+for _name, _summary in _ONE_STAGE.items():
+    _add_stage_command(_name, _summary)
 
 
 @cli.command("evaluate")

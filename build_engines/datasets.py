@@ -30,7 +30,7 @@ class Layout(Protocol):
     """What a layout module offers."""
 
     MARKER: str
-    """File in a split's folder by which the layout is known."""
+    """Pattern of a file in a split's folder by which the layout is known."""
 
     def read(self, data: Path, split: str, streams: Mapping[str, StreamSpec]) -> Iterator[LabelledSet]:
         """The labelled moments of `split`, in time order within each group."""
@@ -43,6 +43,7 @@ class Layout(Protocol):
 
 LAYOUTS = {
     "home": "build_engines.home_data",
+    "images": "build_engines.images_data",
     "world": "build_engines.world_data",
 }
 """Name in a recipe (or `--layout`) to the module that reads it."""
@@ -60,7 +61,7 @@ def layout_of(data: Path, split: str) -> Layout:
     """The layout that `data`/`split` holds, by its marker file. Raises UserError."""
     for name in LAYOUTS:
         layout = layout_named(name)
-        if (data / split / layout.MARKER).is_file():
+        if next((data / split).glob(layout.MARKER), None) is not None:
             return layout
     markers = ", ".join(layout_named(name).MARKER for name in LAYOUTS)
     raise UserError(

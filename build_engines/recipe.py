@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 from edge_runtime.bundle import DecisionPolicy
@@ -149,11 +150,54 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     augment: AugmentRecipe = AugmentRecipe()
 
 
+class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which moments stand for the field."""
+
+    samples: Annotated[int, Meta(ge=8, le=100_000)] = 256
+    split: str = "train"
+    """Split of the data folder to choose from; never the one that is evaluated."""
+
+
+RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
+
+
+class QuantiseRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which parts may become INT8, and what losing precision may cost while the plan is chosen."""
+
+    stages: tuple[str, ...] = ()
+    """Stages that may be quantised; the others are offered in FP16 and FP32 only."""
+    methods: tuple[RangeMethod, ...] = ("minmax", "percentile", "entropy", "mse")
+    """How activation ranges may be chosen; the one that loses least on the task is taken, stage by stage."""
+    exclude: tuple[str, ...] = ()
+    """Blocks (`stage/block`, as the sensitivity table names them) that stay in FP16."""
+    attention_products: bool = False
+    """Quantise the products of two activations too. They lose most and gain least."""
+    samples: Annotated[int, Meta(ge=16)] = 1000
+    """Moments of the evaluation split that the sensitivity pass looks at."""
+
+
+class CompileRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Ahead of time, for GPUs that are not here."""
+
+    targets: tuple[Annotated[str, Meta(pattern=r"^\d+\.\d+$")], ...] = ("8.6", "8.9", "12.0")
+    """Compute capabilities; empty = devices build their own engines."""
+    workspace_mb: Annotated[int, Meta(ge=16, le=65536)] = 256
+
+
 class GateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """What the bundle must reach on the evaluation split; below it the build is refused."""
 
     accuracy: Fraction = 0.0
+    """Of the decisions in FP32, policy included."""
     macro_f1: Fraction = 0.0
+    macro_f1_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.99
+    """A reduced precision keeps at least this part of FP32's macro-F1."""
+    class_drop: Fraction = 0.03
+    """No class's F1 falls by more than this."""
+    min_gain: Fraction = 0.05
+    """The plan's graphs are smaller than FP32's by at least this part."""
+    fallback: bool = True
+    """Where the chosen plan is refused, give stages back their precision until it passes, and say so; else refuse."""
 
 
 class WorldRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,8 +213,8 @@ class WorldRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     learner_rate: Positive = 5e-4
 
 
-class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """One bundle's recipe."""
+class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every recipe says, wherever its model comes from."""
 
     name: Name
     version: str
@@ -179,20 +223,28 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     labels: tuple[str, ...]
     trigger: str
     streams: dict[Name, StreamSpec]
-    model: ModelRecipe
     decision: DecisionPolicy
-    train: TrainRecipe
     data: str = ""
     """Data folder where `--data` is not given, relative to the working directory."""
     seed: int = 0
-    tokenizer: TokenizerRecipe = TokenizerRecipe()
-    world: WorldRecipe = WorldRecipe()
+    calibrate: CalibrateRecipe = CalibrateRecipe()
+    quantise: QuantiseRecipe = QuantiseRecipe()
+    compile: CompileRecipe = CompileRecipe()
     gate: GateRecipe = GateRecipe()
-    opposites: tuple[OppositeRecipe, ...] = ()
     description: str = ""
     licence: str = ""
     attribution: tuple[str, ...] = ()
     evaluate_split: str = "val"
+
+
+class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model to be trained."""
+
+    model: ModelRecipe
+    train: TrainRecipe
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    world: WorldRecipe = WorldRecipe()
+    opposites: tuple[OppositeRecipe, ...] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -204,7 +256,58 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
         return (*cameras, *text, *sensors)
 
 
-def load_recipe(path: Path) -> tuple[Recipe, str]:
+class PixelRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an own graph expects of pictures: `(pixel * scale - mean) / std`, pixels being 0 to 255."""
+
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    colour: Literal["RGB", "BGR"] = "RGB"
+    scale: Positive = 1.0 / 255.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Per channel, in the order of `colour`."""
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+
+
+class OnnxInput(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an own graph's input comes from."""
+
+    source: str
+    """`stream:<stream>:<field>`, `stage:<stage>:<output>` or `presence`, as in a bundle's manifest."""
+    pixels: PixelRecipe | None = None
+    """For pictures: conversion put in front of the graph. Without it the graph takes uint8 NHWC BGR itself."""
+
+
+class OnnxStage(Struct, frozen=True, forbid_unknown_fields=True):
+    """One graph of one's own."""
+
+    name: Name
+    file: str
+    """Relative to the recipe."""
+    inputs: dict[str, OnnxInput]
+
+
+class OnnxModel(Struct, frozen=True, forbid_unknown_fields=True):
+    """A model from elsewhere: one graph, or one per stage, in the order they run."""
+
+    stages: tuple[OnnxStage, ...]
+    output: str
+    """`stage:<stage>:<output>`: one value per label."""
+    probabilities: bool = False
+    """The output is probabilities already; their logarithm becomes the logits."""
+    head: Literal["softmax"] = "softmax"
+    tokenizer: str = ""
+    """SentencePiece model for a text stream, relative to the recipe."""
+
+
+class OnnxRecipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model that somebody else trained."""
+
+    onnx: OnnxModel
+
+
+AnyRecipe = Recipe | OnnxRecipe
+
+
+def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
     """The recipe at `path` and the sha256 of its bytes. Raises ConfigError (one line)."""
     try:
         raw = path.read_bytes()
@@ -213,10 +316,59 @@ def load_recipe(path: Path) -> tuple[Recipe, str]:
         raise ConfigError(f"recipe {path}: cannot be read ({error.strerror}); check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path}: is not TOML ({error})") from None
-    recipe: Recipe = convert_strict(data, Recipe, f"recipe {path}")
-    if problem := check(recipe):
+    if "onnx" in data and "model" in data:
+        raise ConfigError(f"recipe {path}: has both [model] (to be trained) and [onnx] (one's own); keep one of them")
+    recipe: AnyRecipe
+    if "onnx" in data:
+        recipe = _beside(convert_strict(data, OnnxRecipe, f"recipe {path}"), path.resolve().parent)
+        problem = check_common(recipe) or check_onnx(recipe)
+    else:
+        recipe = trained = convert_strict(data, Recipe, f"recipe {path}")
+        problem = check(trained)
+    if problem:
         raise ConfigError(f"recipe {path}: {problem}")
     return recipe, hashlib.sha256(raw).hexdigest()
+
+
+def _beside(recipe: OnnxRecipe, base: Path) -> OnnxRecipe:
+    """`recipe` with its files' paths made absolute."""
+    model = recipe.onnx
+    stages = tuple(msgspec.structs.replace(stage, file=str(base / stage.file)) for stage in model.stages)
+    tokenizer = str(base / model.tokenizer) if model.tokenizer else ""
+    return msgspec.structs.replace(recipe, onnx=msgspec.structs.replace(model, stages=stages, tokenizer=tokenizer))
+
+
+def check_onnx(recipe: OnnxRecipe) -> str | None:
+    """What contradicts itself in an own model's part, or None."""
+    stages = recipe.onnx.stages
+    if not stages:
+        return "[onnx] names no stage; add an [[onnx.stages]] block"
+    if len({stage.name for stage in stages}) != len(stages):
+        return "[[onnx.stages]] must have distinct names"
+    if recipe.onnx.output.rpartition(":")[0] not in {f"stage:{stage.name}" for stage in stages}:
+        return f"onnx.output is {recipe.onnx.output!r}; it must be stage:<one of [[onnx.stages]]>:<its output>"
+    return _unknown_stages(recipe, tuple(stage.name for stage in stages))
+
+
+def _unknown_stages(recipe: BuildRecipe, stages: tuple[str, ...]) -> str | None:
+    for name in recipe.quantise.stages:
+        if name not in stages:
+            return f"quantise.stages names {name!r}; the model's stages are {', '.join(stages)}"
+    return None
+
+
+def check_common(recipe: BuildRecipe) -> str | None:
+    """What contradicts itself in the part that all recipes share, or None."""
+    if recipe.trigger not in recipe.streams:
+        return f"trigger is {recipe.trigger!r}; the streams are {', '.join(sorted(recipe.streams))}"
+    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < 2:
+        return "labels must be distinct and at least two"
+    for label in (recipe.decision.safe_label, *recipe.decision.immediate, *recipe.decision.thresholds):
+        if label not in recipe.labels:
+            return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
+    if recipe.calibrate.split == recipe.evaluate_split:
+        return f"calibrate.split is {recipe.calibrate.split!r}, which is also evaluated; calibrate on other data"
+    return None
 
 
 def check(recipe: Recipe) -> str | None:
@@ -230,13 +382,6 @@ def check(recipe: Recipe) -> str | None:
     for name, kind in wanted:
         if not isinstance(recipe.streams.get(name), kind):
             return f"the model reads the stream {name!r}, which must be a {kind.__name__} under [streams]"
-    if recipe.trigger not in recipe.streams:
-        return f"trigger is {recipe.trigger!r}; the streams are {', '.join(sorted(recipe.streams))}"
-    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < 2:
-        return "labels must be distinct and at least two"
-    for label in (recipe.decision.safe_label, *recipe.decision.immediate, *recipe.decision.thresholds):
-        if label not in recipe.labels:
-            return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
     for name in recipe.train.modality_dropout:
         if name not in recipe.modalities:
             return f"train.modality_dropout names {name!r}; the model reads {', '.join(recipe.modalities)}"
@@ -245,7 +390,9 @@ def check(recipe: Recipe) -> str | None:
             return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
     if len({_size(recipe.streams[name]) for name in (model.vision.streams if model.vision else ())}) > 1:
         return "all cameras of model.vision must have the same width and height"
-    return None
+    encoders = {"vision": model.vision, "text": model.text, "sensors": model.sensors}
+    stages = (*(name for name, encoder in encoders.items() if encoder), "fusion")
+    return check_common(recipe) or _unknown_stages(recipe, stages)
 
 
 def _size(spec: StreamSpec) -> tuple[int, int]:

@@ -1,155 +1,177 @@
-"""The build's stages as a visible, ordered table. Each reads what the one before left in the work folder."""
+"""The build's stages as a visible, ordered table, each with its contract: what it requires, and what it ensures.
+
+A stage reads what those before it left in the work folder. It is skipped when the same went in as last time and what
+came out still stands, so that a build goes on where it was broken off and nothing is built twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.metadata
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
 
-from build_engines.recipe import Recipe
-from edge_runtime.errors import GateRefused, UserError
+from build_engines import line
+from build_engines.artefacts import Done, digest, digests, key_of, read_record, stands, write_record
+from build_engines.job import Job
+from build_engines.recipe import AnyRecipe, OnnxRecipe, Recipe
+from edge_runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class Job:
-    """One build: the recipe, where its data, work and result lie, and where to report."""
+class BuildStage:
+    """One row of the table."""
 
-    recipe: Recipe
-    recipe_digest: str
-    data: Path
-    work: Path
-    bundle: Path
-    console: Console
-
-
-def train_stage(job: Job) -> None:
-    """Data to weights.npz, training.json, tokenizer.model and samples.npz."""
-    from build_engines.datasets import layout_named
-    from build_engines.train import save, train
-
-    prepared = layout_named(job.recipe.layout).prepare(job.recipe, job.data, job.work)
-    trained = train(job.recipe, job.recipe_digest, prepared, job.console)
-    save(trained, prepared, job.work)
-    last = trained.record.epochs[-1]
-    job.console.print(f"train: val accuracy {last.val_accuracy:.3f}, macro-F1 {last.val_macro_f1:.3f}")
+    run: Callable[[Job], None]
+    requires: Callable[[Job], Sequence[str]]
+    """Paths below the work folder that must be there, and whose contents matter."""
+    ensures: Callable[[Job], Sequence[str]]
+    """Paths below the work folder that are there afterwards."""
+    settings: Callable[[Job], Any]
+    """The part of the recipe that matters."""
+    splits: Callable[[Job], Sequence[str]] = lambda job: ()
+    """Splits of the data folder whose contents matter."""
 
 
-def export_stage(job: Job) -> None:
-    """Weights to one ONNX graph per stage, the monolith, and the proof of their equality."""
-    from build_engines.export import export
-    from build_engines.train import load_trained
-
-    equality = export(job.recipe, load_trained(job.recipe, job.work), job.work)
-    worst = max(equality.stage_against_torch.values())
-    sizes = ", ".join(f"{name} {size / 1024:.0f} kB" for name, size in equality.bytes.items())
-    job.console.print(f"export: {sizes}")
-    job.console.print(
-        f"export: stages equal torch within {worst:.1e}, staged equals monolith within "
-        f"{equality.staged_against_monolith:.1e}, over {equality.samples} samples"
-    )
+def _without_later(job: Job) -> Any:
+    """The recipe without what only later stages read, so that changing a limit does not train again."""
+    recipe = msgspec.to_builtins(job.recipe)
+    return {name: value for name, value in recipe.items() if name not in ("calibrate", "quantise", "compile", "gate")}
 
 
-def bundle_stage(job: Job) -> None:
-    """Stages to a bundle directory."""
-    from build_engines.train import load_trained
-    from build_engines.write_bundle import write_bundle
-
-    trained = load_trained(job.recipe, job.work)
-    bundle = write_bundle(job.recipe, trained.record, job.work, job.bundle)
-    job.console.print(f"bundle: {job.bundle} ({bundle.digest[:12]}, unsigned)")
-
-
-def evaluate_stage(job: Job) -> None:
-    """The bundle's report, by the device's own code; refuses the bundle if it misses the recipe's gate."""
-    from build_engines import evaluate as ev
-    from build_engines.datasets import layout_named
-    from build_engines.write_bundle import add_reports
-    from edge_runtime.bundle import open_bundle
-    from edge_runtime.pipeline import Pipeline
-
-    split = job.recipe.evaluate_split
-    layout = layout_named(job.recipe.layout)
-    bundle = open_bundle(job.bundle, allow_unsigned=True)
-    pipeline = Pipeline(bundle)
-    try:
-        result = ev.evaluate(pipeline, layout.read(job.data, split, pipeline.streams))
-        ablation = ev.ablate(pipeline, layout, job.data, split)
-    finally:
-        pipeline.close()
-    ev.show(job.console, bundle, split, result)
-    ev.show_ablation(job.console, ablation)
-    reports = {
-        "evaluation.json": ev.as_json(bundle, split, result, ablation),
-        "evaluation.md": ev.as_markdown(bundle, split, result, ablation),
-    }
-    if (job.work / "equality.json").is_file():
-        reports["equality.json"] = (job.work / "equality.json").read_bytes()
-    scores = result.scores
-    figures = {
-        "accuracy": scores.accuracy,
-        "f1_macro": scores.f1_macro,
-        "f1_weighted": scores.f1_weighted,
-        "model_accuracy": result.model.accuracy,
-        "model_f1_macro": result.model.f1_macro,
-    }
-    add_reports(job.bundle, reports, {name: round(value, 6) for name, value in figures.items()})
-    gate = job.recipe.gate
-    if scores.accuracy < gate.accuracy or scores.f1_macro < gate.macro_f1:
-        raise GateRefused(
-            f"evaluate: accuracy {scores.accuracy:.4f} (at least {gate.accuracy}), "
-            f"macro-F1 {scores.f1_macro:.4f} (at least {gate.macro_f1}) on {split}"
-        )
-
-
-def aggregate_stage(job: Job) -> None:
-    """The bundle drives the world, the expert labels, and training goes on with both (DAgger, arXiv:1011.0686)."""
-    plan = job.recipe.world
-    if job.recipe.layout != "world" or plan.learner_episodes == 0:
-        job.console.print("aggregate: the recipe asks for no drives of its own; nothing to do")
-        return
-    from build_engines import world_data
-    from build_engines.train import load_trained, save, train
-
-    drives = job.work / "learner"
-    world_data.record_learner(job.recipe, job.bundle, drives)
-    prepared = world_data.prepare(job.recipe, job.data, job.work, drives)
-    lesson = msgspec.structs.replace(job.recipe.train, epochs=plan.learner_epochs, learning_rate=plan.learner_rate)
-    recipe = msgspec.structs.replace(job.recipe, train=lesson)
-    trained = train(recipe, job.recipe_digest, prepared, job.console, load_trained(job.recipe, job.work))
-    save(trained, prepared, job.work)
-    last = trained.record.epochs[-1]
-    job.console.print(f"aggregate: val accuracy {last.val_accuracy:.3f}, macro-F1 {last.val_macro_f1:.3f}")
-    export_stage(job)
-    bundle_stage(job)
-
-
-STAGES: dict[str, Callable[[Job], None]] = {
-    "train": train_stage,
-    "export": export_stage,
-    "bundle": bundle_stage,
-    "aggregate": aggregate_stage,
-    "evaluate": evaluate_stage,
+TRAINED: dict[str, BuildStage] = {
+    "train": BuildStage(
+        line.train_stage,
+        requires=lambda job: (),
+        ensures=lambda job: ("train/weights.npz", "train/training.json", "train/samples.npz"),
+        settings=_without_later,
+        splits=lambda job: ("train", job.recipe.evaluate_split),
+    ),
+    "export": BuildStage(
+        line.export_stage,
+        requires=lambda job: ("train/weights.npz", "train/training.json", "train/samples.npz"),
+        ensures=lambda job: ("train/model",),
+        settings=_without_later,
+    ),
+    "aggregate": BuildStage(
+        line.aggregate_stage,
+        requires=lambda job: ("train/weights.npz", "train/training.json", "train/model"),
+        ensures=lambda job: (job.model,),
+        settings=_without_later,
+        splits=lambda job: ("train", job.recipe.evaluate_split),
+    ),
+}
+ADOPTED: dict[str, BuildStage] = {
+    "adopt": BuildStage(
+        line.adopt_stage,
+        requires=lambda job: (),
+        ensures=lambda job: (job.model,),
+        settings=lambda job: [_without_later(job), [digest(path) for path in line.own_files(job)]],
+    ),
+}
+COMMON: dict[str, BuildStage] = {
+    "calibrate": BuildStage(
+        line.calibrate_stage,
+        requires=lambda job: (job.model,),
+        ensures=lambda job: ("calibration",),
+        settings=lambda job: [job.recipe.calibrate, job.recipe.quantise, job.recipe.seed],
+        splits=lambda job: (job.recipe.calibrate.split, job.recipe.evaluate_split),
+    ),
+    "quantise": BuildStage(
+        line.quantise_stage,
+        requires=lambda job: (job.model, "calibration"),
+        ensures=lambda job: ("quantised",),
+        settings=lambda job: [job.recipe.quantise, job.recipe.gate, job.recipe.seed],
+        splits=lambda job: (job.recipe.evaluate_split,),
+    ),
+    "compile": BuildStage(
+        line.compile_stage,
+        requires=lambda job: (job.model, "quantised"),
+        ensures=lambda job: ("engines",),
+        settings=lambda job: [job.recipe.compile, line.compiler_version()],
+    ),
+    "evaluate": BuildStage(
+        line.evaluate_stage,
+        requires=lambda job: (job.model, "calibration", "quantised", "engines"),
+        ensures=lambda job: ("candidate", "report"),
+        settings=lambda job: [job.recipe.gate, job.recipe.seed, job.recipe.decision],
+        splits=lambda job: (job.recipe.evaluate_split,),
+    ),
+    "bundle": BuildStage(
+        line.bundle_stage,
+        requires=lambda job: ("candidate",),
+        ensures=lambda job: (),
+        settings=lambda job: [str(job.bundle), str(job.key), job.with_engines],
+    ),
 }
 
 
-def run(job: Job, first: str, last: str) -> None:
-    """Run the stages from `first` to `last`. Raises UserError for an unknown name or a wrong order."""
-    names = list(STAGES)
+def stages_of(recipe: AnyRecipe) -> dict[str, BuildStage]:
+    """The stages of a recipe, in order."""
+    return (ADOPTED if isinstance(recipe, OnnxRecipe) else TRAINED) | COMMON
+
+
+def run(job: Job, first: str | None = None, last: str | None = None, force: bool = False) -> None:
+    """Run the stages from `first` to `last` (default: all), leaving out those that stand unless `force`.
+
+    Raises UserError for an unknown name, a wrong order, or a stage whose requirements are not there.
+    """
+    table = stages_of(job.recipe)
+    names = list(table)
+    first, last = first or names[0], last or names[-1]
     for option, name in (("--from", first), ("--to", last)):
-        if name not in STAGES:
-            raise UserError(f"{option} {name}: the stages are {', '.join(names)}")
+        if name not in table:
+            raise UserError(f"{option} {name}: the stages of {job.recipe.name} are {', '.join(names)}")
     chosen = names[names.index(first) : names.index(last) + 1]
     if not chosen:
         raise UserError(f"--from {first} comes after --to {last}; the stages are {', '.join(names)}")
+    line.provide_data(job)
     for name in chosen:
-        job.console.rule(f"{job.recipe.name}: {name}")
-        STAGES[name](job)
+        _run_one(job, name, names, table[name], force)
 
 
-def make_job(recipe: Recipe, digest: str, data: Path | None, out: Path, work: Path, console: Console) -> Job:
+def _run_one(job: Job, name: str, names: Sequence[str], stage: BuildStage, force: bool) -> None:
+    job.console.rule(f"{job.recipe.name}: {name}")
+    record = read_record(job.work)
+    for path in stage.requires(job):
+        if not (job.work / path).exists():
+            before = ", ".join(names[: names.index(name)])
+            raise UserError(
+                f"{name}: needs {job.work / path}, which an earlier stage makes ({before}); run with --from {names[0]}"
+            )
+    inputs = digests(job.work, stage.requires(job))
+    inputs |= {f"data {split}": job.split_digest(split) for split in stage.splits(job)}
+    key = key_of([importlib.metadata.version("edge-runtime"), name, stage.settings(job)], inputs)
+    if not force and stands(job.work, record.get(name), key) and name != "bundle":
+        job.console.print(f"{name}: nothing has changed since it last ran; its results stand")
+        return
+    # What it made before no longer counts, whatever happens now.
+    write_record(job.work, {other: done for other, done in record.items() if other != name})
+    start = time.monotonic()
+    stage.run(job)
+    made = digests(job.work, stage.ensures(job))
+    if missing := [path for path, value in made.items() if not value]:
+        raise RuntimeError(f"stage {name} ended without {missing}")
+    seconds = round(time.monotonic() - start, 1)
+    write_record(job.work, read_record(job.work) | {name: Done(key, made, seconds)})
+    job.console.print(f"{name}: {seconds:.0f} s", highlight=False)
+
+
+def make_job(
+    recipe: AnyRecipe,
+    recipe_digest: str,
+    data: Path | None,
+    out: Path,
+    work: Path,
+    console: Console,
+    key: Path | None = None,
+    with_engines: bool = True,
+) -> Job:
     """The job for `recipe`; data defaults to the recipe's own. Raises UserError if there is none."""
     if data is None and not recipe.data:
         raise UserError(f"recipe {recipe.name} names no data folder; give --data DIR")
@@ -158,4 +180,8 @@ def make_job(recipe: Recipe, digest: str, data: Path | None, out: Path, work: Pa
     folder.mkdir(parents=True, exist_ok=True)
     # The recipe as it was understood, beside what it made.
     (folder / "recipe.json").write_bytes(msgspec.json.format(msgspec.json.encode(recipe), indent=1))
-    return Job(recipe, digest, where, folder, out / recipe.name, console)
+    model = "adopt/model"
+    if isinstance(recipe, Recipe):
+        again = recipe.layout == "world" and recipe.world.learner_episodes > 0
+        model = "aggregate/model" if again else "train/model"
+    return Job(recipe, recipe_digest, where, folder, out / recipe.name, console, model, key, with_engines)

@@ -78,6 +78,16 @@ dropout = 0.0
 [tokenizer]
 vocabulary = 300
 
+[calibrate]
+samples = 64
+
+[quantise]
+stages = ["vision", "text"]
+
+[gate]
+min_gain = 0.01
+class_drop = 0.1
+
 [train]
 epochs = 20
 batch = 32

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from build_engines.cli import main
+from build_engines.compile import find_compiler
 from edge_runtime.bundle import open_bundle
+from edge_runtime.errors import BundleError
 from edge_runtime.pipeline import Pipeline
 
 
@@ -31,12 +36,13 @@ def built(recipe_file: Path, world: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_bundle_opens_and_lists_everything(built: Path) -> None:
-    bundle = open_bundle(built / "out" / "tiny", allow_unsigned=True)
+    bundle = open_bundle(built / "out" / "tiny", [built / "out" / "tiny.pem"])
     manifest = bundle.manifest
-    assert bundle.signed_by is None
+    assert bundle.signed_by == "tiny"
     assert manifest.presence == ("camera.front", "text", "sensors")
     assert {stage.name for stage in manifest.stages} == {"vision", "text", "sensors", "fusion"}
-    assert {"report/evaluation.json", "report/evaluation.md", "tokenizer.model"} <= set(manifest.files)
+    reports = {"evaluation.json", "evaluation.md", "gate.md", "gate.png", "gate.json", "calibration.md"}
+    assert {"tokenizer.model", *(f"report/{name}" for name in reports)} <= set(manifest.files)
     assert manifest.figures["f1_macro"] > 0.8
     report = json.loads(bundle.read("report/evaluation.json"))
     assert report["scores"]["count"] == 128
@@ -103,26 +109,111 @@ def test_an_unsigned_bundle_needs_the_flag(built: Path, world: Path, monkeypatch
     assert _call(monkeypatch, "evaluate", "--bundle", built / "out" / "tiny", "--data", world) == 2
 
 
-def test_a_missed_gate_exits_3(
-    built: Path, recipe_file: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_precision_is_there_and_the_plan_is_the_chosen_one(built: Path) -> None:
+    manifest = open_bundle(built / "out" / "tiny", allow_unsigned=True).manifest
+    files = {stage.name: set(stage.files) for stage in manifest.stages}
+    assert files["vision"] == files["text"] == {"fp32", "fp16", "int8"}
+    assert files["sensors"] == files["fusion"] == {"fp32", "fp16"}
+    chosen = json.loads((built / "work" / "tiny" / "quantised" / "plan.json").read_text())["choices"]
+    assert manifest.precision["tensorrt"] == {name: choice["precision"] for name, choice in chosen.items()}
+    assert set(manifest.precision["default"].values()) == {"fp32"}
+    assert "int8" in manifest.precision["tensorrt"].values()
+    bundle = open_bundle(built / "out" / "tiny", allow_unsigned=True)
+    Pipeline(bundle, plan=manifest.precision["tensorrt"]).close()
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="no compiler for engines on this platform")
+def test_engines_are_compiled_for_every_target_and_named_in_the_manifest(built: Path) -> None:
+    bundle = open_bundle(built / "out" / "tiny", allow_unsigned=True)
+    engines = {engine.stage: engine for engine in bundle.manifest.engines}
+    assert {name: engine.precision for name, engine in engines.items()} == bundle.manifest.precision["tensorrt"]
+    for engine in engines.values():
+        assert engine.compute == ("8.6", "8.9", "12.0")
+        assert bundle.read(engine.file)[:4] == b"vtrt"
+
+
+def test_nothing_is_built_twice_and_a_changed_limit_only_judges_again(
+    built: Path, recipe_file: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    work = tmp_path / "work"
+    shutil.copytree(built / "work", work)
+    base = ("--data", world, "--out", tmp_path / "out", "--work", work)
+    assert _call(monkeypatch, "run", recipe_file, *base) == 0
+    stands = "nothing has changed since it last ran"
+    assert capsys.readouterr().out.count(stands) == 7
     strict = tmp_path / "strict.toml"
-    strict.write_text(recipe_file.read_text() + "\n[gate]\nmacro_f1 = 0.9999\naccuracy = 0.9999\n")
-    code = _call(
-        monkeypatch,
-        "run",
-        strict,
-        "--data",
-        world,
-        "--out",
-        tmp_path,
-        "--work",
-        built / "work",
-        "--from",
-        "bundle",
-    )
-    scores = json.loads((tmp_path / "tiny" / "report" / "evaluation.json").read_text())["scores"]
-    assert code == (3 if scores["f1_macro"] < 0.9999 else 0)
+    strict.write_text(recipe_file.read_text().replace("min_gain = 0.01", "min_gain = 0.99\nfallback = false"))
+    assert _call(monkeypatch, "run", strict, *base) == 3
+    said = capsys.readouterr()
+    assert said.out.count(stands) == 4
+    assert "not 99% smaller" in said.err
+    # Failed closed: the candidate that stood before is gone, and nothing can be signed.
+    assert not (work / "tiny" / "candidate").exists()
+    assert _call(monkeypatch, "bundle", strict, *base) == 2
+
+
+def test_a_missed_floor_exits_3(
+    built: Path, recipe_file: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The labels of the evaluation split are exchanged: the gate says so."""
+    data, work = tmp_path / "data", tmp_path / "work"
+    shutil.copytree(world, data)
+    shutil.copytree(built / "work", work)
+    lines = (data / "val" / "messages.jsonl").read_text()
+    for old, new in (("one", "x"), ("two", "one"), ("x", "two")):
+        lines = lines.replace(f'"label": "{old}"', f'"label": "{new}"')
+    (data / "val" / "messages.jsonl").write_text(lines)
+    base = ("--data", data, "--out", tmp_path / "out", "--work", work)
+    assert _call(monkeypatch, "run", recipe_file, *base, "--from", "calibrate", "--force") == 3
+    assert "the labels look swapped: it says" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_calibration_on_noise_or_on_what_is_evaluated_exits_3(
+    built: Path, recipe_file: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    noisy, same, work = tmp_path / "noisy", tmp_path / "same", tmp_path / "work"
+    shutil.copytree(built / "work", work)
+    for data in (noisy, same):
+        shutil.copytree(world, data)
+    for index, path in enumerate(sorted((noisy / "train" / "frames").iterdir())):
+        dark = np.random.default_rng(index).integers(0, 12, (16, 16, 3)).astype(np.uint8)
+        path.write_bytes(cv2.imencode(".jpg", dark)[1].tobytes())
+    arguments = ("--out", tmp_path / "out", "--work", work)
+    assert _call(monkeypatch, "calibrate", recipe_file, "--data", noisy, *arguments) == 3
+    assert "do not fit the evaluation split" in capsys.readouterr().err
+    shutil.rmtree(same / "train")
+    shutil.copytree(same / "val", same / "train")
+    assert _call(monkeypatch, "calibrate", recipe_file, "--data", same, *arguments) == 3
+    assert "calibrate on data that is not evaluated" in capsys.readouterr().err
+
+
+def test_a_stage_without_what_it_needs_names_those_before_it(
+    recipe_file: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("quantise", recipe_file, "--data", world, "--work", tmp_path)
+    assert _call(monkeypatch, *arguments) == 2
+    assert "(train, export, aggregate, calibrate); run with --from train" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_any_flipped_byte_of_a_built_bundle_is_refused(built: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    copy = tmp_path / "tiny"
+    shutil.copytree(built / "out" / "tiny", copy)
+    keys = [built / "out" / "tiny.pem"]
+    for path in sorted(one for one in copy.rglob("*") if one.is_file()):
+        original = path.read_bytes()
+        for place in {0, len(original) - 2, *rng.integers(0, len(original) - 1, 4).tolist()}:
+            changed = bytearray(original)
+            changed[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(changed)
+            with pytest.raises(BundleError):
+                open_bundle(copy, keys)
+        path.write_bytes(original)
+    open_bundle(copy, keys)
 
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(
@@ -130,6 +221,7 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(
 ) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "thesis.txt").write_text("precious")
-    arguments = ("run", recipe_file, "--data", world, "--out", tmp_path, "--work", built / "work")
+    shutil.copytree(built / "work", tmp_path / "work")
+    arguments = ("run", recipe_file, "--data", world, "--out", tmp_path, "--work", tmp_path / "work")
     assert _call(monkeypatch, *arguments, "--from", "bundle", "--to", "bundle") == 2
     assert (tmp_path / "tiny" / "thesis.txt").read_text() == "precious"

@@ -1,0 +1,37 @@
+"""One build, as every stage sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from build_engines.artefacts import digest
+from build_engines.recipe import AnyRecipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """The recipe, where its data, work and result lie, and where to report."""
+
+    recipe: AnyRecipe
+    recipe_digest: str
+    data: Path
+    work: Path
+    bundle: Path
+    """Where the signed bundle goes."""
+    console: Console
+    model: str
+    """The FP32 bundle that calibration and all after it start from, below `work`."""
+    key: Path | None = None
+    """Private key to sign with; None = one of the work folder's own, made on first use."""
+    with_engines: bool = True
+    """Put the engines that were compiled ahead of time into the bundle."""
+    _split_digests: dict[str, str] = field(default_factory=dict)
+
+    def split_digest(self, split: str) -> str:
+        """sha256 over the data folder's `split`; empty where there is none."""
+        if split not in self._split_digests:
+            self._split_digests[split] = digest(self.data / split)
+        return self._split_digests[split]
