@@ -46,4 +46,5 @@ $(VENV)/.run-ready: pyproject.toml | $(BIN)/python
 $(VENV)/.test-ready: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m tests.cuda.build_pycuda
 	touch $@ $(VENV)/.run-ready

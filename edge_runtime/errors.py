@@ -3,9 +3,11 @@
 EdgeError
 ├── UserError            the user's mistake: one line on stderr, exit 2, no trace
 │   ├── ConfigError      a configuration file or command line value
-│   └── BundleError      a bundle that must not, or cannot, be run
+│   ├── BundleError      a bundle that must not, or cannot, be run
+│   └── CudaUnavailable  no CUDA here (edge_runtime.cuda)
 ├── GateRefused          a build gate said no: exit 3
 └── EngineError          an engine failed while running; the loop answers with the safe decision
+    └── CudaError        a CUDA call failed (edge_runtime.cuda)
 
 Everything else that escapes is a bug: exit 1, with its trace.
 """
