@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from calibration.samples import CalibrationSample, stage_feeds
 from numpy.typing import NDArray
 
 from build_engines.metrics import Scores, score
+from calibration.samples import CalibrationSample, stage_feeds
 from edge_runtime.bundle import Manifest, Stage
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.messages import Tensors
