@@ -1,0 +1,128 @@
+"""Ranges: what is collected, what is chosen from it, and what their file refuses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibration.fit import distance, refuse_misfit
+from calibration.ranges import (
+    BINS,
+    LEVELS,
+    METHODS,
+    Observed,
+    RangesFile,
+    collect,
+    read_ranges,
+    tensor_ranges,
+    threshold,
+    write_ranges,
+)
+from edge_runtime.errors import GateRefused, UserError
+from tests.build_engines import small_graphs as small
+
+
+def observed(values: np.ndarray) -> Observed:
+    reach = max(float(np.abs(values).max()), 1e-30)
+    counts = np.histogram(np.abs(values), bins=BINS, range=(0, reach))[0]
+    return Observed(float(values.min()), float(values.max()), counts)
+
+
+def _feeds(count: int, seed: int = 0, divide: int = 1) -> Any:
+    def give() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        for index, feeds in enumerate(small.pictures(count, seed)):
+            yield f"s{index}", {"image": feeds["image"] // divide}
+
+    return give
+
+
+def test_it_sees_exactly_what_the_graph_computes() -> None:
+    model = small.camera_net()
+    found = collect(model, _feeds(6), ["planes", "c1", "pooled"])
+    for name in ("planes", "c1", "pooled"):
+        assert found[name].reach == pytest.approx(small.ranges(model, small.pictures(6), [name])[name], rel=1e-5)
+    assert int(found["planes"].counts.sum()) == 6 * 3 * 12 * 12
+
+
+def test_values_that_are_not_finite_are_refused_by_name() -> None:
+    def broken() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        yield "good", {"x": np.zeros((1, 8, 16), np.float32)}
+        yield "bad", {"x": np.full((1, 8, 16), np.nan, np.float32)}
+
+    with pytest.raises(GateRefused, match="q of small is not finite for the sample bad"):
+        collect(small.attention_net(), broken, ["q"])
+
+
+@given(st.integers(0, 1000), st.floats(0.01, 100, allow_subnormal=False))
+def test_no_method_reaches_further_than_what_was_seen(seed: int, scale: float) -> None:
+    one = observed(np.random.default_rng(seed).normal(size=4000) * scale)
+    for method in METHODS:
+        assert 0 < threshold(one, method) <= one.reach * (1 + 1e-9)
+    assert threshold(one, "minmax") == one.reach
+
+
+def _error(values: np.ndarray, limit: float) -> float:
+    step = limit / LEVELS
+    return float(np.mean((np.clip(np.rint(values / step), -LEVELS, LEVELS) * step - values) ** 2))
+
+
+@given(st.integers(0, 1000))
+def test_the_least_square_error_is_no_worse_than_the_whole_range(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.standard_t(3, size=20000)
+    one = observed(values)
+    assert _error(values, threshold(one, "mse")) <= _error(values, one.reach) * 1.02
+
+
+def test_one_outlier_is_clipped_by_all_but_minmax() -> None:
+    values = np.append(np.random.default_rng(0).normal(size=100_000), 400.0)
+    found = {method: threshold(observed(values), method) for method in METHODS}
+    assert found["minmax"] == 400
+    assert found["percentile"] < 10
+    for method in ("mse", "entropy"):
+        assert found[method] < 400
+    assert len(set(found.values())) > 2
+
+
+def test_what_was_always_zero_can_be_represented() -> None:
+    assert {threshold(Observed(0, 0, np.zeros(BINS, np.int64)), method) for method in METHODS} == {1.0}
+
+
+def test_the_file_round_trips_and_belongs_to_its_graph(tmp_path: Path) -> None:
+    ranges = tensor_ranges({"x": observed(np.linspace(-1, 2, 999))}, tuple(METHODS))
+    digest = hashlib.sha256(b"graph").hexdigest()
+    made = RangesFile(1, {"vision": digest}, "d" * 64, ("a", "b"), {"vision": ranges})
+    path = tmp_path / "ranges.json"
+    write_ranges(path, made)
+    assert read_ranges(path, {"vision": b"graph"}) == made
+    assert made.thresholds("vision", "minmax") == {"x": 2.0}
+    with pytest.raises(UserError, match="made from another graph of vision"):
+        read_ranges(path, {"vision": b"other"})
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(UserError, match="is damaged"):
+        read_ranges(path, {"vision": b"graph"})
+    with pytest.raises(UserError, match="cannot be read"):
+        read_ranges(tmp_path / "none.json", {})
+
+
+def test_pictures_of_another_scale_do_not_fit_and_honest_ones_do() -> None:
+    model, names = small.camera_net(), ["planes", "r0", "pooled"]
+    here, there = collect(model, _feeds(40, 1), names), collect(model, _feeds(40, 2), names)
+    assert refuse_misfit("vision", here, there) < 0.1
+    with pytest.raises(GateRefused, match="do not fit the evaluation split"):
+        refuse_misfit("vision", collect(model, _feeds(40, 1, divide=64), names), there)
+
+
+@given(st.integers(0, 100), st.integers(0, 100))
+def test_distance_is_symmetric_and_zero_to_itself(first: int, second: int) -> None:
+    one = observed(np.random.default_rng(first).normal(size=500))
+    other = observed(np.random.default_rng(second).normal(size=500) * 2)
+    assert distance(one, one) == 0
+    assert distance(one, other) == distance(other, one)

@@ -1,0 +1,55 @@
+"""The choice of calibration moments: reproducible, spread, nothing twice, nothing that is evaluated."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibration.select import Signature, choose, refuse_leak
+from edge_runtime.errors import GateRefused, UserError
+
+MOMENTS = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.integers(0, 3), st.integers(0, 30)),
+    min_size=1,
+    max_size=60,
+).map(
+    lambda rows: [
+        Signature(index, f"m{index}", f"g{group}", label, condition, f"{label}{condition}{group}{digest}")
+        for index, (label, condition, group, digest) in enumerate(rows)
+    ]
+)
+
+
+@given(MOMENTS, st.integers(1, 40), st.integers(0, 5))
+def test_it_is_reproducible_in_order_and_without_repeats(moments: list[Signature], count: int, seed: int) -> None:
+    chosen = choose(moments, count, seed)
+    assert chosen == choose(moments, count, seed)
+    assert [one.index for one in chosen] == sorted(one.index for one in chosen)
+    assert len({one.digest for one in chosen}) == len(chosen)
+    assert len(chosen) == min(count, len({one.digest for one in moments}))
+
+
+@given(MOMENTS, st.integers(1, 40))
+def test_no_stratum_is_taken_twice_while_another_waits(moments: list[Signature], count: int) -> None:
+    distinct = {one.digest: one for one in moments}.values()
+    there = Counter((one.label, one.condition) for one in distinct)
+    taken = Counter((one.label, one.condition) for one in choose(moments, count, 0))
+    most = max(taken.values())
+    for stratum, number in there.items():
+        assert taken[stratum] >= min(number, most - 1)
+
+
+def test_nothing_to_choose_from_is_said() -> None:
+    with pytest.raises(UserError, match="no labelled moment"):
+        choose([], 3, 0)
+
+
+def test_a_leak_is_named() -> None:
+    one = Signature(0, "train/7", "g", "a", "", "same")
+    other = Signature(3, "val/9", "h", "a", "", "same")
+    with pytest.raises(GateRefused, match="train/7 equals val/9"):
+        refuse_leak([one], [other])
+    refuse_leak([one], [Signature(3, "val/9", "h", "a", "", "another")])
