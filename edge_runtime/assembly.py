@@ -30,7 +30,7 @@ class Assembly:
         self.trigger = manifest.trigger
         self.trigger_is_text = isinstance(manifest.streams[manifest.trigger], TextStream)
         self.heartbeat_ns = int(manifest.decision.heartbeat_ms * 1e6)
-        self.pipeline = Pipeline(bundle, config.engine.backend, config.engine.threads)
+        self.pipeline = Pipeline(bundle, config.engine)
         self.mailboxes = {
             name: Mailbox(keep(spec), wake if name == manifest.trigger or name in self.pipeline.ahead else None)
             for name, spec in manifest.streams.items()

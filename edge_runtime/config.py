@@ -101,8 +101,20 @@ class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """How the stages run."""
 
-    backend: Literal["onnxruntime"] = "onnxruntime"
+    backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
+    """`auto`: TensorRT where its library and a GPU are, else ONNX Runtime on the CPU."""
+    fallback: bool | None = None
+    """Whether ONNX Runtime steps in where TensorRT is missing or fails; unless given, with `auto` only."""
+    cuda: Literal["auto", "cuda-python", "pycuda"] = "auto"
+    """How CUDA is reached."""
+    cache: str | None = None
+    """Where built engines are kept; unless given, the service's or the user's cache directory."""
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Of ONNX Runtime, for each engine."""
+
+    @property
+    def falls_back(self) -> bool:
+        return self.backend == "auto" if self.fallback is None else self.fallback
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,8 +175,12 @@ def _absolute(config: Config, base: Path) -> Config:
         changes = {field: str(base / getattr(item, field)) for field in ("path", "score") if getattr(item, field, None)}
         return msgspec.structs.replace(item, **changes) if changes else item
 
+    engine = config.engine
+    if engine.cache is not None:
+        engine = msgspec.structs.replace(engine, cache=str(base / engine.cache))
     return msgspec.structs.replace(
         config,
+        engine=engine,
         bundle=config.bundle if config.bundle.startswith("shipped:") else str(base / config.bundle),
         trusted_keys=tuple(str(base / key) for key in config.trusted_keys),
         source=tuple(resolve(item) for item in config.source),

@@ -14,8 +14,10 @@ import numpy as np
 
 from edge_runtime.align import History, align
 from edge_runtime.bundle import TOKENIZER, Bundle
+from edge_runtime.config import EngineConfig
 from edge_runtime.decide import PolicyState, blocking_input, decide
 from edge_runtime.errors import EngineError, UserError
+from edge_runtime.infer import ON_CPU
 from edge_runtime.infer.stages import StageGraph
 from edge_runtime.messages import AlignedSet, Inference, Message, Slice, Tensors, Verdict
 from edge_runtime.preprocess import Tokenizer, slice_tensors
@@ -42,8 +44,7 @@ class Pipeline:
     def __init__(
         self,
         bundle: Bundle,
-        backend: str = "onnxruntime",
-        threads: int = 1,
+        engine: EngineConfig = ON_CPU,
         cache: bool = True,
         plan: Mapping[str, str] | None = None,
     ) -> None:
@@ -56,7 +57,8 @@ class Pipeline:
         self._policy = manifest.decision
         has_text = any(isinstance(spec, TextStream) for spec in manifest.streams.values())
         self._tokenizer = Tokenizer(bundle.read(TOKENIZER)) if has_text else None
-        self._graph = StageGraph(bundle, self._tensors, backend, threads, cache, plan)
+        self._graph = StageGraph(bundle, self._tensors, engine, cache, plan)
+        self._falls_back = engine.falls_back
         self.backends = dict(self._graph.backends)
         """Stage to back end."""
         self.precisions = dict(self._graph.precisions)
@@ -150,17 +152,22 @@ class Pipeline:
         return inference
 
     def _restart(self, now_ns: int) -> bool:
-        """Reopen the engines, at growing intervals so that a model that always fails does not eat the loop."""
+        """Reopen the engines, at growing intervals so that a model that always fails does not eat the loop.
+
+        Where the configuration allows it, the CPU takes over once a restart did not help.
+        """
         if now_ns < self._restart_after_ns:
             return False
+        on_cpu = self._falls_back and self._restart_pause_ns > RESTART_PAUSE_NS
         self._restart_after_ns = now_ns + self._restart_pause_ns
         self._restart_pause_ns = min(2 * self._restart_pause_ns, MAX_RESTART_PAUSE_NS)
         try:
-            self._graph.open()
+            self._graph.open(on_cpu)
         except (EngineError, UserError) as error:
             log.error("engine does not restart: %s", error)
             self._down = f"engine: {error}"
             return False
+        self.backends, self.precisions = dict(self._graph.backends), dict(self._graph.precisions)
         self.engine_restarts += 1
         self._down = None
         return True

@@ -1,38 +1,33 @@
-"""Run the model's stages. `open_engine` picks the back end from the visible table."""
+"""Run the model's stages. `open_backend` decides what on, and says why."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
 
-from edge_runtime.errors import ConfigError
-from edge_runtime.infer.engine import Engine
-from edge_runtime.tensors import TensorSpec
+from edge_runtime.config import EngineConfig
+from edge_runtime.errors import EngineError, UserError
+from edge_runtime.infer.engine import Backend
 
+log = logging.getLogger("edge_runtime.infer")
 
-def _onnxruntime(
-    name: str, precision: str, model: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], threads: int
-) -> Engine:
-    from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
-
-    return OnnxRuntimeEngine(name, precision, model, inputs, outputs, threads)
+ON_CPU = EngineConfig(backend="onnxruntime")
 
 
-BACKENDS: dict[str, Callable[..., Engine]] = {"onnxruntime": _onnxruntime}
+def open_backend(settings: EngineConfig) -> Backend:
+    """Open the back end that `settings` ask for, or fall back to ONNX Runtime where they allow it (logged).
 
-
-def open_engine(
-    backend: str,
-    name: str,
-    precision: str,
-    model: bytes,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    threads: int = 1,
-) -> Engine:
-    """Open `model` (ONNX bytes, already verified) with a back end of `BACKENDS`. Inference thread.
-
-    Raises ConfigError for an unknown back end, BundleError if the graph does not load or does not meet the specs.
+    Raises UserError or EngineError if the one asked for cannot be had. Inference thread.
     """
-    if backend not in BACKENDS:
-        raise ConfigError(f"engine.backend is {backend!r}; there are {sorted(BACKENDS)}")
-    return BACKENDS[backend](name, precision, model, inputs, outputs, threads)
+    from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeBackend
+
+    if settings.backend != "onnxruntime":
+        from edge_runtime.infer.tensorrt_backend import TensorRTBackend
+
+        try:
+            return TensorRTBackend.open(settings)
+        except (UserError, EngineError) as error:
+            if not settings.falls_back:
+                raise
+            level = logging.INFO if settings.backend == "auto" else logging.WARNING
+            log.log(level, "engines run on ONNX Runtime (CPU): %s", error)
+    return OnnxRuntimeBackend(settings.threads)

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 
 from edge_runtime.errors import BundleError, EngineError
-from edge_runtime.infer.engine import Engine
+from edge_runtime.infer.engine import Backend, Compiled, Engine
 from edge_runtime.infer.half_reference import half_reference
 from edge_runtime.messages import Tensors
 from edge_runtime.tensors import TensorSpec
@@ -83,12 +83,38 @@ class OnnxRuntimeEngine(Engine):
                     f"the graph has {found.get(spec.name, 'no such ' + kind)}; rebuild the bundle"
                 )
 
-    def _run(self, tensors: Tensors) -> Tensors:
+    def _start(self, tensors: Tensors) -> None:
         try:
             values = self._session.run(self._output_names, {spec.name: tensors[spec.name] for spec in self.inputs})
         except Exception as error:  # same family of types as above
             raise EngineError(f"engine {self.name}: {str(error).splitlines()[0]}") from error
-        return {name: np.asarray(value) for name, value in zip(self._output_names, values, strict=True)}
+        self._answer = {name: np.asarray(value) for name, value in zip(self._output_names, values, strict=True)}
+
+    def _finish(self) -> Tensors:
+        return self._answer
 
     def _close(self) -> None:
         del self._session
+
+
+class OnnxRuntimeBackend(Backend):
+    """ONNX Runtime on the CPU: nothing is shared but the number of threads each engine may use."""
+
+    name = "onnxruntime"
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
+
+    def open_engine(
+        self,
+        name: str,
+        precision: str,
+        model: bytes,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        ahead_of_time: Sequence[Compiled] = (),
+    ) -> Engine:
+        return OnnxRuntimeEngine(name, precision, model, inputs, outputs, self._threads)
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -6,18 +6,24 @@ inputs, so a cached feature is the very array that running again would give. A c
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping
+from functools import partial
 from types import MappingProxyType
 
+import msgspec
 import numpy as np
 
 from edge_runtime.bundle import Bundle, Stage, StageInput
-from edge_runtime.errors import EngineError
-from edge_runtime.infer import open_engine
-from edge_runtime.infer.engine import Engine
+from edge_runtime.config import EngineConfig
+from edge_runtime.errors import EngineError, UserError
+from edge_runtime.infer import ON_CPU, open_backend
+from edge_runtime.infer.engine import Backend, Compiled, Engine
 from edge_runtime.messages import AlignedSet, Inference, Slice, Tensor, Tensors
 from edge_runtime.tensors import zeros
+
+log = logging.getLogger("edge_runtime.infer")
 
 SliceTensors = Callable[[str, Slice], Tensors]
 """Stream name and its present slice to the slice's tensors by field: `preprocess.slice_tensors`, bound."""
@@ -32,22 +38,22 @@ class StageGraph:
         self,
         bundle: Bundle,
         tensors_of: SliceTensors,
-        backend: str = "onnxruntime",
-        threads: int = 1,
+        settings: EngineConfig = ON_CPU,
         cache: bool = True,
         plan: Mapping[str, str] | None = None,
     ) -> None:
         """`plan` (stage to precision) instead of the manifest's, as when the build compares precisions."""
         manifest = bundle.manifest
-        self._plan = bundle.plan(backend) if plan is None else plan
+        self._plan = plan
         self._bundle = bundle
         self._tensors_of = tensors_of
-        self._backend = backend
-        self._threads = threads
+        self._settings = settings
+        self._cpu_settings = msgspec.structs.replace(settings, backend="onnxruntime")
         self._use_cache = cache
         self._stages = manifest.stages
         self._presence = manifest.presence
         self._output = manifest.head.output
+        self._backend: Backend | None = None
         self._engines: dict[str, Engine] = {}
         self._cached: dict[str, tuple[Hashable, Tensors]] = {}
         self._fields: dict[str, tuple[Hashable, Tensors]] = {}
@@ -64,26 +70,52 @@ class StageGraph:
         """Stage to precision."""
         return {name: engine.precision for name, engine in self._engines.items()}
 
-    def open(self) -> None:
-        """Open and warm up every engine; also the way back after an engine failed."""
+    def open(self, on_cpu: bool = False) -> None:
+        """Open and warm up every engine; also the way back after an engine failed.
+
+        `on_cpu`: with ONNX Runtime, whatever the settings say. Raises UserError or EngineError.
+        """
         self.close()
+        backend = open_backend(self._cpu_settings if on_cpu else self._settings)
+        try:
+            self._open_engines(backend)
+        except (EngineError, UserError) as error:
+            if backend.name == "onnxruntime" or not self._settings.falls_back:
+                raise
+            log.warning("engines run on ONNX Runtime (CPU): %s", error)
+            self._open_engines(open_backend(self._cpu_settings))
+
+    def _open_engines(self, backend: Backend) -> None:
+        self._backend = backend
+        plan = self._bundle.plan(backend.name) if self._plan is None else self._plan
         try:
             for stage in self._stages:
-                precision = self._plan[stage.name]
+                precision = plan[stage.name]
                 model = self._bundle.read(stage.files[precision])
                 inputs = [item.spec for item in stage.inputs]
-                engine = open_engine(self._backend, stage.name, precision, model, inputs, stage.outputs, self._threads)
+                compiled = self._compiled(stage, precision)
+                engine = backend.open_engine(stage.name, precision, model, inputs, stage.outputs, compiled)
                 self._engines[stage.name] = engine
                 engine.warm_up({spec.name: zeros(spec) for spec in inputs})
         except BaseException:
             self.close()
             raise
 
+    def _compiled(self, stage: Stage, precision: str) -> list[Compiled]:
+        return [
+            Compiled(one, partial(self._bundle.read, one.file))
+            for one in self._bundle.manifest.engines
+            if (one.stage, one.precision) == (stage.name, precision)
+        ]
+
     def close(self) -> None:
         """Close all engines and forget all features. Harmless when called again."""
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
         self.forget()
 
     def forget(self) -> None:
@@ -92,13 +124,27 @@ class StageGraph:
         self._fields.clear()
 
     def run(self, aligned: AlignedSet) -> Inference:
-        """Logits for `aligned`, with the time each stage took. Raises EngineError."""
+        """Logits for `aligned`, with the time each stage took. Raises EngineError.
+
+        Stages that do not wait for one another run side by side where the back end can; a stage's time is then what
+        its start and the waiting for its end took.
+        """
         if not self._engines:
             raise EngineError("stage graph: run while closed")
         keys: dict[str, Hashable] = {}
         outputs: dict[str, Tensors] = {}
         stage_ns: dict[str, int] = {}
         preprocess_ns = 0
+        running: list[str] = []
+
+        def finish() -> None:
+            for name in running:
+                start = time.perf_counter_ns()
+                outputs[name] = self._engines[name].finish()
+                stage_ns[name] += time.perf_counter_ns() - start
+                self._cached[name] = (keys[name], outputs[name])
+            running.clear()
+
         for stage in self._stages:
             key = self._key(stage, aligned, keys)
             keys[stage.name] = key
@@ -109,13 +155,16 @@ class StageGraph:
             elif cached is not None and cached[0] == key and self._use_cache:
                 outputs[stage.name] = cached[1]
             else:
+                if running and _follows_others(stage):
+                    finish()
                 start = time.perf_counter_ns()
                 tensors = {item.name: self._gather(item, aligned, outputs) for item in stage.inputs}
                 ready = time.perf_counter_ns()
-                outputs[stage.name] = self._engines[stage.name].run(tensors)
+                self._engines[stage.name].start(tensors)
+                running.append(stage.name)
                 stage_ns[stage.name] = time.perf_counter_ns() - ready
                 preprocess_ns += ready - start
-                self._cached[stage.name] = (key, outputs[stage.name])
+        finish()
         _, name, field = self._output.split(":")
         logits = np.asarray(outputs[name][field], dtype=np.float32)
         return Inference(logits, MappingProxyType(stage_ns), preprocess_ns)
@@ -180,6 +229,10 @@ class StageGraph:
             held = (part.key, self._tensors_of(name, part))
             self._fields[name] = held
         return held[1][field]
+
+
+def _follows_others(stage: Stage) -> bool:
+    return any(source.startswith("stage:") for item in stage.inputs for source in item.sources)
 
 
 def _stream_of(source: str) -> str | None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edge_runtime.align import align
 from edge_runtime.bundle import TOKENIZER, Bundle, open_bundle
 from edge_runtime.errors import BundleError, EngineError
+from edge_runtime.infer.engine import Engine
 from edge_runtime.infer.stages import StageGraph
 from edge_runtime.messages import AlignedSet, Frame, Message, Sample, Slice, Tensors, Utterance
 from edge_runtime.preprocess import Tokenizer, slice_tensors
@@ -137,3 +138,27 @@ def test_pictures_of_any_size_are_brought_to_the_model_s(tiny_bundle: Bundle) ->
     output = graph(tiny_bundle).run(at(0, big)).output
     assert output is not None
     assert output[0, 0] == pytest.approx(4 * 100 / 255, abs=0.1)
+
+
+def test_stages_that_do_not_wait_for_one_another_run_side_by_side(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = graph(tiny_bundle)
+    order: list[str] = []
+    start, finish = Engine.start, Engine.finish
+
+    def started(engine: Engine, tensors: Tensors) -> None:
+        order.append(f"start {engine.name}")
+        start(engine, tensors)
+
+    def finished(engine: Engine) -> Tensors:
+        order.append(f"finish {engine.name}")
+        return finish(engine)
+
+    monkeypatch.setattr(Engine, "start", started)
+    monkeypatch.setattr(Engine, "finish", finished)
+    messages = (frame(0, 9), Utterance("text", 0, 0, "stop"), Sample("sensors", 0, 0, {"a": 5.0}))
+    stages.run(at(0, *messages))
+    encoders = ["vision", "text", "sensors"]
+    expected = [f"{what} {name}" for what in ("start", "finish") for name in encoders]
+    assert order == [*expected, "start fusion", "finish fusion"]
