@@ -8,12 +8,19 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
+
+from edge_runtime.cli.host import Finding, Host
+
+if TYPE_CHECKING:
+    from edge_runtime.config import EngineConfig
+    from edge_runtime.cuda import CudaChoice
+    from edge_runtime.streams import CameraStream
 
 EXIT_TROUBLE = 2
 PACKAGES = (
@@ -31,16 +38,6 @@ MIN_FREE_BYTES = 1 << 30
 HOT_C = 85.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One check's answer; `advice` says how to mend it."""
-
-    check: str
-    verdict: Literal["ok", "warn", "bad"]
-    detail: str
-    advice: str = ""
-
-
 @click.command()
 @click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))
 def doctor(config_file: Path | None) -> int:
@@ -49,26 +46,33 @@ def doctor(config_file: Path | None) -> int:
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
-    bad = False
+    bad, pastes = False, []
     for finding in findings(config_file):
         colour = {"ok": "green", "warn": "yellow", "bad": "red"}[finding.verdict]
         text = finding.detail + (f"; {finding.advice}" if finding.advice else "")
         table.add_row(f"[{colour}]{finding.verdict}[/]", finding.check, text)
         bad |= finding.verdict == "bad"
-    Console().print(table)
+        pastes += [finding.paste] if finding.paste else []
+    console = Console()
+    console.print(table)
+    for paste in pastes:
+        # Not wrapped, so that it can be copied from a narrow terminal too.
+        console.print(f"\n{paste}", markup=False, highlight=False, soft_wrap=True)
     return EXIT_TROUBLE if bad else 0
 
 
-def findings(config_file: Path | None) -> Iterator[Finding]:
+def findings(config_file: Path | None, host: Host | None = None) -> Iterator[Finding]:
     """All checks, in the order in which a person would mend things."""
+    host = host or Host()
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _packages,
-        _accelerators,
         _cpu,
         _memory_and_disk,
         _temperature,
-        _cameras,
+        partial(_cameras, host),
+        partial(_jetson, host, config_file),
+        partial(_accelerators, config_file),
         _shipped_bundles,
     ]
     for check in checks:
@@ -116,19 +120,98 @@ def _system_opencv() -> Finding:
     return Finding("opencv", "ok", f"{cv2.__version__} of the system")
 
 
-def _accelerators() -> Iterator[Finding]:
+def _jetson(host: Host, config_file: Path | None) -> Iterator[Finding]:
+    from edge_runtime.cli.jetson import jetson_findings
+
+    yield from jetson_findings(host, _camera_streams(config_file))
+
+
+def _camera_streams(config_file: Path | None) -> Mapping[str, CameraStream]:
+    """The cameras of the configuration's bundle, or of one that is shipped."""
+    from edge_runtime.bundle import open_bundle
+    from edge_runtime.bundles import PREFIX, bundle_path, shipped
+    from edge_runtime.config import load_config
+    from edge_runtime.errors import UserError
+    from edge_runtime.streams import CameraStream
+
+    try:
+        name = PREFIX + shipped()[0] if config_file is None else load_config(config_file).bundle
+        streams = open_bundle(bundle_path(name), allow_unsigned=True).manifest.streams
+    except UserError:
+        return {}  # told by the check of the configuration
+    return {stream: spec for stream, spec in streams.items() if isinstance(spec, CameraStream)}
+
+
+def _accelerators(config_file: Path | None) -> Iterator[Finding]:
+    """What engines may run on, and why not on the rest."""
     import onnxruntime
 
-    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
-    yield Finding("onnx runtime", "ok", f"providers {providers}; the runtime uses CPU")
-    jetson = Path("/etc/nv_tegra_release")
-    if jetson.is_file():
-        yield Finding("jetson", "ok", jetson.read_text(errors="replace").splitlines()[0])
-        mode = shutil.which("nvpmodel")
-        if mode:
-            yield Finding(
-                "power", "ok", "nvpmodel is there", "`sudo nvpmodel -m 0 && sudo jetson_clocks` for full speed"
-            )
+    from edge_runtime.config import EngineConfig, load_config
+    from edge_runtime.errors import UserError
+
+    yield Finding("onnx runtime", "ok", f"{onnxruntime.__version__}, on the CPU")
+    try:
+        settings = EngineConfig() if config_file is None else load_config(config_file).engine
+    except UserError:
+        settings = EngineConfig()
+    yield from _tensorrt(settings)
+    yield from _cuda()
+    yield from _engine_cache(settings)
+
+
+def _tensorrt(settings: EngineConfig) -> Iterator[Finding]:
+    from edge_runtime.errors import UserError
+    from edge_runtime.tensorrt.library import load_library
+
+    try:
+        yield Finding("tensorrt", "ok", str(load_library()))
+    except UserError as error:
+        asked = settings.backend == "tensorrt"
+        advice = "JetPack brings it on a Jetson; on a PC with an NVIDIA GPU: pip install tensorrt-rtx-cu13"
+        yield Finding("tensorrt", "bad" if asked else "ok", str(error), advice if asked else "")
+
+
+def _cuda() -> Iterator[Finding]:
+    from edge_runtime.cuda import open_cuda
+    from edge_runtime.errors import EngineError, UserError
+
+    backends: tuple[CudaChoice, ...] = ("cuda-python", "pycuda")
+    reasons = []
+    for backend in backends:
+        try:
+            with open_cuda(backend) as device:
+                info, free = device.info(), device.free_bytes()
+        except (UserError, EngineError) as error:
+            reasons.append(str(error))
+            continue
+        memory = (
+            f"{free >> 20} of {info.total_bytes >> 20} MiB free{', shared with the CPU' if info.integrated else ''}"
+        )
+        driver = f"driver for CUDA {info.driver // 1000}.{info.driver % 1000 // 10}"
+        yield Finding("cuda", "ok", f"{backend}: {info.name}, compute {info.compute}, {memory}, {driver}")
+    driver_missing = any("libcuda.so.1" in reason for reason in reasons)
+    if len(reasons) == len(backends) and driver_missing:
+        yield Finding("cuda", "ok", "no NVIDIA driver (libcuda.so.1): engines run on the CPU")
+        return
+    for reason in reasons:
+        yield Finding("cuda", "ok" if len(reasons) < len(backends) else "warn", reason)
+
+
+def _engine_cache(settings: EngineConfig) -> Iterator[Finding]:
+    from edge_runtime.errors import UserError
+    from edge_runtime.tensorrt.cache import EngineCache, default_folder
+
+    try:
+        folder = Path(settings.cache) if settings.cache else default_folder()
+        if not folder.is_dir():
+            yield Finding("engine cache", "ok", f"{folder} is made when the first engine is built")
+            return
+        engines = list(EngineCache(folder).folder.glob("*.engine"))
+    except UserError as error:
+        yield Finding("engine cache", "bad", str(error))
+        return
+    size = sum(engine.stat().st_size for engine in engines)
+    yield Finding("engine cache", "ok", f"{folder}: {len(engines)} engines, {size / 1e6:.0f} MB")
 
 
 def _cpu() -> Iterator[Finding]:
@@ -164,14 +247,15 @@ def _temperature() -> Iterator[Finding]:
         yield Finding("temperature", "warn" if hot else "ok", f"{hottest:.0f} C", advice)
 
 
-def _cameras() -> Iterator[Finding]:
-    devices = sorted(Path("/dev").glob("video*"))
+def _cameras(host: Host) -> Iterator[Finding]:
+    devices = host.files("dev/video*")
     if not devices:
         yield Finding("cameras", "ok", "no /dev/video*", "frames may also come from a URL, a file or ZeroMQ")
     for device in devices:
-        readable = os.access(device, os.R_OK | os.W_OK)
-        advice = "" if readable else f"add the service's user to the group of {device} (usually `video`)"
-        yield Finding(str(device), "ok" if readable else "bad", "readable" if readable else "no permission", advice)
+        usable = host.may_use(device)
+        name = f"/{device.relative_to(host.root)}"
+        advice = "" if usable else f"add the service's user to the group of {name} (usually `video`)"
+        yield Finding(name, "ok" if usable else "bad", "readable" if usable else "no permission", advice)
 
 
 def _shipped_bundles() -> Iterator[Finding]:
@@ -195,7 +279,7 @@ def _config(config_file: Path) -> Iterator[Finding]:
     from edge_runtime.capture import open_sources
     from edge_runtime.clock import RealClock
     from edge_runtime.config import load_config
-    from edge_runtime.errors import UserError
+    from edge_runtime.errors import EngineError, UserError
     from edge_runtime.publish.zmq_publisher import ZmqPublisher
 
     try:
@@ -208,12 +292,14 @@ def _config(config_file: Path) -> Iterator[Finding]:
         finally:
             publisher.close()
             assembly.pipeline.close()
-    except UserError as error:
+    except (UserError, EngineError) as error:
         yield Finding("config", "bad", str(error))
         return
     bundle = assembly.bundle
     signed = f"signed by {bundle.signed_by}" if bundle.signed_by else "not signed"
-    yield Finding("config", "ok", f"{config_file}: bundle {bundle.manifest.name} {bundle.manifest.version}, {signed}")
+    backends = ", ".join(sorted(set(assembly.pipeline.backends.values())))
+    detail = f"{config_file}: bundle {bundle.manifest.name} {bundle.manifest.version}, {signed}, on {backends}"
+    yield Finding("config", "ok", detail)
     fed = {item.stream for item in config.source if hasattr(item, "stream")}
     if any(not hasattr(item, "stream") for item in config.source):
         return  # a socket or the world may feed any stream
