@@ -7,6 +7,7 @@ import sys
 import click
 
 from benchmarks.drive import drive
+from benchmarks.gpu import gpu
 from benchmarks.home import home
 from benchmarks.latency import latency
 from benchmarks.replay import replay
@@ -18,7 +19,7 @@ def benchmarks() -> None:
     """Benchmarks. Each prints a table and writes JSON (and a plot) into the folder given by --out."""
 
 
-for command in (latency, drive, home, replay):
+for command in (latency, drive, home, replay, gpu):
     benchmarks.add_command(command)
 
 if __name__ == "__main__":

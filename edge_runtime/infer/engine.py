@@ -10,11 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeVar
 
 from edge_runtime.bundle import EngineFile
 from edge_runtime.errors import EngineError
 from edge_runtime.messages import Tensors
 from edge_runtime.tensors import TensorSpec, check
+
+_Engine = TypeVar("_Engine", bound="Engine")
+_Backend = TypeVar("_Backend", bound="Backend")
 
 
 class Engine(ABC):
@@ -67,7 +71,7 @@ class Engine(ABC):
             self._closed = True
             self._close()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self: _Engine) -> _Engine:
         return self
 
     def __exit__(
@@ -118,7 +122,7 @@ class Backend(ABC):
     def close(self) -> None:
         """Free what the engines shared. Harmless when called again."""
 
-    def __enter__(self) -> Backend:
+    def __enter__(self: _Backend) -> _Backend:
         return self
 
     def __exit__(

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
 from edge_runtime.cuda import CudaDevice
 from edge_runtime.infer.onnxruntime_engine import session_options
 from edge_runtime.infer.tensorrt_backend import TensorRTBackend
 from edge_runtime.tensorrt.build import Built, build_engine
 from edge_runtime.tensorrt.cache import EngineCache
-from edge_runtime.tensorrt.library import Flavour, Library, MessageLog, load_library
+from edge_runtime.tensorrt.library import Flavour, Library, MessageLog, find_library
 from tests.cuda.double import Double
 
 NUMPY_TO_TENSORRT = {
@@ -42,7 +43,10 @@ class TensorRTDouble:
     """Stands for the module: what is not here is the real one's."""
 
     def __init__(self, flavour: Flavour = "tensorrt_rtx") -> None:
-        self.real = load_library(("tensorrt_rtx",)).module
+        found = find_library(("tensorrt_rtx",))
+        if found is None:
+            pytest.skip("tensorrt_rtx, which builds the engines, is not installed")
+        self.real = found.module
         self.driver = Double()
         self.library = Library(flavour, "1.7.1.116" if flavour == "tensorrt_rtx" else "10.3.0", self, MessageLog(self))
         self.graphs: dict[str, bytes] = {}
@@ -116,7 +120,9 @@ class RuntimeDouble:
 class EngineDouble:
     def __init__(self, double: TensorRTDouble, graph: bytes) -> None:
         self.double = double
-        self.session = onnxruntime.InferenceSession(graph, session_options(1), providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            graph, session_options(1, "as written"), providers=["CPUExecutionProvider"]
+        )
         parsed = onnx.load_from_string(graph).graph
         self.inputs = {value.name: value for value in parsed.input}
         self.tensors = self.inputs | {value.name: value for value in parsed.output}
