@@ -34,6 +34,20 @@ class Prediction(Struct, frozen=True):
     reason: str | None
     probabilities: dict[str, float]
     condition: str = ""
+    group: str = ""
+    """What it belongs to: moments of one group are not independent."""
+    truth_tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """What a tagging head gave each word; the labels that a sigmoid head found."""
+
+    head: str = "softmax"
+
+    @property
+    def answer(self) -> str:
+        """The model's own answer, without hysteresis and abstention: the most probable label of a softmax head."""
+        if self.head == "softmax" and self.probabilities:
+            return max(self.probabilities, key=self.probabilities.__getitem__)
+        return self.label
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,7 @@ def evaluate(
     """
     predictions: list[Prediction] = []
     refused: Counter[str] = Counter()
+    head = pipeline.bundle.manifest.head
     for moment, begins, messages in admitted(pipeline.streams, sets, drop, refused):
         if begins:
             pipeline.reset()
@@ -79,20 +94,14 @@ def evaluate(
         predictions.append(
             Prediction(
                 moment.id, right, said.label, said.confidence, said.source, said.reason, dict(said.probabilities),
-                moment.condition,
+                moment.condition, moment.group, moment.tags, said.tags, head.kind,
             )
         )  # fmt: skip
     if not predictions:
         raise UserError("evaluate: the split holds no labelled moment")
-    labels = pipeline.bundle.manifest.head.labels
     truth = [one.truth for one in predictions]
-    scores = score(truth, [one.label for one in predictions], labels)
-    return Evaluation(scores, predictions, refused, score(truth, [_most_probable(one) for one in predictions], labels))
-
-
-def _most_probable(one: Prediction) -> str:
-    """The label with the highest probability; the decision's own where the model was not asked."""
-    return max(one.probabilities, key=one.probabilities.__getitem__) if one.probabilities else one.label
+    scores = score(truth, [one.label for one in predictions], head.labels)
+    return Evaluation(scores, predictions, refused, score(truth, [one.answer for one in predictions], head.labels))
 
 
 def ablate(pipeline: Pipeline, layout: Layout, data: Path, split: str) -> list[tuple[str, Scores]]:

@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 from build_engines import evaluate as ev
 from build_engines.compile import ENGINES
 from build_engines.datasets import layout_named
-from build_engines.evaluate import Evaluation, Prediction
+from build_engines.evaluate import Evaluation
 from build_engines.job import Job
 from build_engines.line import evaluation_moments
 from build_engines.metrics import Scores
@@ -175,7 +175,7 @@ class Judge:
         finally:
             pipeline.close()
         truth = tuple(one.truth for one in found.predictions)
-        return _Run(found, truth, tuple(_most_probable(one) for one in found.predictions))
+        return _Run(found, truth, tuple(one.answer for one in found.predictions))
 
     def _bytes(self, plan: Mapping[str, str]) -> int:
         return sum(len(self._bundle.read(stage.files[plan[stage.name]])) for stage in self._bundle.manifest.stages)
@@ -254,10 +254,6 @@ def _swapped(found: Evaluation, labels: Sequence[str]) -> str:
         return ""
     pairs = ", ".join(f"{said!r} where the data says {true!r}" for said, true in wrong[:3])
     return f"; the labels look swapped: it says {pairs} (accuracy {better:.4f} if exchanged)"
-
-
-def _most_probable(one: Prediction) -> str:
-    return max(one.probabilities, key=one.probabilities.__getitem__) if one.probabilities else one.label
 
 
 def resamples(groups: Sequence[str], count: int, seed: int) -> list[np.ndarray]:

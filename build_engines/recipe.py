@@ -242,6 +242,8 @@ class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     model: ModelRecipe
     train: TrainRecipe
+    head: Literal["softmax", "sigmoid", "tagging"] = "softmax"
+    """One label of n, independent labels, or a label per word of a sentence."""
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     world: WorldRecipe = WorldRecipe()
     opposites: tuple[OppositeRecipe, ...] = ()

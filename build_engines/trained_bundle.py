@@ -37,7 +37,7 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
         format=1,
         name=recipe.name,
         version=recipe.version,
-        head=Head("softmax", recipe.labels, "stage:fusion:logits"),
+        head=Head(recipe.head, recipe.labels, "stage:fusion:logits"),
         trigger=recipe.trigger,
         streams=record.streams,
         stages=tuple(stages),

@@ -49,6 +49,8 @@ class LabelledSet:
     label_without: Mapping[str, str] = field(default_factory=dict)
     """Stream to the right decision had that stream been absent, where it differs."""
     condition: str = ""
+    tags: tuple[str, ...] = ()
+    """For a tagging head: the right tag of each word of the sentence, words being what spaces part."""
 
 
 def admitted(
