@@ -8,8 +8,8 @@ import torch
 
 from build_engines.augment import Augmenter
 from build_engines.datasets import fit_channels
+from build_engines.heads import class_weights, fit_temperature
 from build_engines.recipe import AugmentRecipe
-from build_engines.train import class_weights, fit_temperature
 from edge_runtime.streams import Channel, SensorStream
 
 
