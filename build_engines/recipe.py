@@ -132,6 +132,9 @@ class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     aux: dict[str, str] = {}
     """Auxiliary label of a modality to its field; its classes are the training split's values, in order."""
 
+    exclude: tuple[str, ...] = ()
+    """Ids of rows that are left out of every split, e.g. ones that the data holds a second time."""
+
     @property
     def groups(self) -> tuple[str, ...]:
         return (self.group,) if isinstance(self.group, str) else self.group
