@@ -47,11 +47,11 @@ class LayoutModule(Protocol):
 
 LAYOUTS = {
     "home": "build_engines.home_data",
-    "images": "build_engines.images_data",
-    "world": "build_engines.world_data",
     "samples": "build_engines.samples_data",
+    "world": "build_engines.world_data",
+    "images": "build_engines.images_data",
 }
-"""Name in a recipe (or `--layout`) to the module that reads it; where two have the same marker, the first is meant."""
+"""Name in a recipe (or `--layout`) to the module that reads it; where the markers of two fit a folder, the first is meant."""
 RECIPE_FILE = "report/recipe.json"
 """In a bundle: the recipe it was built from, as it was understood."""
 
