@@ -51,7 +51,7 @@ LAYOUTS = {
     "world": "build_engines.world_data",
     "images": "build_engines.images_data",
 }
-"""Name in a recipe (or `--layout`) to the module that reads it; where the markers of two fit a folder, the first is meant."""
+"""Name in a recipe (or `--layout`) to the module that reads it; where several markers fit, the first is meant."""
 RECIPE_FILE = "report/recipe.json"
 """In a bundle: the recipe it was built from, as it was understood."""
 
