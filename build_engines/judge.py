@@ -10,12 +10,12 @@ import numpy as np
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
-from sklearn.metrics import f1_score
 
 from build_engines import evaluate as ev
 from build_engines.compile import ENGINES
 from build_engines.datasets import layout_named
 from build_engines.evaluate import Evaluation
+from build_engines.intervals import Interval, bootstrap, interval, resamples
 from build_engines.job import Job
 from build_engines.line import evaluation_moments
 from build_engines.metrics import Scores
@@ -30,14 +30,6 @@ from edge_runtime.pipeline import Pipeline
 VERDICT = "report/verdict.json"
 RESAMPLES = 300
 LOWER = {"int8": "fp16", "fp16": "fp32"}
-
-
-class Interval(Struct, frozen=True):
-    """A figure with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Judged(Struct, frozen=True):
@@ -187,10 +179,8 @@ class Judge:
             name=name,
             plan=dict(plan),
             bytes=self._bytes(plan),
-            macro_f1=_interval(model.f1_macro, scores),
-            difference=_interval(
-                model.f1_macro - self.reference.evaluation.model.f1_macro, scores - self._reference_f1
-            ),
+            macro_f1=interval(model.f1_macro, scores),
+            difference=interval(model.f1_macro - self.reference.evaluation.model.f1_macro, scores - self._reference_f1),
             decisions_macro_f1=run.evaluation.scores.f1_macro,
             classes={key: (one.precision, one.recall, one.f1) for key, one in model.classes.items()},
             failures=tuple(failures),
@@ -254,32 +244,6 @@ def _swapped(found: Evaluation, labels: Sequence[str]) -> str:
         return ""
     pairs = ", ".join(f"{said!r} where the data says {true!r}" for said, true in wrong[:3])
     return f"; the labels look swapped: it says {pairs} (accuracy {better:.4f} if exchanged)"
-
-
-def resamples(groups: Sequence[str], count: int, seed: int) -> list[np.ndarray]:
-    """Indices of `count` bootstrap resamples: of whole groups where there are at least ten, for the moments of one
-    episode are not independent, else of single moments (Efron and Tibshirani 1993, chapter 8)."""
-    rng = np.random.default_rng(seed)
-    members: dict[str, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
-    parts = [np.array(part) for part in members.values()]
-    if len(parts) < 10:
-        parts = [np.array([index]) for index in range(len(groups))]
-    return [np.concatenate([parts[i] for i in rng.integers(len(parts), size=len(parts))]) for _ in range(count)]
-
-
-def bootstrap(truth: Sequence[str], answers: Sequence[str], draws: Sequence[np.ndarray]) -> np.ndarray:
-    """[draws] macro-F1 of each resample."""
-    names = {name: index for index, name in enumerate(sorted({*truth, *answers}))}
-    right = np.array([names[name] for name in truth])
-    said = np.array([names[name] for name in answers])
-    return np.array([f1_score(right[draw], said[draw], average="macro", zero_division=0) for draw in draws])
-
-
-def _interval(value: float, draws: np.ndarray) -> Interval:
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return Interval(round(value, 6), round(float(low), 6), round(float(high), 6))
 
 
 def _write_candidate(
