@@ -147,7 +147,7 @@ def compiler_version() -> str:
     from build_engines.compile import find_compiler
 
     compiler = find_compiler()
-    return f"{compiler.flavour} {compiler.version}" if compiler is not None else ""
+    return str(compiler) if compiler is not None else ""
 
 
 def compile_stage(job: Job) -> None:
