@@ -31,8 +31,12 @@ class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """A convolutional encoder, one pass per camera (a batch of cameras)."""
 
     streams: tuple[str, ...]
+    kind: Literal["plain", "residual"] = "plain"
+    """`plain`: one convolution per halving; `residual`: blocks with a skip connection after the first one."""
     widths: tuple[Count, ...] = (16, 32, 64, 96)
     """Channels after each halving of the picture."""
+    blocks: tuple[Count, ...] = ()
+    """`residual`: blocks at each width but the first, the first block of each halving; empty = one each."""
     pool: Literal["mean", "grid"] = "mean"
     """`mean`: where in the picture does not matter; `grid`: the last map's places are kept apart."""
     dropout: Fraction = 0.1
@@ -165,6 +169,18 @@ class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Mirror half of the pictures; never where left and right mean something (there: `mirror`)."""
     mirror: MirrorRecipe | None = None
     """For the samples layout."""
+    crop: Fraction = 0.0
+    """Enlarge a random part of at least 1 - this of the area (Szegedy et al. 2014, arXiv:1409.4842)."""
+    stretch: Fraction = 0.0
+    """That part's width over height is the picture's times up to 1 + this, or divided by it."""
+    colour: Fraction = 0.0
+    """Each colour's gain changes by up to this, by itself."""
+    erase: Fraction = 0.0
+    """Chance of a rectangle in one random colour (Zhong et al. 2017, arXiv:1708.04896)."""
+    mixup: Fraction = 0.0
+    """Chance that a batch is blended with itself in another order (Zhang et al. 2017, arXiv:1710.09412)."""
+    cutmix: Fraction = 0.0
+    """Chance that a rectangle is pasted from there instead (Yun et al. 2019, arXiv:1905.04899)."""
 
 
 class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -434,11 +450,29 @@ def check(recipe: Recipe) -> str | None:
     for encoder in (model.vision, model.text, model.sensors):
         if encoder and encoder.aux_in_features and sum(encoder.aux.values()) >= model.features:
             return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
+    if model.vision and (problem := _check_vision(model.vision)):
+        return problem
+    augment = recipe.train.augment
+    if augment.mixup + augment.cutmix > 1:
+        return f"train.augment.mixup and cutmix add up to {augment.mixup + augment.cutmix:g}; at most 1"
+    if augment.mixup + augment.cutmix and (not model.vision or len(recipe.modalities) > 1):
+        return "train.augment.mixup and cutmix mix pictures with their labels; they are for models of one camera alone"
     if len({_size(recipe.streams[name]) for name in (model.vision.streams if model.vision else ())}) > 1:
         return "all cameras of model.vision must have the same width and height"
     encoders = {"vision": model.vision, "text": model.text, "sensors": model.sensors}
     stages = (*(name for name, encoder in encoders.items() if encoder), "fusion")
     return check_common(recipe) or _unknown_stages(recipe, stages)
+
+
+def _check_vision(vision: VisionRecipe) -> str | None:
+    stages = len(vision.widths) - 1
+    if vision.kind == "plain" and vision.blocks:
+        return "model.vision.blocks is for kind = 'residual'; leave it out"
+    if vision.blocks and len(vision.blocks) != stages:
+        return (
+            f"model.vision.blocks has {len(vision.blocks)} numbers; widths needs {stages}, one for each but the first"
+        )
+    return None
 
 
 def _size(spec: StreamSpec) -> tuple[int, int]:
