@@ -9,7 +9,7 @@ import msgspec
 
 from build_engines import evaluate as ev
 from build_engines.compile import ENGINES
-from build_engines.datasets import layout_named
+from build_engines.datasets import layout_of_recipe
 from build_engines.evaluate import Evaluation
 from build_engines.gate import Judged
 from build_engines.job import Job
@@ -66,7 +66,7 @@ def write_candidate(
         for name in manifest.files
         if not name.startswith(("stages/", "engines/")) or name in kept
     }
-    layout, split = layout_named(job.recipe.layout), job.recipe.evaluate_split
+    layout, split = layout_of_recipe(job.recipe), job.recipe.evaluate_split
     pipeline = Pipeline(trial)
     try:
         ablation = ev.ablate(pipeline, layout, job.data, split)

@@ -147,7 +147,7 @@ class Judge:
     def __init__(self, job: Job, bundle: Bundle) -> None:
         self._job = job
         self._bundle = bundle
-        self._groups = [moment.group for moment in evaluation_moments(job, bundle)]
+        self._groups = [moment.cluster or moment.group for moment in evaluation_moments(job, bundle)]
         self._resamples = resamples(self._groups, RESAMPLES, job.recipe.seed)
         exact = {stage.name: "fp32" for stage in bundle.manifest.stages}
         self.reference = self._run(exact)
