@@ -78,7 +78,8 @@ def write_candidate(
     files["report/evaluation.json"] = ev.as_json(trial, split, exact, ablation)
     files["report/evaluation.md"] = ev.as_markdown(trial, split, exact, ablation)
     files["report/gate.json"] = msgspec.json.format(msgspec.json.encode([judged, notes, found]), indent=1)
-    files["report/calibration.md"] = (job.work / "calibration" / "coverage.md").read_bytes()
+    for kind in ("md", "png"):
+        files[f"report/calibration.{kind}"] = (job.work / "calibration" / f"coverage.{kind}").read_bytes()
     ranges = (job.work / "calibration" / "ranges.json").read_bytes()
     best = next(one for one in judged if one.plan == dict(plan))
     figures = {

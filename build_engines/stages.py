@@ -99,7 +99,7 @@ COMMON: dict[str, BuildStage] = {
         line.evaluate_stage,
         requires=lambda job: (job.model, "calibration", "quantised", "engines"),
         ensures=lambda job: ("candidate", "report"),
-        settings=lambda job: [job.recipe.gate, job.recipe.seed, job.recipe.decision],
+        settings=lambda job: [job.recipe.gate, job.recipe.seed, job.recipe.decision, line.gpu_here(job)],
         splits=lambda job: (job.recipe.evaluate_split,),
     ),
     "bundle": BuildStage(
