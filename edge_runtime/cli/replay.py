@@ -92,7 +92,7 @@ def replay(
         if lines is not None:
             lines.close()
     if recording.cut:
-        console.print(f"[yellow]the end of {file} is missing[/]; replayed up to where it was cut off")
+        console.print(f"[yellow]the end of {file} is missing[/]; replayed up to where it was cut off", soft_wrap=True)
     same = bundle.digest == session.bundle.digest
     _show(console, found, recording, bundle, same)
     if check and found.changed:

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from io import BufferedWriter
 from pathlib import Path
 
 import msgspec
@@ -58,6 +59,15 @@ def free_name(path: Path) -> Path:
     return found
 
 
+def _create(path: Path) -> BufferedWriter:
+    try:
+        return path.open("xb")
+    except FileExistsError:
+        raise ConfigError(f"record {path}: is there already; choose another name or remove it") from None
+    except OSError as error:
+        raise ConfigError(f"record {path}: cannot be written ({error.strerror}); check the path") from None
+
+
 class Recorder:
     """A sink of the run flow that also takes its messages. The loop thread calls it; a thread of its own writes.
 
@@ -72,12 +82,7 @@ class Recorder:
         self._max_bytes = None if max_gb is None else int(max_gb * 1e9)
         # Wall time is read once: log times keep the monotonic clock's order whatever happens to the wall clock.
         self._start_ns, self._start_wall_ns = clock.now_ns(), clock.wall_ns()
-        try:
-            self._file = path.open("xb")
-        except FileExistsError:
-            raise ConfigError(f"record {path}: is there already; choose another name or remove it") from None
-        except OSError as error:
-            raise ConfigError(f"record {path}: cannot be written ({error.strerror}); check the path") from None
+        self._file = _create(path)
         self._writer = Writer(self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD)
         self._channels: dict[str, int] = {}
         self._streams: Mapping[str, StreamSpec] = {}

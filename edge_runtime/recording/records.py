@@ -189,9 +189,7 @@ def _simple(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[s
         properties = {name: part for name, part in found.items() if part is not None}
         simple["properties"] = properties
         simple["required"] = [name for name in schema.get("required", ()) if name in properties]
-        extra = schema.get("additionalProperties")
-        if isinstance(extra, dict) and _simple(extra, definitions) is None:
-            del simple["additionalProperties"]
-        elif isinstance(extra, dict):
-            simple["additionalProperties"] = _simple(extra, definitions)
+        extra = simple.pop("additionalProperties", None)
+        if isinstance(extra, dict) and (described := _simple(extra, definitions)) is not None:
+            simple["additionalProperties"] = described
     return simple
