@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,7 +86,7 @@ def test_after_a_reload_the_memory_starts_afresh(tmp_path: Path, tiny_bundle_pat
         runtime.reload(lambda: msgspec.structs.replace(first, source=(fixed,), record=None))  # refused
         vehicle.answer(240, "f3")
         runtime.reload(lambda: msgspec.structs.replace(first, source=(fixed,)))
-        while not (vehicle.decisions[-1].reason == "camera missing"):
+        while vehicle.decisions[-1].reason != "camera missing":
             vehicle.read()
         assert not vehicle.answer(240, "f4").inputs["text"].present
     assert sum(isinstance(event, Session) for event in Recording(path).events()) == 2

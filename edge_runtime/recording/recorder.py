@@ -178,6 +178,9 @@ class Recorder:
             log.exception("record: failed")
             self._stop(f"internal error: {error}")
             self._close_broken()
+        finally:
+            while not self._batches.empty():  # what will not be written need not fill the memory
+                self._batches.get_nowait()
 
     def _write_batch(self, batch: Sequence[_Item]) -> None:
         for at_ns, what in batch:

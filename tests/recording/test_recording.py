@@ -122,7 +122,8 @@ def test_a_viewer_can_read_the_schemas_and_plot_the_channels(recorded: Recorded)
 
 def test_the_camera_s_own_jpeg_is_kept_byte_for_byte(recorded: Recorded) -> None:
     rows = [message for topic, *_, message in stock(recorded[0]) if topic == "/streams/camera"]
-    for number, (row, read) in enumerate(zip(rows, [m for m in messages(recorded[0]) if isinstance(m, Frame)])):
+    frames = [message for message in messages(recorded[0]) if isinstance(message, Frame)]
+    for number, (row, read) in enumerate(zip(rows, frames, strict=True)):
         sent = jpeg(noise(40 + 7 * number % 200, number))
         assert msgspec.json.decode(json.dumps(row["data"]), type=bytes) == sent == read.encoded
         assert (row["format"], row["id"], row["seq"]) == ("jpeg", f"f{number}", number)
@@ -223,7 +224,7 @@ def test_numpy_s_numbers_are_numbers(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_ends_the_recording_and_not_the_run(tmp_path: Path, tiny_bundle_path: Path) -> None:
     """/dev/full answers every write with ENOSPC, as a full disk does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edge_runtime.recording.recorder._create", lambda path: Path("/dev/full").open("wb"))
+        patch.setattr("edge_runtime.recording.recorder._create", lambda path: Path("/dev/full").open("wb"))  # noqa: SIM115
         configuration = msgspec.structs.replace(
             tiny_config(tiny_bundle_path), record=RecordConfig(str(tmp_path / "full.mcap"))
         )
