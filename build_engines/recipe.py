@@ -214,6 +214,10 @@ class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Split of the data folder to choose from; never the one that is evaluated."""
     near_leak: Fraction = 0.02
     """At most this part of the chosen moments may be nearly, though not exactly, ones that are evaluated."""
+    recordings: tuple[str, ...] = ()
+    """Recordings of live runs (`edge-runtime record`) to choose from instead of the split; paths relative to the
+    recipe.
+    """
 
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
@@ -384,14 +388,17 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
     if "onnx" in data and "model" in data:
         raise ConfigError(f"recipe {path}: has both [model] (to be trained) and [onnx] (one's own); keep one of them")
     recipe: AnyRecipe
+    base = path.resolve().parent
     if "onnx" in data:
-        recipe = _beside(convert_strict(data, OnnxRecipe, f"recipe {path}"), path.resolve().parent)
-        problem = check_common(recipe) or check_onnx(recipe)
+        recipe = own = _beside(convert_strict(data, OnnxRecipe, f"recipe {path}"), base)
+        problem = check_common(recipe) or check_onnx(own)
     else:
         recipe = trained = convert_strict(data, Recipe, f"recipe {path}")
         problem = check(trained)
     if problem:
         raise ConfigError(f"recipe {path}: {problem}")
+    recordings = tuple(str(base / file) for file in recipe.calibrate.recordings)
+    recipe = msgspec.structs.replace(recipe, calibrate=msgspec.structs.replace(recipe.calibrate, recordings=recordings))
     return recipe, hashlib.sha256(raw).hexdigest()
 
 

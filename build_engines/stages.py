@@ -79,8 +79,8 @@ COMMON: dict[str, BuildStage] = {
         line.calibrate_stage,
         requires=lambda job: (job.model,),
         ensures=lambda job: ("calibration",),
-        settings=lambda job: [job.recipe.calibrate, job.recipe.quantise, job.recipe.seed],
-        splits=lambda job: (job.recipe.calibrate.split, job.recipe.evaluate_split),
+        settings=lambda job: [job.recipe.calibrate, job.recipe.quantise, job.recipe.seed, line.recording_digests(job)],
+        splits=lambda job: (*line.calibration_splits(job), job.recipe.evaluate_split),
     ),
     "quantise": BuildStage(
         line.quantise_stage,
