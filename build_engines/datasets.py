@@ -24,6 +24,8 @@ from edge_runtime.errors import UserError
 from edge_runtime.streams import SensorStream, StreamSpec
 
 Ints = NDArray[np.int64]
+NO_WORD = -1
+"""Label of a place in a tagged sentence's row where there is no word, or one whose tag the model does not know."""
 
 
 class Layout(Protocol):
@@ -44,6 +46,7 @@ class Layout(Protocol):
 LAYOUTS = {
     "home": "build_engines.home_data",
     "images": "build_engines.images_data",
+    "ner": "build_engines.ner_data",
     "world": "build_engines.world_data",
 }
 """Name in a recipe (or `--layout`) to the module that reads it."""
@@ -76,13 +79,13 @@ class Batch:
     vision: NDArray[np.uint8] | None
     """[B, cameras, H, W, 3] BGR."""
     text: tuple[NDArray[np.int32], NDArray[np.float32]] | None
-    """ids and mask, [B, L] each."""
+    """ids and mask, [B, L] each; [B, W, P] where words are encoded one by one."""
     sensors: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     """window and mask, [B, T, C] each."""
     rows: Ints
     """[P, 3]: the row of vision, text and sensors in each pair."""
     label: Ints
-    """[P]"""
+    """[P]; [P, W] for a tagging head, `NO_WORD` beyond the sentence's end."""
     presence: NDArray[np.float32]
     """[P, n] in the recipe's order of modalities."""
     label_without: Mapping[str, Ints] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from build_engines.metrics import Scores
 from build_engines.plan import read_plan
 from build_engines.recipe import GateRecipe
 from build_engines.sensitivity import Sensitivity
+from build_engines.tagging import judged_pairs
 from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import Bundle, EngineFile, Manifest
 from edge_runtime.errors import GateRefused
@@ -82,7 +83,7 @@ def judge_candidate(job: Job, bundle: Bundle) -> None:
     trial = write_bundle(job.work / "trial", manifest, files)
     judge = Judge(job, trial)
     exact = judge.reference
-    _refuse_poor_reference(exact.evaluation, manifest.head.labels, gate)
+    _refuse_poor_reference(exact, manifest.head.labels, gate)
     notes: list[str] = list(found.reasons)
     for name in ("fp16", "int8"):
         plan = {stage.name: _nearest(name, stage.files) for stage in manifest.stages}
@@ -151,7 +152,10 @@ class Judge:
     def __init__(self, job: Job, bundle: Bundle) -> None:
         self._job = job
         self._bundle = bundle
-        self._groups = [moment.group for moment in evaluation_moments(job, bundle)]
+        # What is judged: every moment, or every word of a tagged sentence, whose words go together.
+        self._groups = [
+            moment.group for moment in evaluation_moments(job, bundle) for _ in range(max(1, len(moment.tags)))
+        ]
         self._resamples = resamples(self._groups, RESAMPLES, job.recipe.seed)
         self.reference = self._run({stage.name: "fp32" for stage in bundle.manifest.stages})
         self._reference_f1 = bootstrap(self.reference.truth, self.reference.answers, self._resamples)
@@ -174,8 +178,8 @@ class Judge:
             found = ev.evaluate(pipeline, evaluation_moments(self._job, self._bundle))
         finally:
             pipeline.close()
-        truth = tuple(one.truth for one in found.predictions)
-        return _Run(found, truth, tuple(one.answer for one in found.predictions))
+        truth, answers = judged_pairs(found.predictions, self._bundle.manifest.head)
+        return _Run(found, tuple(truth), tuple(answers))
 
     def _bytes(self, plan: Mapping[str, str]) -> int:
         return sum(len(self._bundle.read(stage.files[plan[stage.name]])) for stage in self._bundle.manifest.stages)
@@ -224,9 +228,9 @@ def fallen(what: str, before: Scores, after: Scores, gate: GateRecipe) -> list[s
     return found
 
 
-def _refuse_poor_reference(found: Evaluation, labels: Sequence[str], gate: GateRecipe) -> None:
+def _refuse_poor_reference(run: _Run, labels: Sequence[str], gate: GateRecipe) -> None:
     """FP32 itself must be worth comparing with: better than always saying the commonest label, and at its floors."""
-    truth = [one.truth for one in found.predictions]
+    found, truth = run.evaluation, run.truth
     commonest = max(truth.count(label) for label in set(truth)) / len(truth)
     swapped = _swapped(found, labels)
     if found.model.accuracy <= commonest:
