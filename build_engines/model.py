@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from build_engines.encoders import Attention, SensorsEncoder, TextEncoder, VisionEncoder
-from build_engines.word_encoder import WordEncoder
 from build_engines.recipe import FusionRecipe, ModelRecipe, Recipe
+from build_engines.word_encoder import WordEncoder
 from edge_runtime.streams import CameraStream, SensorStream, TextStream
 
 

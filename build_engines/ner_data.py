@@ -2,8 +2,8 @@
 
 `DATA/<split>/samples.jsonl` holds `id`, `tokens` and `tags`. A CoNLL file has a word a line, its tag in the last column
 (parted by white space), and an empty line between sentences; `-DOCSTART-` lines are left out. It lies at
-`DATA/<split>.conll` (or `.txt`, or under another usual name), or DATA is such a file itself: then every fifth sentence is
-the evaluation split. IOB1 (as CoNLL-2003 was published), IOBES and BILOU become IOB2.
+`DATA/<split>.conll` (or `.txt`, or under another usual name), or DATA is such a file itself: then every fifth sentence
+is the evaluation split. IOB1 (as CoNLL-2003 was published), IOBES and BILOU become IOB2.
 """
 
 from __future__ import annotations

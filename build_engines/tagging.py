@@ -1,4 +1,4 @@
-"""What a tagging head is worth: token by token as scikit-learn counts, and by exact spans as CoNLL's evaluation does."""
+"""What a tagging head is worth: word by word as scikit-learn counts, and by exact spans as CoNLL's evaluation does."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def report(truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], out
         if not labels:
             return ClassScore(0.0, 0.0, 0.0, 0)
         values = precision_recall_fscore_support(right, said, labels=labels, average=kind, zero_division=0)
-        return ClassScore(*(float(value) for value in values[:3]), sum(tag in labels for tag in right))
+        return ClassScore(float(values[0]), float(values[1]), float(values[2]), sum(tag in labels for tag in right))
 
     spans = {}
     if named:
@@ -138,7 +138,7 @@ def _sections(found: TagReport) -> list[tuple[str, list[tuple[str, ClassScore]]]
 
 def tables(found: TagReport, title: str) -> list[Table]:
     """A row per tag and the averages below; then the same for entities."""
-    made = []
+    made: list[Table] = []
     for name, rows in _sections(found):
         table = Table(title=title if not made else f"{title}: entities")
         table.add_column(name)

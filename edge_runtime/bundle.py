@@ -277,13 +277,14 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"head.output {head.output!r} is no stage's output; there are {sorted(outputs)}"
     if any(isinstance(spec, TextStream) for spec in streams.values()) and TOKENIZER not in manifest.files:
         yield f"a text stream needs {TOKENIZER}"
-    if head.kind == "tagging":
-        yield from _tagging_problems(manifest, outputs)
+    yield from _tagging_problems(manifest, outputs)
     yield from _plan_problems(manifest)
     yield from _engine_problems(manifest)
 
 
 def _tagging_problems(manifest: Manifest, outputs: Mapping[str, TensorSpec]) -> Iterator[str]:
+    if manifest.head.kind != "tagging":
+        return
     tagged = tagged_stream(manifest)
     if tagged is None:
         yield "a tagging head needs exactly one text stream with word_pieces: a tag belongs to a word"
