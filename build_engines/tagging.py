@@ -12,7 +12,6 @@ from rich.table import Table
 from sklearn.metrics import precision_recall_fscore_support
 
 from build_engines.metrics import ClassScore
-from edge_runtime.bundle import Head
 
 if TYPE_CHECKING:
     from build_engines.evaluate import Prediction
@@ -51,10 +50,10 @@ def token_pairs(predictions: Iterable[Prediction], outside: str) -> tuple[list[s
     return truth, answers
 
 
-def judged_pairs(predictions: Sequence[Prediction], head: Head) -> tuple[list[str], list[str]]:
+def judged_pairs(predictions: Sequence[Prediction], labels: Sequence[str]) -> tuple[list[str], list[str]]:
     """What the gate compares: the right and the model's own answer of every moment, of a tagging head of every word."""
-    if head.kind == "tagging":
-        return token_pairs(predictions, head.labels[0])
+    if any(one.head == "tagging" for one in predictions):
+        return token_pairs(predictions, labels[0])
     return [one.truth for one in predictions], [one.answer for one in predictions]
 
 
