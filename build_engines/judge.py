@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 
 from build_engines import evaluate as ev
 from build_engines.compile import ENGINES
-from build_engines.datasets import layout_named
+from build_engines.datasets import layout_of_recipe
 from build_engines.evaluate import Evaluation
 from build_engines.job import Job
 from build_engines.line import evaluation_moments
@@ -151,7 +151,7 @@ class Judge:
     def __init__(self, job: Job, bundle: Bundle) -> None:
         self._job = job
         self._bundle = bundle
-        self._groups = [moment.group for moment in evaluation_moments(job, bundle)]
+        self._groups = [moment.cluster or moment.group for moment in evaluation_moments(job, bundle)]
         self._resamples = resamples(self._groups, RESAMPLES, job.recipe.seed)
         self.reference = self._run({stage.name: "fp32" for stage in bundle.manifest.stages})
         self._reference_f1 = bootstrap(self.reference.truth, self.reference.answers, self._resamples)
@@ -307,7 +307,7 @@ def _write_candidate(
         if plan[engine.stage] == engine.precision:
             engines.append(engine)
             files[engine.file] = (job.work / engine.file).read_bytes()
-    layout, split = layout_named(job.recipe.layout), job.recipe.evaluate_split
+    layout, split = layout_of_recipe(job.recipe), job.recipe.evaluate_split
     pipeline = Pipeline(trial)
     try:
         ablation = ev.ablate(pipeline, layout, job.data, split)

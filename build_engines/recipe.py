@@ -119,6 +119,41 @@ class TokenizerRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Smoothness of subword sampling while training (Kudo 2018, arXiv:1804.10959); 0 = off."""
 
 
+class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the fields of a `samples.jsonl` mean. A field within a field is written with a dot: `labels.action`."""
+
+    label: str = "label"
+    group: str | tuple[str, ...] = ()
+    """The field, or fields, that rows share which are not independent: a block of a drive, a patient, near doubles.
+    Intervals are drawn over these groups, and none may be in two splits.
+    """
+    condition: str = ""
+    """Field that tells circumstances apart (day, night) which are also scored one by one."""
+    values: dict[str, str] = {}
+    """Value of the label field to the label; empty = the value is the label. For a sigmoid head, `none` = no label."""
+    categories: dict[str, dict[str, float]] = {}
+    """Channel to the number that stands for each word of it."""
+    aux: dict[str, str] = {}
+    """Auxiliary label of a modality to its field; its classes are the training split's values, in order."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return (self.group,) if isinstance(self.group, str) else self.group
+
+
+PLAIN_DATASET = DatasetRecipe()
+"""Fields that mean what they are called."""
+
+
+class MirrorRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Mirror half of the training moments, pictures and meaning: what was left is then right."""
+
+    labels: tuple[tuple[str, str], ...] = ()
+    """Pairs that change places, among the labels and the auxiliary labels' values."""
+    channels: tuple[str, ...] = ()
+    """Sensor channels whose sign changes."""
+
+
 class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Changes of the pictures while training; all 0 = none."""
 
@@ -131,7 +166,9 @@ class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     noise: NotNegative = 0.0
     """Deviation in grey levels."""
     flip: bool = False
-    """Mirror half of the pictures; never where left and right mean something."""
+    """Mirror half of the pictures; never where left and right mean something (there: `mirror`)."""
+    mirror: MirrorRecipe | None = None
+    """For the samples layout."""
     crop: Fraction = 0.0
     """Enlarge a random part of at least 1 - this of the area (Szegedy et al. 2014, arXiv:1409.4842)."""
     stretch: Fraction = 0.0
@@ -240,6 +277,8 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     trigger: str
     streams: dict[Name, StreamSpec]
     decision: DecisionPolicy
+    dataset: DatasetRecipe = PLAIN_DATASET
+    """For the samples layout."""
     data: str = ""
     """Data folder where `--data` is not given, relative to the working directory."""
     seed: int = 0
