@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from edge_runtime.bundle import DecisionPolicy
+from edge_runtime.bundle import NEGATIVE, UNDECIDED, DecisionPolicy
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
 from edge_runtime.streams import CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
@@ -350,7 +350,7 @@ class OnnxModel(Struct, frozen=True, forbid_unknown_fields=True):
     """`stage:<stage>:<output>`: one value per label."""
     probabilities: bool = False
     """The output is probabilities already; their logarithm becomes the logits."""
-    head: Literal["softmax"] = "softmax"
+    head: Literal["softmax", "sigmoid"] = "softmax"
     tokenizer: str = ""
     """SentencePiece model for a text stream, relative to the recipe."""
 
@@ -404,6 +404,8 @@ def check_onnx(recipe: OnnxRecipe) -> str | None:
         return "[[onnx.stages]] must have distinct names"
     if recipe.onnx.output.rpartition(":")[0] not in {f"stage:{stage.name}" for stage in stages}:
         return f"onnx.output is {recipe.onnx.output!r}; it must be stage:<one of [[onnx.stages]]>:<its output>"
+    if recipe.onnx.probabilities and recipe.onnx.head == "sigmoid":
+        return "onnx.probabilities is for a softmax head; let a sigmoid head's graph end before its sigmoid"
     return _unknown_stages(recipe, tuple(stage.name for stage in stages))
 
 
@@ -418,9 +420,18 @@ def check_common(recipe: BuildRecipe) -> str | None:
     """What contradicts itself in the part that all recipes share, or None."""
     if recipe.trigger not in recipe.streams:
         return f"trigger is {recipe.trigger!r}; the streams are {', '.join(sorted(recipe.streams))}"
-    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < 2:
-        return "labels must be distinct and at least two"
-    for label in (recipe.decision.safe_label, *recipe.decision.immediate, *recipe.decision.thresholds):
+    kind = recipe.onnx.head if isinstance(recipe, OnnxRecipe) else recipe.head if isinstance(recipe, Recipe) else ""
+    sigmoid = kind == "sigmoid"
+    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < (1 if sigmoid else 2):
+        return f"labels must be distinct and at least {'one' if sigmoid else 'two'}"
+    if sigmoid and NEGATIVE in recipe.labels:
+        return f"labels has {NEGATIVE!r}, which a sigmoid head says when it finds no label; leave it out"
+    if sigmoid and (recipe.decision.hold > 1 or recipe.decision.immediate):
+        return "decision.hold and decision.immediate are for a softmax head; a sigmoid head's labels stand side by side"
+    safe = (*recipe.labels, NEGATIVE, UNDECIDED) if sigmoid else recipe.labels
+    if recipe.decision.safe_label not in safe:
+        return f"decision.safe_label is {recipe.decision.safe_label!r}; it must be one of {', '.join(safe)}"
+    for label in (*recipe.decision.immediate, *recipe.decision.thresholds):
         if label not in recipe.labels:
             return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
     if recipe.calibrate.split == recipe.evaluate_split:
