@@ -147,7 +147,7 @@ def compiler_version() -> str:
     from build_engines.compile import find_compiler
 
     compiler = find_compiler()
-    return f"{compiler.flavour} {compiler.version}" if compiler is not None else ""
+    return str(compiler) if compiler is not None else ""
 
 
 def compile_stage(job: Job) -> None:
@@ -166,7 +166,7 @@ def evaluate_stage(job: Job) -> None:
 
 def bundle_stage(job: Job) -> None:
     """The candidate that passed the gate, signed, where the recipe's bundles go."""
-    from build_engines.judge import VERDICT, Verdict
+    from build_engines.gate import VERDICT, Verdict
     from build_engines.write_bundle import without_engines, write_bundle
     from edge_runtime.bundle import sign_bundle
     from edge_runtime.signing import generate_keys

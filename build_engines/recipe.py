@@ -209,6 +209,8 @@ class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     samples: Annotated[int, Meta(ge=8, le=100_000)] = 256
     split: str = "train"
     """Split of the data folder to choose from; never the one that is evaluated."""
+    near_leak: Fraction = 0.02
+    """At most this part of the chosen moments may be nearly, though not exactly, ones that are evaluated."""
 
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
@@ -249,6 +251,9 @@ class GateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """No class's F1 falls by more than this."""
     min_gain: Fraction = 0.05
     """The plan's graphs are smaller than FP32's by at least this part."""
+    agreement: Fraction = 0.05
+    """On a GPU, no output of a stage and no logit is further from ONNX Runtime's than this part of the largest one.
+    One step of INT8 is 0.8 %, and a value on the edge of two steps may fall to either side."""
     fallback: bool = True
     """Where the chosen plan is refused, give stages back their precision until it passes, and say so; else refuse."""
 
