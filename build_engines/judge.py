@@ -77,7 +77,12 @@ def judge_candidate(job: Job, bundle: Bundle) -> None:
     shutil.rmtree(job.work / "trial")
     if not passed:
         lines = "\n".join(f"  {one.name}: {failure}" for one in judge.judged for failure in one.failures)
-        raise GateRefused(f"evaluate: the reduced precision loses too much:\n{lines}")
+        what = (
+            "what passed on ONNX Runtime does not on TensorRT"
+            if chosen.passed
+            else "the reduced precision loses too much"
+        )
+        raise GateRefused(f"evaluate: {what}:\n{lines}")
 
 
 def _settle(
@@ -142,7 +147,7 @@ class Judge:
     def __init__(self, job: Job, bundle: Bundle) -> None:
         self._job = job
         self._bundle = bundle
-        self._groups = [moment.group for moment in evaluation_moments(job, bundle)]
+        self._groups = [moment.cluster or moment.group for moment in evaluation_moments(job, bundle)]
         self._resamples = resamples(self._groups, RESAMPLES, job.recipe.seed)
         exact = {stage.name: "fp32" for stage in bundle.manifest.stages}
         self.reference = self._run(exact)

@@ -35,11 +35,11 @@ def provide_data(job: Job) -> None:
 
 def train_stage(job: Job) -> None:
     """Data to weights.npz, training.json, tokenizer.model and samples.npz."""
-    from build_engines.datasets import layout_named
+    from build_engines.datasets import layout_of_recipe
     from build_engines.train import save, train
 
     recipe = _trained(job)
-    prepared = layout_named(recipe.layout).prepare(recipe, job.data, job.work / "cache")
+    prepared = layout_of_recipe(recipe).prepare(recipe, job.data, job.work / "cache")
     trained = train(recipe, job.recipe_digest, prepared, job.console)
     save(trained, prepared, job.work / "train")
     last = trained.record.epochs[-1]
@@ -118,9 +118,9 @@ def evaluation_moments(job: Job, bundle: Bundle) -> Iterator[LabelledSet]:
 
 
 def _split(job: Job, bundle: Bundle, split: str) -> Iterator[LabelledSet]:
-    from build_engines.datasets import layout_named
+    from build_engines.datasets import layout_of_recipe
 
-    return layout_named(job.recipe.layout).read(job.data, split, bundle.manifest.streams)
+    return layout_of_recipe(job.recipe).read(job.data, split, bundle.manifest.streams)
 
 
 def model_bundle(job: Job) -> Bundle:

@@ -31,8 +31,12 @@ class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """A convolutional encoder, one pass per camera (a batch of cameras)."""
 
     streams: tuple[str, ...]
+    kind: Literal["plain", "residual"] = "plain"
+    """`plain`: one convolution per halving; `residual`: blocks with a skip connection after the first one."""
     widths: tuple[Count, ...] = (16, 32, 64, 96)
     """Channels after each halving of the picture."""
+    blocks: tuple[Count, ...] = ()
+    """`residual`: blocks at each width but the first, the first block of each halving; empty = one each."""
     pool: Literal["mean", "grid"] = "mean"
     """`mean`: where in the picture does not matter; `grid`: the last map's places are kept apart."""
     dropout: Fraction = 0.1
@@ -115,6 +119,41 @@ class TokenizerRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Smoothness of subword sampling while training (Kudo 2018, arXiv:1804.10959); 0 = off."""
 
 
+class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the fields of a `samples.jsonl` mean. A field within a field is written with a dot: `labels.action`."""
+
+    label: str = "label"
+    group: str | tuple[str, ...] = ()
+    """The field, or fields, that rows share which are not independent: a block of a drive, a patient, near doubles.
+    Intervals are drawn over these groups, and none may be in two splits.
+    """
+    condition: str = ""
+    """Field that tells circumstances apart (day, night) which are also scored one by one."""
+    values: dict[str, str] = {}
+    """Value of the label field to the label; empty = the value is the label. For a sigmoid head, `none` = no label."""
+    categories: dict[str, dict[str, float]] = {}
+    """Channel to the number that stands for each word of it."""
+    aux: dict[str, str] = {}
+    """Auxiliary label of a modality to its field; its classes are the training split's values, in order."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return (self.group,) if isinstance(self.group, str) else self.group
+
+
+PLAIN_DATASET = DatasetRecipe()
+"""Fields that mean what they are called."""
+
+
+class MirrorRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Mirror half of the training moments, pictures and meaning: what was left is then right."""
+
+    labels: tuple[tuple[str, str], ...] = ()
+    """Pairs that change places, among the labels and the auxiliary labels' values."""
+    channels: tuple[str, ...] = ()
+    """Sensor channels whose sign changes."""
+
+
 class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Changes of the pictures while training; all 0 = none."""
 
@@ -127,7 +166,21 @@ class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     noise: NotNegative = 0.0
     """Deviation in grey levels."""
     flip: bool = False
-    """Mirror half of the pictures; never where left and right mean something."""
+    """Mirror half of the pictures; never where left and right mean something (there: `mirror`)."""
+    mirror: MirrorRecipe | None = None
+    """For the samples layout."""
+    crop: Fraction = 0.0
+    """Enlarge a random part of at least 1 - this of the area (Szegedy et al. 2014, arXiv:1409.4842)."""
+    stretch: Fraction = 0.0
+    """That part's width over height is the picture's times up to 1 + this, or divided by it."""
+    colour: Fraction = 0.0
+    """Each colour's gain changes by up to this, by itself."""
+    erase: Fraction = 0.0
+    """Chance of a rectangle in one random colour (Zhong et al. 2017, arXiv:1708.04896)."""
+    mixup: Fraction = 0.0
+    """Chance that a batch is blended with itself in another order (Zhang et al. 2017, arXiv:1710.09412)."""
+    cutmix: Fraction = 0.0
+    """Chance that a rectangle is pasted from there instead (Yun et al. 2019, arXiv:1905.04899)."""
 
 
 class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -229,6 +282,8 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     trigger: str
     streams: dict[Name, StreamSpec]
     decision: DecisionPolicy
+    dataset: DatasetRecipe = PLAIN_DATASET
+    """For the samples layout."""
     data: str = ""
     """Data folder where `--data` is not given, relative to the working directory."""
     seed: int = 0
@@ -395,11 +450,29 @@ def check(recipe: Recipe) -> str | None:
     for encoder in (model.vision, model.text, model.sensors):
         if encoder and encoder.aux_in_features and sum(encoder.aux.values()) >= model.features:
             return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
+    if model.vision and (problem := _check_vision(model.vision)):
+        return problem
+    augment = recipe.train.augment
+    if augment.mixup + augment.cutmix > 1:
+        return f"train.augment.mixup and cutmix add up to {augment.mixup + augment.cutmix:g}; at most 1"
+    if augment.mixup + augment.cutmix and (not model.vision or len(recipe.modalities) > 1):
+        return "train.augment.mixup and cutmix mix pictures with their labels; they are for models of one camera alone"
     if len({_size(recipe.streams[name]) for name in (model.vision.streams if model.vision else ())}) > 1:
         return "all cameras of model.vision must have the same width and height"
     encoders = {"vision": model.vision, "text": model.text, "sensors": model.sensors}
     stages = (*(name for name, encoder in encoders.items() if encoder), "fusion")
     return check_common(recipe) or _unknown_stages(recipe, stages)
+
+
+def _check_vision(vision: VisionRecipe) -> str | None:
+    stages = len(vision.widths) - 1
+    if vision.kind == "plain" and vision.blocks:
+        return "model.vision.blocks is for kind = 'residual'; leave it out"
+    if vision.blocks and len(vision.blocks) != stages:
+        return (
+            f"model.vision.blocks has {len(vision.blocks)} numbers; widths needs {stages}, one for each but the first"
+        )
+    return None
 
 
 def _size(spec: StreamSpec) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -17,8 +17,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from build_engines.augment import Augmenter
-from build_engines.datasets import Batch, Prepared
+from build_engines.augment import Augmenter, Mix
+from build_engines.datasets import Batch, Ints, Prepared
 from build_engines.model import FusedModel
 from build_engines.recipe import Recipe
 from build_engines.weights import load_weights, save_weights
@@ -160,7 +160,8 @@ class LossOf:
         self.modalities = recipe.modalities
 
     def __call__(self, model: FusedModel, batch: Batch) -> Tensor:
-        features, aux = encode(model, batch, self.augment)
+        batch, mix = self._changed(batch)
+        features, aux = encode(model, batch)
         presence = torch.from_numpy(batch.presence)
         dropped = (torch.rand_like(presence) < self.drop) & (presence > 0)
         # A pair with nothing left teaches only the prior; keep what it had.
@@ -169,8 +170,26 @@ class LossOf:
         for name, other in batch.label_without.items():
             label = torch.where(dropped[:, self.modalities.index(name)], torch.from_numpy(other), label)
         logits = model.fusion(features, presence * ~dropped)
+        loss = self._judge(logits, label, aux, batch.aux)
+        if mix is None:
+            return loss
+        # A mixed picture shows two things, each to its part: so do its labels.
+        others = {name: target[mix.partner] for name, target in batch.aux.items()}
+        return mix.share * loss + (1 - mix.share) * self._judge(logits, label[mix.partner], aux, others)
+
+    def _changed(self, batch: Batch) -> tuple[Batch, Mix | None]:
+        """`batch` with its pictures changed at random, and how they were mixed with each other."""
+        if batch.vision is None:
+            return batch, None
+        pictures = batch.vision.reshape(-1, *batch.vision.shape[2:])
+        pictures, mix = self.augment.mix(self.augment(pictures))
+        if mix is not None and not np.array_equal(batch.rows[:, 0], np.arange(len(pictures))):
+            raise UserError("train.augment mixes pictures: each must have one label of its own, but pairs share them")
+        return replace(batch, vision=pictures.reshape(batch.vision.shape)), mix
+
+    def _judge(self, logits: Tensor, label: Tensor, aux: Mapping[str, Tensor], targets: Mapping[str, Ints]) -> Tensor:
         loss = cross_entropy(logits, label, self.weights, label_smoothing=self.plan.label_smoothing)
-        for name, target in batch.aux.items():
+        for name, target in targets.items():
             if name in aux:
                 loss = loss + self.plan.aux_weight * cross_entropy(
                     aux[name],
@@ -190,16 +209,14 @@ def class_weights(counts: NDArray[np.float64], power: float) -> Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def encode(model: FusedModel, batch: Batch, augment: Augmenter | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def encode(model: FusedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Features of every pair [P, n, d] and the auxiliary logits of every encoded row."""
     rows = torch.from_numpy(batch.rows)
     parts: list[Tensor] = []
     aux: dict[str, Tensor] = {}
     if model.vision is not None and batch.vision is not None:
         count, cameras = batch.vision.shape[:2]
-        images = batch.vision.reshape(-1, *batch.vision.shape[2:])
-        flat = torch.from_numpy(images if augment is None else augment(images))
-        features, logits = model.vision(flat)
+        features, logits = model.vision(torch.from_numpy(batch.vision.reshape(-1, *batch.vision.shape[2:])))
         parts.append(features.reshape(count, cameras, -1)[rows[:, 0]])
         aux |= logits
     if model.text is not None and batch.text is not None:

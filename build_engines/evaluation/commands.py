@@ -15,7 +15,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--bundle", "bundle_name", required=True, help="Bundle directory or .tar, or shipped:NAME.")
 @click.option("--data", type=_PATH, required=True, help="Data folder.")
 @click.option("--split", default="val", show_default=True, help="Folder in the data folder.")
-@click.option("--layout", "layout_name", default=None, help="Layout of the data; found from its files where not given.")
+@click.option("--layout", "layout_name", default=None, help="Layout of the data instead of the bundle's own.")
 @click.option("--moments", type=click.IntRange(1), default=None, help="At most so many moments, evenly spread.")
 @click.option("--report", type=_PATH, default=None, help="Write degradation.json, .md and .png here.")
 @click.option("--trusted-key", "keys", type=_PATH, multiple=True, help="Public key (PEM) to trust; repeatable.")
@@ -33,7 +33,7 @@ def degrade_command(
     """Measure what a bundle still knows when inputs are missing, late or bad; exit 3 if a check fails."""
     import msgspec
 
-    from build_engines.datasets import layout_named, layout_of
+    from build_engines.datasets import layout_for
     from build_engines.evaluation.degrade import degrade, limited
     from build_engines.evaluation.page import as_markdown
     from build_engines.evaluation.run import write_files
@@ -43,7 +43,7 @@ def degrade_command(
     from edge_runtime.pipeline import Pipeline
 
     bundle = open_bundle(bundle_path(bundle_name), keys, allow_unsigned)
-    layout = layout_named(layout_name) if layout_name else layout_of(data, split)
+    layout = layout_for(bundle, data, split, layout_name)
     console = Console()
     pipeline = Pipeline(bundle)
     try:

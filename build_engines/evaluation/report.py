@@ -113,7 +113,7 @@ def analyse(
 def intervals(result: Evaluation, seed: int, count: int = DRAWS) -> Intervals:
     """Bootstrap intervals over groups, decisions and model on the same resamples."""
     predictions = result.predictions
-    drawn = resamples([one.group for one in predictions], count, seed)
+    drawn = resamples([one.cluster or one.group for one in predictions], count, seed)
     truth = [one.truth for one in predictions]
     said, answers = [one.label for one in predictions], [one.answer for one in predictions]
 

@@ -63,7 +63,7 @@ def against(name: str, this: Sequence[Prediction], rival: Sequence[Prediction], 
 
     labels = sorted({*truth, *said, *other})
     rivals, own = score(truth, other, labels), score(truth, said, labels)
-    drawn = resamples([one.group for one in this], draws, seed)
+    drawn = resamples([one.cluster or one.group for one in this], draws, seed)
     apart = bootstrap(truth, said, drawn) - bootstrap(truth, other, drawn)
     return Rivalry(
         name, len(truth), ours, theirs, p_value, rivals.accuracy, rivals.f1_macro,
