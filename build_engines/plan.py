@@ -17,9 +17,10 @@ from build_engines.graphs import tensor_types
 from build_engines.job import Job
 from build_engines.line import evaluation_moments
 from build_engines.lint import refuse
+from build_engines.oracle import prove
 from build_engines.sensitivity import Examiner, Sensitivity, Subject
 from calibration.ranges import read_ranges
-from calibration.samples import CalibrationSample, read_samples
+from calibration.samples import CalibrationSample, SampleStore, read_samples
 from calibration.select import choose, signature
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
@@ -53,6 +54,12 @@ def choose_plan(job: Job, bundle: Bundle, folder: Path) -> None:
         task = progress.add_task("quantise")
         bank = Bank(bundle.manifest, samples, lambda: progress.advance(task))
         found = Examiner(bank, subjects, recipe.quantise, recipe.gate).examine()
+    proofs = {
+        subject.name: prove(subject.name, subject.graphs["int8"], [feeds for _, feeds in fed.of(subject.name)])
+        for subject in subjects
+        if "int8" in subject.graphs
+    }
+    found = msgspec.structs.replace(found, oracle=proofs)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for subject in subjects:
@@ -62,6 +69,10 @@ def choose_plan(job: Job, bundle: Bundle, folder: Path) -> None:
             if precision != "fp32":
                 (folder / f"{subject.name}.{precision}.onnx").write_bytes(data)
     (folder / PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    for name, proof in proofs.items():
+        job.console.print(
+            f"quantise: {name}: oracle: {proof.sites} sites exact within {proof.worst:.1e}", highlight=False
+        )
     for line in found.reasons:
         job.console.print(f"quantise: {line}", highlight=False)
 
@@ -76,10 +87,10 @@ def read_plan(folder: Path) -> Sensitivity:
 
 def _evaluation_samples(job: Job, bundle: Bundle) -> list[CalibrationSample]:
     """The moments that the sensitivity pass looks at: of every stratum of the evaluation split."""
-    marks = (signature(i, one) for i, one in enumerate(read_samples(bundle, evaluation_moments(job, bundle))))
-    wanted = {one.index for one in choose(marks, job.recipe.quantise.samples, job.recipe.seed)}
-    samples = read_samples(bundle, evaluation_moments(job, bundle))
-    return [sample for index, sample in enumerate(samples) if index in wanted]
+    store = SampleStore()
+    samples = store.keeping(read_samples(bundle, evaluation_moments(job, bundle)))
+    marks = [signature(i, one) for i, one in enumerate(samples)]
+    return store.take(one.index for one in choose(marks, job.recipe.quantise.samples, job.recipe.seed))
 
 
 def largest_values(model: ModelProto, fed: StageInputs, name: str) -> dict[str, float]:

@@ -31,8 +31,12 @@ class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """A convolutional encoder, one pass per camera (a batch of cameras)."""
 
     streams: tuple[str, ...]
+    kind: Literal["plain", "residual"] = "plain"
+    """`plain`: one convolution per halving; `residual`: blocks with a skip connection after the first one."""
     widths: tuple[Count, ...] = (16, 32, 64, 96)
     """Channels after each halving of the picture."""
+    blocks: tuple[Count, ...] = ()
+    """`residual`: blocks at each width but the first, the first block of each halving; empty = one each."""
     pool: Literal["mean", "grid"] = "mean"
     """`mean`: where in the picture does not matter; `grid`: the last map's places are kept apart."""
     dropout: Fraction = 0.1
@@ -43,10 +47,10 @@ class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TextRecipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """An encoder of token ids."""
+    """An encoder of token ids; `words` gives features per word, for a tagging head."""
 
     stream: str
-    kind: Literal["conv", "transformer"] = "conv"
+    kind: Literal["conv", "transformer", "words"] = "conv"
     width: Count = 64
     layers: Count = 1
     heads: Count = 4
@@ -74,9 +78,9 @@ class SensorsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FusionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the features become one decision."""
+    """How the features become one decision; `tagger` gives one per word of the text."""
 
-    kind: Literal["concat", "weighted", "gated", "attention"]
+    kind: Literal["concat", "weighted", "gated", "attention", "tagger"]
     width: Count = 128
     heads: Count = 4
     dropout: Fraction = 0.1
@@ -113,6 +117,8 @@ class TokenizerRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     coverage: Annotated[float, Meta(ge=0.9, le=1)] = 0.9995
     sampling_alpha: NotNegative = 0.0
     """Smoothness of subword sampling while training (Kudo 2018, arXiv:1804.10959); 0 = off."""
+    keep_case: bool = False
+    """Tell capitals from small letters, as names need."""
 
 
 class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,6 +174,29 @@ class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Mirror half of the pictures; never where left and right mean something (there: `mirror`)."""
     mirror: MirrorRecipe | None = None
     """For the samples layout."""
+    crop: Fraction = 0.0
+    """Enlarge a random part of at least 1 - this of the area (Szegedy et al. 2014, arXiv:1409.4842)."""
+    stretch: Fraction = 0.0
+    """That part's width over height is the picture's times up to 1 + this, or divided by it."""
+    colour: Fraction = 0.0
+    """Each colour's gain changes by up to this, by itself."""
+    erase: Fraction = 0.0
+    """Chance of a rectangle in one random colour (Zhong et al. 2017, arXiv:1708.04896)."""
+    mixup: Fraction = 0.0
+    """Chance that a batch is blended with itself in another order (Zhang et al. 2017, arXiv:1710.09412)."""
+    cutmix: Fraction = 0.0
+    """Chance that a rectangle is pasted from there instead (Yun et al. 2019, arXiv:1905.04899)."""
+
+
+class WordsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Changes of tagged sentences while training, so that a name is known by its shape and place; all 0 = none."""
+
+    swap: Fraction = 0.0
+    """Chance that an entity is replaced by another one of its type."""
+    respell: Fraction = 0.0
+    """Chance that half of an entity's letters and digits become others of their kind: a name never seen before."""
+    case: Fraction = 0.0
+    """Chance that a sentence loses its capitals; a fifth of it that it is all capitals."""
 
 
 class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -188,6 +217,7 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     repairing: Count = 1
     """Random combinations per natural part and step, for layouts whose parts are labelled one by one."""
     augment: AugmentRecipe = AugmentRecipe()
+    words: WordsRecipe = WordsRecipe()
 
 
 class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -196,6 +226,12 @@ class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     samples: Annotated[int, Meta(ge=8, le=100_000)] = 256
     split: str = "train"
     """Split of the data folder to choose from; never the one that is evaluated."""
+    near_leak: Fraction = 0.02
+    """At most this part of the chosen moments may be nearly, though not exactly, ones that are evaluated."""
+    recordings: tuple[str, ...] = ()
+    """Recordings of live runs (`edge-runtime record`) to choose from instead of the split; paths relative to the
+    recipe.
+    """
 
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
@@ -236,6 +272,9 @@ class GateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """No class's F1 falls by more than this."""
     min_gain: Fraction = 0.05
     """The plan's graphs are smaller than FP32's by at least this part."""
+    agreement: Fraction = 0.05
+    """On a GPU, no output of a stage and no logit is further from ONNX Runtime's than this part of the largest one.
+    One step of INT8 is 0.8 %, and a value on the edge of two steps may fall to either side."""
     fallback: bool = True
     """Where the chosen plan is refused, give stages back their precision until it passes, and say so; else refuse."""
 
@@ -261,6 +300,7 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     layout: str
     """The data's layout: a key of `datasets.LAYOUTS`."""
     labels: tuple[str, ...]
+    """In the order of the head's outputs; may be empty for the layout `ner`: then the training data's tags."""
     trigger: str
     streams: dict[Name, StreamSpec]
     decision: DecisionPolicy
@@ -363,14 +403,17 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
     if "onnx" in data and "model" in data:
         raise ConfigError(f"recipe {path}: has both [model] (to be trained) and [onnx] (one's own); keep one of them")
     recipe: AnyRecipe
+    base = path.resolve().parent
     if "onnx" in data:
-        recipe = _beside(convert_strict(data, OnnxRecipe, f"recipe {path}"), path.resolve().parent)
-        problem = check_common(recipe) or check_onnx(recipe)
+        recipe = own = _beside(convert_strict(data, OnnxRecipe, f"recipe {path}"), base)
+        problem = check_common(recipe) or check_onnx(own)
     else:
         recipe = trained = convert_strict(data, Recipe, f"recipe {path}")
         problem = check(trained)
     if problem:
         raise ConfigError(f"recipe {path}: {problem}")
+    recordings = tuple(str(base / file) for file in recipe.calibrate.recordings)
+    recipe = msgspec.structs.replace(recipe, calibrate=msgspec.structs.replace(recipe.calibrate, recordings=recordings))
     return recipe, hashlib.sha256(raw).hexdigest()
 
 
@@ -407,6 +450,10 @@ def check_common(recipe: BuildRecipe) -> str | None:
     """What contradicts itself in the part that all recipes share, or None."""
     if recipe.trigger not in recipe.streams:
         return f"trigger is {recipe.trigger!r}; the streams are {', '.join(sorted(recipe.streams))}"
+    if recipe.calibrate.split == recipe.evaluate_split:
+        return f"calibrate.split is {recipe.calibrate.split!r}, which is also evaluated; calibrate on other data"
+    if not recipe.labels and recipe.layout == "ner":
+        return None  # they are found in the training data
     kind = recipe.onnx.head if isinstance(recipe, OnnxRecipe) else recipe.head if isinstance(recipe, Recipe) else ""
     sigmoid = kind == "sigmoid"
     if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < (1 if sigmoid else 2):
@@ -421,8 +468,6 @@ def check_common(recipe: BuildRecipe) -> str | None:
     for label in (*recipe.decision.immediate, *recipe.decision.thresholds):
         if label not in recipe.labels:
             return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
-    if recipe.calibrate.split == recipe.evaluate_split:
-        return f"calibrate.split is {recipe.calibrate.split!r}, which is also evaluated; calibrate on other data"
     return None
 
 
@@ -443,11 +488,45 @@ def check(recipe: Recipe) -> str | None:
     for encoder in (model.vision, model.text, model.sensors):
         if encoder and encoder.aux_in_features and sum(encoder.aux.values()) >= model.features:
             return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
+    if model.vision and (problem := _check_vision(model.vision)):
+        return problem
+    augment = recipe.train.augment
+    if augment.mixup + augment.cutmix > 1:
+        return f"train.augment.mixup and cutmix add up to {augment.mixup + augment.cutmix:g}; at most 1"
+    if augment.mixup + augment.cutmix and (not model.vision or len(recipe.modalities) > 1):
+        return "train.augment.mixup and cutmix mix pictures with their labels; they are for models of one camera alone"
     if len({_size(recipe.streams[name]) for name in (model.vision.streams if model.vision else ())}) > 1:
         return "all cameras of model.vision must have the same width and height"
     encoders = {"vision": model.vision, "text": model.text, "sensors": model.sensors}
     stages = (*(name for name, encoder in encoders.items() if encoder), "fusion")
+    if problem := _check_tagging(recipe):
+        return problem
     return check_common(recipe) or _unknown_stages(recipe, stages)
+
+
+def _check_tagging(recipe: Recipe) -> str | None:
+    """A tag per word needs an encoder per word, and nothing else to fuse it with."""
+    model, tagging = recipe.model, recipe.head == "tagging"
+    by_word = model.text is not None and model.text.kind == "words"
+    if tagging != by_word or tagging != (model.fusion.kind == "tagger"):
+        return 'head = "tagging", model.text.kind = "words" and model.fusion.kind = "tagger" belong together'
+    for name, spec in recipe.streams.items():
+        if isinstance(spec, TextStream) and bool(spec.word_pieces) != tagging:
+            return f"streams.{name}: word_pieces is for a tagging head, which needs it"
+    if tagging and (model.vision or model.sensors):
+        return "a tagging head reads text only; leave out model.vision and model.sensors"
+    return None
+
+
+def _check_vision(vision: VisionRecipe) -> str | None:
+    stages = len(vision.widths) - 1
+    if vision.kind == "plain" and vision.blocks:
+        return "model.vision.blocks is for kind = 'residual'; leave it out"
+    if vision.blocks and len(vision.blocks) != stages:
+        return (
+            f"model.vision.blocks has {len(vision.blocks)} numbers; widths needs {stages}, one for each but the first"
+        )
+    return None
 
 
 def _size(spec: StreamSpec) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -17,8 +17,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from build_engines.augment import Augmenter
-from build_engines.datasets import Batch, Prepared
+from build_engines.augment import Augmenter, Mix
+from build_engines.datasets import NO_WORD, Batch, Ints, Prepared
 from build_engines.heads import FusedLoss, answers, class_weights, fit_temperature, fit_thresholds
 from build_engines.model import FusedModel
 from build_engines.recipe import Recipe
@@ -158,14 +158,18 @@ class LossOf:
         self.plan = plan
         self.augment = Augmenter(plan.augment, recipe.seed)
         self.fused = FusedLoss(recipe.head, prepared.train.counts, plan.class_balance, plan.label_smoothing)
+        encoders = (recipe.model.vision, recipe.model.text, recipe.model.sensors)
+        sizes = {name: size for encoder in encoders if encoder for name, size in encoder.aux.items()}
         self.aux_weights = {
-            name: class_weights(counts, plan.class_balance) for name, counts in prepared.train.aux_counts.items()
+            name: class_weights(np.pad(counts, (0, max(0, sizes.get(name, 0) - len(counts)))), plan.class_balance)
+            for name, counts in prepared.train.aux_counts.items()
         }
         self.drop = torch.tensor([plan.modality_dropout.get(name, 0.0) for name in recipe.modalities])
         self.modalities = recipe.modalities
 
     def __call__(self, model: FusedModel, batch: Batch) -> Tensor:
-        features, aux = encode(model, batch, self.augment)
+        batch, mix = self._changed(batch)
+        features, aux = encode(model, batch)
         presence = torch.from_numpy(batch.presence)
         dropped = (torch.rand_like(presence) < self.drop) & (presence > 0)
         # A pair with nothing left teaches only the prior; keep what it had.
@@ -173,9 +177,27 @@ class LossOf:
         label = torch.from_numpy(batch.label)
         for name, other in batch.label_without.items():
             label = torch.where(dropped[:, self.modalities.index(name)], torch.from_numpy(other), label)
-        logits = model.fusion(features, presence * ~dropped)
+        logits, label = judged(model.fusion(features, presence * ~dropped), label)
+        loss = self._judge(logits, label, aux, batch.aux)
+        if mix is None:
+            return loss
+        # A mixed picture shows two things, each to its part: so do its labels.
+        others = {name: target[mix.partner] for name, target in batch.aux.items()}
+        return mix.share * loss + (1 - mix.share) * self._judge(logits, label[mix.partner], aux, others)
+
+    def _changed(self, batch: Batch) -> tuple[Batch, Mix | None]:
+        """`batch` with its pictures changed at random, and how they were mixed with each other."""
+        if batch.vision is None:
+            return batch, None
+        pictures = batch.vision.reshape(-1, *batch.vision.shape[2:])
+        pictures, mix = self.augment.mix(self.augment(pictures))
+        if mix is not None and not np.array_equal(batch.rows[:, 0], np.arange(len(pictures))):
+            raise UserError("train.augment mixes pictures: each must have one label of its own, but pairs share them")
+        return replace(batch, vision=pictures.reshape(batch.vision.shape)), mix
+
+    def _judge(self, logits: Tensor, label: Tensor, aux: Mapping[str, Tensor], targets: Mapping[str, Ints]) -> Tensor:
         loss = self.fused(logits, label)
-        for name, target in batch.aux.items():
+        for name, target in targets.items():
             if name in aux and (target >= 0).any():  # rows without this label are left out
                 loss = loss + self.plan.aux_weight * cross_entropy(
                     aux[name],
@@ -186,16 +208,14 @@ class LossOf:
         return loss
 
 
-def encode(model: FusedModel, batch: Batch, augment: Augmenter | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def encode(model: FusedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Features of every pair [P, n, d] and the auxiliary logits of every encoded row."""
     rows = torch.from_numpy(batch.rows)
     parts: list[Tensor] = []
     aux: dict[str, Tensor] = {}
     if model.vision is not None and batch.vision is not None:
         count, cameras = batch.vision.shape[:2]
-        images = batch.vision.reshape(-1, *batch.vision.shape[2:])
-        flat = torch.from_numpy(images if augment is None else augment(images))
-        features, logits = model.vision(flat)
+        features, logits = model.vision(torch.from_numpy(batch.vision.reshape(-1, *batch.vision.shape[2:])))
         parts.append(features.reshape(count, cameras, -1)[rows[:, 0]])
         aux |= logits
     if model.text is not None and batch.text is not None:
@@ -211,9 +231,23 @@ def encode(model: FusedModel, batch: Batch, augment: Augmenter | None = None) ->
 
 @torch.no_grad()
 def predict(model: FusedModel, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Logits [N, labels] and labels [N] of all pairs in `batches`."""
-    logits = [model.fusion(encode(model, batch)[0], torch.from_numpy(batch.presence)) for batch in batches]
-    return torch.cat(logits), torch.cat([torch.from_numpy(batch.label) for batch in batches])
+    """Logits [N, labels] and labels [N] of all pairs (of a tagging head: of all words) in `batches`."""
+    found = [
+        judged(model.fusion(encode(model, batch)[0], torch.from_numpy(batch.presence)), torch.from_numpy(batch.label))
+        for batch in batches
+    ]
+    return torch.cat([logits for logits, _ in found]), torch.cat([label for _, label in found])
+
+
+def judged(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [N, labels] and labels [N] of what is judged: of a tagging head ([P, W, labels] and [P, W]) the words.
+
+    Where there is no word the label is `NO_WORD`.
+    """
+    if label.ndim == 1:
+        return logits, label
+    words = label != NO_WORD
+    return logits[words], label[words]
 
 
 def _score(model: FusedModel, head: str, prepared: Prepared, loss: float) -> EpochRecord:
