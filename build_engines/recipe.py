@@ -137,6 +137,8 @@ class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Channel to the number that stands for each word of it."""
     aux: dict[str, str] = {}
     """Auxiliary label of a modality to its field; its classes are the training split's values, in order."""
+    bins: dict[str, tuple[float, ...]] = {}
+    """Auxiliary label whose field is a number to the edges of its classes, which are then called `0`, `1`, ..."""
 
     exclude: tuple[str, ...] = ()
     """Ids of rows that are left out of every split, e.g. ones that the data holds a second time."""
