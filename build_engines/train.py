@@ -113,6 +113,8 @@ def train(
         logits = logits + moved
         assert isinstance(kept.fusion, Fusion)  # the softmax head's
         kept.fusion.add_to_logits(moved)
+        after = f1_score(labels.numpy(), answers(recipe.head, logits), average="macro", zero_division=0)
+        console.print(f"logits moved: val F1 {history[-1].val_macro_f1:.3f} -> {after:.3f}")
         offsets = {name: round(float(value), 4) for name, value in zip(recipe.labels, moved, strict=True)}
     temperature = fit_temperature(logits, labels, recipe.head)
     record = TrainingRecord(
