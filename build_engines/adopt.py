@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
+from build_engines.datasets import RECIPE_FILE, recipe_json
 from build_engines.graphs import constants_to_initialisers, name_nodes
 from build_engines.recipe import OnnxModel, OnnxRecipe, OnnxStage, PixelRecipe
 from build_engines.write_bundle import tensor_spec, write_bundle
@@ -27,7 +28,7 @@ SMALLEST_PROBABILITY = 1e-12
 
 def adopt(recipe: OnnxRecipe, recipe_digest: str, target: Path) -> Bundle:
     """Write the FP32 bundle of the recipe's graphs to `target`. Raises UserError for a graph that does not fit."""
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes] = {RECIPE_FILE: recipe_json(recipe)}
     stages = []
     for plan in recipe.onnx.stages:
         graph = adopt_graph(plan, recipe.onnx, recipe.streams)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,22 @@ from build_engines.recipe import AugmentRecipe
 
 _NOISE_FIELDS = 16
 """Noise is drawn once as this many fields and rolled about: fresh noise would cost more than the training step."""
+
+
+_ERASED_AREA = (0.02, 0.2)
+"""Part of the picture that a rectangle covers."""
+_ERASED_STRETCH = 2.0
+"""Its sides' ratio is the picture's times or divided by up to this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How the pictures of a batch were mixed with each other."""
+
+    partner: NDArray[np.int64]
+    """[N]: the picture that each was mixed with."""
+    share: float
+    """Part of each picture, and so of its label, that is its own."""
 
 
 class Augmenter:
@@ -27,25 +45,79 @@ class Augmenter:
     @property
     def _active(self) -> bool:
         plan = self._plan
-        return bool(plan.shift or plan.rotate_deg or plan.scale or plan.brightness or plan.noise or plan.flip)
+        moved = plan.shift or plan.rotate_deg or plan.scale or plan.flip or plan.crop
+        return bool(moved or plan.brightness or plan.noise or plan.colour or plan.erase)
+
+    def mix(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Mix | None]:
+        """`images` uint8 [N, H, W, 3] mixed with each other as the recipe says, and how; None = left alone."""
+        plan, rng = self._plan, self._rng
+        if not plan.mixup and not plan.cutmix:
+            return images, None
+        chosen = rng.random()
+        if chosen >= plan.mixup + plan.cutmix:
+            return images, None
+        partner, share = rng.permutation(len(images)), float(rng.random())  # Beta(1, 1), as both papers have it
+        if chosen < plan.mixup:
+            blended = images * np.float32(share) + images[partner] * np.float32(1 - share)
+            return blended.round().astype(np.uint8), Mix(partner, share)
+        height, width = images.shape[1:3]
+        side = (1 - share) ** 0.5
+        rows, columns = round(height * side), round(width * side)
+        down, across = self._box(height, width, rows, columns)
+        pasted = images.copy()
+        pasted[:, down, across] = images[partner][:, down, across]
+        return pasted, Mix(partner, 1 - rows * columns / (height * width))
 
     def _one(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         plan, rng = self._plan, self._rng
         height, width = image.shape[:2]
         if plan.flip and rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
-        if plan.shift or plan.rotate_deg or plan.scale:
-            turn, zoom = rng.uniform(-1, 1, 2) * (plan.rotate_deg, plan.scale)
-            matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), turn, 1 + zoom)
-            matrix[:, 2] += rng.uniform(-1, 1, 2) * (plan.shift * width, plan.shift * height)
+        if plan.shift or plan.rotate_deg or plan.scale or plan.crop:
+            matrix = self._motion(height, width)
             image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)  # type: ignore[assignment]
         if plan.brightness:
             gain, offset = rng.uniform(-1, 1, 2) * plan.brightness
             table = np.arange(256) * (1 + gain) + offset * 128
             image = cv2.LUT(image, table.round().clip(0, 255).astype(np.uint8))  # type: ignore[assignment]
+        if plan.colour:
+            gains = 1 + rng.uniform(-1, 1, 3) * plan.colour
+            table = (np.arange(256)[:, None] * gains).round().clip(0, 255)
+            image = cv2.LUT(image, table.astype(np.uint8)[None])  # type: ignore[assignment]
+        if plan.erase and rng.random() < plan.erase:
+            image = self._erased(image)
         if plan.noise:
             image = cv2.add(image, self._field(height, width), dtype=cv2.CV_8U)  # type: ignore[assignment]
         return image
+
+    def _motion(self, height: int, width: int) -> NDArray[np.float64]:
+        """The affine matrix [2, 3] of one picture's shift, turn, zoom and crop."""
+        plan, rng = self._plan, self._rng
+        turn, zoom = rng.uniform(-1, 1, 2) * (plan.rotate_deg, plan.scale)
+        middle = ((width - 1) / 2, (height - 1) / 2)
+        matrix = np.asarray(cv2.getRotationMatrix2D(middle, turn, 1 + zoom), np.float64)
+        matrix[:, 2] += rng.uniform(-1, 1, 2) * (plan.shift * width, plan.shift * height)
+        if plan.crop:
+            area, ratio = rng.uniform(1 - plan.crop, 1), (1 + plan.stretch) ** rng.uniform(-1, 1)
+            part = np.minimum(1.0, ((area * ratio) ** 0.5, (area / ratio) ** 0.5))
+            start = rng.uniform(0, 1, 2) * (1 - part) * (width, height)
+            # Before the motion: the part, from `start` on, fills the picture.
+            matrix[:, 2] -= matrix[:, :2] @ (start / part)
+            matrix[:, :2] /= part
+        return matrix
+
+    def _erased(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        rng, (height, width) = self._rng, image.shape[:2]
+        area, ratio = rng.uniform(*_ERASED_AREA), _ERASED_STRETCH ** rng.uniform(-1, 1)
+        box = self._box(height, width, round(height * (area * ratio) ** 0.5), round(width * (area / ratio) ** 0.5))
+        image = image.copy()
+        image[box] = rng.integers(0, 256, 3)
+        return image
+
+    def _box(self, height: int, width: int, rows: int, columns: int) -> tuple[slice, slice]:
+        """A place for `rows` by `columns` within the picture."""
+        top, left = self._rng.integers((height - rows + 1, width - columns + 1)).tolist()
+        return slice(top, top + rows), slice(left, left + columns)
 
     def _field(self, height: int, width: int) -> NDArray[np.int16]:
         if self._noise is None or self._noise.shape[1:3] != (height, width):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from build_engines.metrics import Scores, score
 from calibration.samples import CalibrationSample, stage_feeds
 from edge_runtime.bundle import Manifest, Stage
+from edge_runtime.decide import model_answer
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.messages import Tensors
 from edge_runtime.tensors import zeros
@@ -71,9 +72,10 @@ class Bank:
                 self._advance()
         _, name, output = self._manifest.head.output.split(":")
         logits = np.stack([out[output].astype(np.float32).ravel() for out in self._outputs[keys[name]]])
-        labels = self._manifest.head.labels
+        head, policy = self._manifest.head, self._manifest.decision
         truth = [sample.label for sample in self._samples]
-        return Outcome(score(truth, [labels[int(index)] for index in logits.argmax(1)], labels), logits)
+        answers = [model_answer(head, policy, row) for row in logits]
+        return Outcome(score(truth, answers, head.labels), logits)
 
     def _run(self, stage: Stage, variant: Variant, before: Mapping[str, Sequence[Tensors]]) -> list[Tensors]:
         specs = [item.spec for item in stage.inputs]

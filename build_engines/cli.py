@@ -90,7 +90,7 @@ for _name, _summary in _ONE_STAGE.items():
 @click.option("--bundle", "bundle_name", required=True, help="Bundle directory or .tar, or shipped:NAME.")
 @click.option("--data", type=_PATH, required=True, help="Data folder.")
 @click.option("--split", default="val", show_default=True, help="Folder in the data folder.")
-@click.option("--layout", "layout_name", default=None, help="Layout of the data; found from its files where not given.")
+@click.option("--layout", "layout_name", default=None, help="Layout of the data instead of the bundle's own.")
 @click.option("--json", "json_file", type=_PATH, default=None, help="Write the scores here.")
 @click.option("--predictions", type=_PATH, default=None, help="Write every decision here, one JSON per line.")
 @click.option("--drop", multiple=True, help="A stream, or camera, sensors or text, that never arrives; repeatable.")
@@ -111,13 +111,13 @@ def evaluate_command(
 ) -> None:
     """Score a bundle on labelled data, with the code that runs on the device."""
     from build_engines import evaluate as ev
-    from build_engines.datasets import layout_named, layout_of
+    from build_engines.datasets import layout_for
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path as find_bundle
     from edge_runtime.pipeline import Pipeline
 
     bundle = open_bundle(find_bundle(bundle_name), keys, allow_unsigned)
-    layout = layout_named(layout_name) if layout_name else layout_of(data, split)
+    layout = layout_for(bundle, data, split, layout_name)
     dropped = ev.dropped_streams(bundle, drop)
     pipeline = Pipeline(bundle)
     try:

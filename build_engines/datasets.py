@@ -16,24 +16,28 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
-from build_engines.recipe import Recipe
+from build_engines.recipe import PLAIN_DATASET, AnyRecipe, BuildRecipe, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet
+from edge_runtime.bundle import NEGATIVE, Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.streams import SensorStream, StreamSpec
 
 Ints = NDArray[np.int64]
 
 
-class Layout(Protocol):
+class LayoutModule(Protocol):
     """What a layout module offers."""
 
     MARKER: str
     """Pattern of a file in a split's folder by which the layout is known."""
 
-    def read(self, data: Path, split: str, streams: Mapping[str, StreamSpec]) -> Iterator[LabelledSet]:
-        """The labelled moments of `split`, in time order within each group."""
+    def read(
+        self, data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = ...
+    ) -> Iterator[LabelledSet]:
+        """The labelled moments of `split`, in time order within each group; `dataset` says what its fields mean."""
         ...
 
     def prepare(self, recipe: Recipe, data: Path, work: Path) -> Prepared:
@@ -45,16 +49,45 @@ LAYOUTS = {
     "home": "build_engines.home_data",
     "images": "build_engines.images_data",
     "world": "build_engines.world_data",
+    "samples": "build_engines.samples_data",
 }
-"""Name in a recipe (or `--layout`) to the module that reads it."""
+"""Name in a recipe (or `--layout`) to the module that reads it; where two have the same marker, the first is meant."""
+RECIPE_FILE = "report/recipe.json"
+"""In a bundle: the recipe it was built from, as it was understood."""
 
 
-def layout_named(name: str) -> Layout:
-    """The layout module called `name`. Raises UserError listing the names."""
+@dataclass(frozen=True)
+class Layout:
+    """A layout module, with what a recipe says of its fields."""
+
+    module: LayoutModule
+    dataset: DatasetRecipe = PLAIN_DATASET
+
+    @property
+    def MARKER(self) -> str:  # noqa: N802  # the module's own name for it
+        """Pattern of a file in a split's folder by which the layout is known."""
+        return self.module.MARKER
+
+    def read(self, data: Path, split: str, streams: Mapping[str, StreamSpec]) -> Iterator[LabelledSet]:
+        """The labelled moments of `split`, in time order within each group. Raises UserError."""
+        return self.module.read(data, split, streams, self.dataset)
+
+    def prepare(self, recipe: Recipe, data: Path, work: Path) -> Prepared:
+        """Everything training needs; `work` may hold caches. Raises UserError."""
+        return self.module.prepare(recipe, data, work)
+
+
+def layout_named(name: str, dataset: DatasetRecipe = PLAIN_DATASET) -> Layout:
+    """The layout called `name`. Raises UserError listing the names."""
     if name not in LAYOUTS:
         raise UserError(f"layout is {name!r}; there are {', '.join(LAYOUTS)}")
     module: Any = importlib.import_module(LAYOUTS[name])
-    return module  # type: ignore[no-any-return]
+    return Layout(module, dataset)
+
+
+def layout_of_recipe(recipe: BuildRecipe) -> Layout:
+    """The layout that `recipe` names, with its dataset's settings."""
+    return layout_named(recipe.layout, recipe.dataset)
 
 
 def layout_of(data: Path, split: str) -> Layout:
@@ -63,10 +96,45 @@ def layout_of(data: Path, split: str) -> Layout:
         layout = layout_named(name)
         if next((data / split).glob(layout.MARKER), None) is not None:
             return layout
-    markers = ", ".join(layout_named(name).MARKER for name in LAYOUTS)
+    markers = ", ".join(dict.fromkeys(layout_named(name).MARKER for name in LAYOUTS))
     raise UserError(
         f"data {data}: no split {split!r} of a known layout (looked for {markers}); check --data and --split"
     )
+
+
+class Origin(Struct, frozen=True):
+    """What `report/recipe.json` says of the data; the rest of it is for people."""
+
+    layout: str
+    dataset: DatasetRecipe = PLAIN_DATASET
+
+
+def layout_for(bundle: Bundle, data: Path, split: str, name: str | None = None) -> Layout:
+    """The layout to read `data`/`split` with for `bundle`: the one called `name`, else the one it was built from (if
+    the folder holds such a split), else the one that the folder's files show. Raises UserError.
+    """
+    if RECIPE_FILE not in bundle.manifest.files:
+        return layout_named(name) if name else layout_of(data, split)
+    try:
+        origin = msgspec.json.decode(bundle.read(RECIPE_FILE), type=Origin)
+    except msgspec.DecodeError as error:
+        raise UserError(
+            f"bundle {bundle.path}: {RECIPE_FILE} is not of this version ({error}); build it again"
+        ) from None
+    if name is None and next((data / split).glob(layout_named(origin.layout).MARKER), None) is None:
+        return layout_of(data, split)
+    return layout_named(name or origin.layout, origin.dataset)
+
+
+def recipe_json(recipe: AnyRecipe) -> bytes:
+    """`recipe` as it was understood, without where things lie on this machine: what `report/recipe.json` holds."""
+    found: dict[str, Any] = msgspec.to_builtins(recipe)
+    found["data"] = ""
+    for stage in found.get("onnx", {}).get("stages", ()):
+        stage["file"] = Path(stage["file"]).name
+    if tokenizer := found.get("onnx", {}).get("tokenizer"):
+        found["onnx"]["tokenizer"] = Path(tokenizer).name
+    return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +186,11 @@ class Prepared:
     """The validation split as pairs, everything present that was recorded."""
     digest: str
     """sha256 over the training split's files."""
+
+
+def answer_names(recipe: Recipe) -> tuple[str, ...]:
+    """The recipe's labels by number; a sigmoid head's are followed by the answer that none of them holds."""
+    return (*recipe.labels, NEGATIVE) if recipe.head == "sigmoid" else recipe.labels
 
 
 def fit_channels(spec: SensorStream, rows: Iterable[Mapping[str, float]]) -> SensorStream:

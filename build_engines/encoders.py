@@ -46,9 +46,38 @@ class FeatureHead(nn.Module):
 
 
 def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
-    )
+    # Flat, since the modules' places are the names under which weights are kept.
+    return nn.Sequential(*_normed(inputs, outputs, 3, stride), nn.ReLU(inplace=True))
+
+
+def _normed(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and a skip around them (He et al. 2015, arXiv:1512.03385): the basic block, projected where
+    width or size changes. In a graph: Conv, Relu, Add; the batch norms are folded.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = _conv(inputs, outputs, stride)
+        self.second = _normed(outputs, outputs, 3, 1)
+        same = inputs == outputs and stride == 1
+        self.skip = nn.Identity() if same else _normed(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride], rounded up."""
+        return relu(self.second(self.first(x)) + self.skip(x))
+
+
+def _residual(widths: tuple[int, ...], blocks: tuple[int, ...]) -> nn.Sequential:
+    """A halving convolution, then for each further width a halving block and the rest of its `blocks`."""
+    layers: list[nn.Module] = [_conv(3, widths[0], 2)]
+    for (inputs, outputs), count in zip(pairwise(widths), blocks, strict=True):
+        layers.append(ResidualBlock(inputs, outputs, 2))
+        layers += [ResidualBlock(outputs, outputs, 1) for _ in range(count - 1)]
+    return nn.Sequential(*layers)
 
 
 class VisionEncoder(nn.Module):
@@ -56,8 +85,10 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, recipe: VisionRecipe, height: int, width: int, features: int) -> None:
         super().__init__()
-        sizes = (3, *recipe.widths)
-        self.layers = nn.Sequential(*(_conv(a, b, 2) for a, b in pairwise(sizes)))
+        if recipe.kind == "residual":
+            self.layers = _residual(recipe.widths, recipe.blocks or (1,) * (len(recipe.widths) - 1))
+        else:
+            self.layers = nn.Sequential(*(_conv(a, b, 2) for a, b in pairwise((3, *recipe.widths))))
         self.grid = recipe.pool == "grid"
         hidden = recipe.widths[-1]
         if self.grid:

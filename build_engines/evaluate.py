@@ -35,12 +35,14 @@ class Prediction(Struct, frozen=True):
     probabilities: dict[str, float]
     condition: str = ""
     group: str = ""
-    """What it belongs to: moments of one group are not independent."""
+    """What it belongs to: the runtime's memory starts afresh with each group."""
     truth_tags: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     """What a tagging head gave each word; the labels that a sigmoid head found."""
 
     head: str = "softmax"
+    cluster: str = ""
+    """Moments of one cluster are not independent."""
 
     @property
     def answer(self) -> str:
@@ -94,7 +96,7 @@ def evaluate(
         predictions.append(
             Prediction(
                 moment.id, right, said.label, said.confidence, said.source, said.reason, dict(said.probabilities),
-                moment.condition, moment.group, moment.tags, said.tags, head.kind,
+                moment.condition, moment.group, moment.tags, said.tags, head.kind, moment.cluster or moment.group,
             )
         )  # fmt: skip
     if not predictions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, shape_inference
 
 
 def initialisers(graph: GraphProto) -> dict[str, TensorProto]:
@@ -31,11 +31,6 @@ def tensor_types(model: ModelProto) -> dict[str, int]:
     graph = shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
     return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
-
-
-def weight_bytes(model: ModelProto) -> int:
-    """Bytes of the constant tensors."""
-    return sum(numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer)
 
 
 def constants_to_initialisers(model: ModelProto) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from build_engines.datasets import Batch, Ints, Prepared, digest_of, fit_channels, read_file, read_json_lines
 from build_engines.opposites import opposite_of
-from build_engines.recipe import Recipe
+from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from build_engines.tokenizer import SamplingEncoder, train_tokenizer
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.capture.admit import Refusal, decode_jpeg
@@ -43,7 +43,9 @@ def join_label(action: str, gesture: int, occupants: int) -> str:
     return action
 
 
-def read(data: Path, split: str, streams: Mapping[str, StreamSpec]) -> Iterator[LabelledSet]:
+def read(
+    data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
+) -> Iterator[LabelledSet]:
     """Every sample of `split` as a group of its own: one frame, one sensor reading, one sentence, at one time."""
     camera, text, sensors = stream_names(streams)
     for row in read_json_lines(data / split / MARKER):

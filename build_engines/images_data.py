@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from build_engines.datasets import Prepared, read_file
-from build_engines.recipe import Recipe
+from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.errors import UserError
 from edge_runtime.streams import CameraStream, StreamSpec
@@ -18,7 +18,9 @@ MARKER = "*/*.jp*g"
 AT_NS = 1_000_000_000
 
 
-def read(data: Path, split: str, streams: Mapping[str, StreamSpec]) -> Iterator[LabelledSet]:
+def read(
+    data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
+) -> Iterator[LabelledSet]:
     """Every picture of `split` as a group of its own, in the order of labels and names."""
     cameras = [name for name, spec in streams.items() if isinstance(spec, CameraStream)]
     if len(cameras) != 1:

@@ -36,11 +36,11 @@ def provide_data(job: Job) -> None:
 
 def train_stage(job: Job) -> None:
     """Data to weights.npz, training.json, tokenizer.model and samples.npz."""
-    from build_engines.datasets import layout_named
+    from build_engines.datasets import layout_of_recipe
     from build_engines.train import save, train
 
     recipe = _trained(job)
-    prepared = layout_named(recipe.layout).prepare(recipe, job.data, job.work / "cache")
+    prepared = layout_of_recipe(recipe).prepare(recipe, job.data, job.work / "cache")
     trained = train(recipe, job.recipe_digest, prepared, job.console)
     save(trained, prepared, job.work / "train")
     last = trained.record.epochs[-1]
@@ -133,9 +133,9 @@ def evaluation_moments(job: Job, bundle: Bundle) -> Iterator[LabelledSet]:
 
 
 def _split(job: Job, bundle: Bundle, split: str) -> Iterator[LabelledSet]:
-    from build_engines.datasets import layout_named
+    from build_engines.datasets import layout_of_recipe
 
-    return layout_named(job.recipe.layout).read(job.data, split, bundle.manifest.streams)
+    return layout_of_recipe(job.recipe).read(job.data, split, bundle.manifest.streams)
 
 
 def model_bundle(job: Job) -> Bundle:
@@ -162,7 +162,7 @@ def compiler_version() -> str:
     from build_engines.compile import find_compiler
 
     compiler = find_compiler()
-    return f"{compiler.flavour} {compiler.version}" if compiler is not None else ""
+    return str(compiler) if compiler is not None else ""
 
 
 def compile_stage(job: Job) -> None:
@@ -181,7 +181,7 @@ def evaluate_stage(job: Job) -> None:
 
 def bundle_stage(job: Job) -> None:
     """The candidate that passed the gate, signed, where the recipe's bundles go."""
-    from build_engines.judge import VERDICT, Verdict
+    from build_engines.gate import VERDICT, Verdict
     from build_engines.write_bundle import without_engines, write_bundle
     from edge_runtime.bundle import sign_bundle
     from edge_runtime.signing import generate_keys

@@ -17,6 +17,7 @@ from build_engines.graphs import tensor_types
 from build_engines.job import Job
 from build_engines.line import evaluation_moments
 from build_engines.lint import refuse
+from build_engines.oracle import prove
 from build_engines.sensitivity import Examiner, Sensitivity, Subject
 from calibration.ranges import read_ranges
 from calibration.samples import CalibrationSample, read_samples
@@ -53,6 +54,12 @@ def choose_plan(job: Job, bundle: Bundle, folder: Path) -> None:
         task = progress.add_task("quantise")
         bank = Bank(bundle.manifest, samples, lambda: progress.advance(task))
         found = Examiner(bank, subjects, recipe.quantise, recipe.gate).examine()
+    proofs = {
+        subject.name: prove(subject.name, subject.graphs["int8"], [feeds for _, feeds in fed.of(subject.name)])
+        for subject in subjects
+        if "int8" in subject.graphs
+    }
+    found = msgspec.structs.replace(found, oracle=proofs)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for subject in subjects:
@@ -62,6 +69,10 @@ def choose_plan(job: Job, bundle: Bundle, folder: Path) -> None:
             if precision != "fp32":
                 (folder / f"{subject.name}.{precision}.onnx").write_bytes(data)
     (folder / PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    for name, proof in proofs.items():
+        job.console.print(
+            f"quantise: {name}: oracle: {proof.sites} sites exact within {proof.worst:.1e}", highlight=False
+        )
     for line in found.reasons:
         job.console.print(f"quantise: {line}", highlight=False)
 

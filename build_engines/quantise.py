@@ -133,8 +133,3 @@ def quantise(model: ModelProto, thresholds: Mapping[str, float], nodes: Collecti
     quantised.ir_version = model.ir_version
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
-
-
-def quantised_pairs(model: ModelProto) -> int:
-    """Number of dequantise nodes: what a compiler should still find after parsing."""
-    return sum(node.op_type == "DequantizeLinear" for node in model.graph.node)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from edge_runtime.bundle import DecisionPolicy
+from edge_runtime.bundle import NEGATIVE, UNDECIDED, DecisionPolicy
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
 from edge_runtime.streams import CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
@@ -31,8 +31,12 @@ class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """A convolutional encoder, one pass per camera (a batch of cameras)."""
 
     streams: tuple[str, ...]
+    kind: Literal["plain", "residual"] = "plain"
+    """`plain`: one convolution per halving; `residual`: blocks with a skip connection after the first one."""
     widths: tuple[Count, ...] = (16, 32, 64, 96)
     """Channels after each halving of the picture."""
+    blocks: tuple[Count, ...] = ()
+    """`residual`: blocks at each width but the first, the first block of each halving; empty = one each."""
     pool: Literal["mean", "grid"] = "mean"
     """`mean`: where in the picture does not matter; `grid`: the last map's places are kept apart."""
     dropout: Fraction = 0.1
@@ -115,6 +119,44 @@ class TokenizerRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Smoothness of subword sampling while training (Kudo 2018, arXiv:1804.10959); 0 = off."""
 
 
+class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the fields of a `samples.jsonl` mean. A field within a field is written with a dot: `labels.action`."""
+
+    label: str = "label"
+    group: str | tuple[str, ...] = ()
+    """The field, or fields, that rows share which are not independent: a block of a drive, a patient, near doubles.
+    Intervals are drawn over these groups, and none may be in two splits.
+    """
+    condition: str = ""
+    """Field that tells circumstances apart (day, night) which are also scored one by one."""
+    values: dict[str, str] = {}
+    """Value of the label field to the label; empty = the value is the label. For a sigmoid head, `none` = no label."""
+    categories: dict[str, dict[str, float]] = {}
+    """Channel to the number that stands for each word of it."""
+    aux: dict[str, str] = {}
+    """Auxiliary label of a modality to its field; its classes are the training split's values, in order."""
+
+    exclude: tuple[str, ...] = ()
+    """Ids of rows that are left out of every split, e.g. ones that the data holds a second time."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return (self.group,) if isinstance(self.group, str) else self.group
+
+
+PLAIN_DATASET = DatasetRecipe()
+"""Fields that mean what they are called."""
+
+
+class MirrorRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Mirror half of the training moments, pictures and meaning: what was left is then right."""
+
+    labels: tuple[tuple[str, str], ...] = ()
+    """Pairs that change places, among the labels and the auxiliary labels' values."""
+    channels: tuple[str, ...] = ()
+    """Sensor channels whose sign changes."""
+
+
 class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Changes of the pictures while training; all 0 = none."""
 
@@ -127,7 +169,21 @@ class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     noise: NotNegative = 0.0
     """Deviation in grey levels."""
     flip: bool = False
-    """Mirror half of the pictures; never where left and right mean something."""
+    """Mirror half of the pictures; never where left and right mean something (there: `mirror`)."""
+    mirror: MirrorRecipe | None = None
+    """For the samples layout."""
+    crop: Fraction = 0.0
+    """Enlarge a random part of at least 1 - this of the area (Szegedy et al. 2014, arXiv:1409.4842)."""
+    stretch: Fraction = 0.0
+    """That part's width over height is the picture's times up to 1 + this, or divided by it."""
+    colour: Fraction = 0.0
+    """Each colour's gain changes by up to this, by itself."""
+    erase: Fraction = 0.0
+    """Chance of a rectangle in one random colour (Zhong et al. 2017, arXiv:1708.04896)."""
+    mixup: Fraction = 0.0
+    """Chance that a batch is blended with itself in another order (Zhang et al. 2017, arXiv:1710.09412)."""
+    cutmix: Fraction = 0.0
+    """Chance that a rectangle is pasted from there instead (Yun et al. 2019, arXiv:1905.04899)."""
 
 
 class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,6 +216,8 @@ class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Recordings of live runs (`edge-runtime record`) to choose from instead of the split; paths relative to the
     recipe.
     """
+    near_leak: Fraction = 0.02
+    """At most this part of the chosen moments may be nearly, though not exactly, ones that are evaluated."""
 
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
@@ -200,6 +258,9 @@ class GateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """No class's F1 falls by more than this."""
     min_gain: Fraction = 0.05
     """The plan's graphs are smaller than FP32's by at least this part."""
+    agreement: Fraction = 0.05
+    """On a GPU, no output of a stage and no logit is further from ONNX Runtime's than this part of the largest one.
+    One step of INT8 is 0.8 %, and a value on the edge of two steps may fall to either side."""
     fallback: bool = True
     """Where the chosen plan is refused, give stages back their precision until it passes, and say so; else refuse."""
 
@@ -228,6 +289,8 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     trigger: str
     streams: dict[Name, StreamSpec]
     decision: DecisionPolicy
+    dataset: DatasetRecipe = PLAIN_DATASET
+    """For the samples layout."""
     data: str = ""
     """Data folder where `--data` is not given, relative to the working directory."""
     seed: int = 0
@@ -299,7 +362,7 @@ class OnnxModel(Struct, frozen=True, forbid_unknown_fields=True):
     """`stage:<stage>:<output>`: one value per label."""
     probabilities: bool = False
     """The output is probabilities already; their logarithm becomes the logits."""
-    head: Literal["softmax"] = "softmax"
+    head: Literal["softmax", "sigmoid"] = "softmax"
     tokenizer: str = ""
     """SentencePiece model for a text stream, relative to the recipe."""
 
@@ -356,6 +419,8 @@ def check_onnx(recipe: OnnxRecipe) -> str | None:
         return "[[onnx.stages]] must have distinct names"
     if recipe.onnx.output.rpartition(":")[0] not in {f"stage:{stage.name}" for stage in stages}:
         return f"onnx.output is {recipe.onnx.output!r}; it must be stage:<one of [[onnx.stages]]>:<its output>"
+    if recipe.onnx.probabilities and recipe.onnx.head == "sigmoid":
+        return "onnx.probabilities is for a softmax head; let a sigmoid head's graph end before its sigmoid"
     return _unknown_stages(recipe, tuple(stage.name for stage in stages))
 
 
@@ -370,9 +435,18 @@ def check_common(recipe: BuildRecipe) -> str | None:
     """What contradicts itself in the part that all recipes share, or None."""
     if recipe.trigger not in recipe.streams:
         return f"trigger is {recipe.trigger!r}; the streams are {', '.join(sorted(recipe.streams))}"
-    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < 2:
-        return "labels must be distinct and at least two"
-    for label in (recipe.decision.safe_label, *recipe.decision.immediate, *recipe.decision.thresholds):
+    kind = recipe.onnx.head if isinstance(recipe, OnnxRecipe) else recipe.head if isinstance(recipe, Recipe) else ""
+    sigmoid = kind == "sigmoid"
+    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < (1 if sigmoid else 2):
+        return f"labels must be distinct and at least {'one' if sigmoid else 'two'}"
+    if sigmoid and NEGATIVE in recipe.labels:
+        return f"labels has {NEGATIVE!r}, which a sigmoid head says when it finds no label; leave it out"
+    if sigmoid and (recipe.decision.hold > 1 or recipe.decision.immediate):
+        return "decision.hold and decision.immediate are for a softmax head; a sigmoid head's labels stand side by side"
+    safe = (*recipe.labels, NEGATIVE, UNDECIDED) if sigmoid else recipe.labels
+    if recipe.decision.safe_label not in safe:
+        return f"decision.safe_label is {recipe.decision.safe_label!r}; it must be one of {', '.join(safe)}"
+    for label in (*recipe.decision.immediate, *recipe.decision.thresholds):
         if label not in recipe.labels:
             return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
     if recipe.calibrate.split == recipe.evaluate_split:
@@ -397,11 +471,29 @@ def check(recipe: Recipe) -> str | None:
     for encoder in (model.vision, model.text, model.sensors):
         if encoder and encoder.aux_in_features and sum(encoder.aux.values()) >= model.features:
             return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
+    if model.vision and (problem := _check_vision(model.vision)):
+        return problem
+    augment = recipe.train.augment
+    if augment.mixup + augment.cutmix > 1:
+        return f"train.augment.mixup and cutmix add up to {augment.mixup + augment.cutmix:g}; at most 1"
+    if augment.mixup + augment.cutmix and (not model.vision or len(recipe.modalities) > 1):
+        return "train.augment.mixup and cutmix mix pictures with their labels; they are for models of one camera alone"
     if len({_size(recipe.streams[name]) for name in (model.vision.streams if model.vision else ())}) > 1:
         return "all cameras of model.vision must have the same width and height"
     encoders = {"vision": model.vision, "text": model.text, "sensors": model.sensors}
     stages = (*(name for name, encoder in encoders.items() if encoder), "fusion")
     return check_common(recipe) or _unknown_stages(recipe, stages)
+
+
+def _check_vision(vision: VisionRecipe) -> str | None:
+    stages = len(vision.widths) - 1
+    if vision.kind == "plain" and vision.blocks:
+        return "model.vision.blocks is for kind = 'residual'; leave it out"
+    if vision.blocks and len(vision.blocks) != stages:
+        return (
+            f"model.vision.blocks has {len(vision.blocks)} numbers; widths needs {stages}, one for each but the first"
+        )
+    return None
 
 
 def _size(spec: StreamSpec) -> tuple[int, int]:

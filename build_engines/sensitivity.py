@@ -16,6 +16,7 @@ from onnx import ModelProto
 from build_engines.bank import Bank, Outcome, Variant
 from build_engines.graphs import serialised
 from build_engines.half import to_half
+from build_engines.oracle import Proof
 from build_engines.quantise import Site, quantise
 from build_engines.recipe import GateRecipe, QuantiseRecipe
 
@@ -56,6 +57,8 @@ class Sensitivity(Struct, frozen=True):
     rows: tuple[SensitivityRow, ...]
     reasons: tuple[str, ...]
     """How the plan was chosen, in words."""
+    oracle: dict[str, Proof] = {}
+    """Stage to what was proven of the INT8 that ONNX Runtime computes."""
 
     @property
     def plan(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import onnx
 
+from build_engines.datasets import RECIPE_FILE, recipe_json
 from build_engines.recipe import Recipe
 from build_engines.train import TOKENIZER_FILE, TrainingRecord
 from build_engines.write_bundle import tensor_spec, write_bundle
@@ -33,6 +34,7 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
         files[TOKENIZER] = (work / TOKENIZER_FILE).read_bytes()
     if (work / "equality.json").is_file():
         files["report/equality.json"] = (work / "equality.json").read_bytes()
+    files[RECIPE_FILE] = recipe_json(recipe)
     manifest = Manifest(
         format=1,
         name=recipe.name,
@@ -41,7 +43,11 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
         trigger=recipe.trigger,
         streams=record.streams,
         stages=tuple(stages),
-        decision=msgspec.structs.replace(recipe.decision, temperature=record.temperature),
+        decision=msgspec.structs.replace(
+            recipe.decision,
+            temperature=record.temperature,
+            thresholds=record.thresholds | recipe.decision.thresholds,
+        ),
         precision={"default": {stage.name: "fp32" for stage in stages}},
         files={},
         presence=recipe.modalities,

@@ -16,16 +16,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
-from build_engines.datasets import Batch, Ints, Prepared, digest_of, fit_channels, read_file, read_json_lines
-from build_engines.recipe import Recipe, WorldRecipe
-from build_engines.tokenizer import SamplingEncoder, train_tokenizer
-from calibration.moments import LabelledSet, RawMessage, replay
+from build_engines.datasets import Ints, Prepared, digest_of, fit_channels, read_file, read_json_lines
+from build_engines.paired import Arrays, PairedSource, build_arrays
+from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe, WorldRecipe
+from build_engines.tokenizer import train_tokenizer
+from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.errors import UserError
-from edge_runtime.messages import Slice, Utterance
-from edge_runtime.preprocess import slice_tensors
-from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+from edge_runtime.streams import SensorStream, StreamSpec, TextStream
 
 MARKER = "messages.jsonl"
 LEARNER_SEEDS = 500_000
@@ -33,7 +31,6 @@ LEARNER_SEEDS = 500_000
 SUMMARY = "summary.json"
 """Written when a split is complete."""
 START_NS = 1_000_000_000
-Arrays = dict[str, NDArray[np.generic]]
 
 
 class Line(Struct, frozen=True):
@@ -60,7 +57,9 @@ def _lines(folder: Path) -> Iterator[Line]:
             raise UserError(f"data {folder / MARKER}: line {number}: {error}") from None
 
 
-def read(data: Path, split: str, streams: Mapping[str, StreamSpec]) -> Iterator[LabelledSet]:
+def read(
+    data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
+) -> Iterator[LabelledSet]:
     """Every labelled frame, with the messages since the one before; an episode is a group."""
     text = next((name for name, spec in streams.items() if isinstance(spec, TextStream)), "")
     folder = data / split
@@ -130,9 +129,14 @@ def prepare(recipe: Recipe, data: Path, work: Path, learner: Path | None = None)
         train = {name: np.concatenate([array, more[name]]) for name, array in train.items()}
         digest = hashlib.sha256(f"{digest} {own}".encode()).hexdigest()
     val = _arrays(recipe, streams, data, "val", digest_of(data / "val"), work)
-    source = PairedSource(recipe, tokenizer, train)
-    plain = PairedSource(recipe, tokenizer, val, sampling=False)
+    source = PairedSource(recipe, tokenizer, train, _scene(train))
+    plain = PairedSource(recipe, tokenizer, val, _scene(val), training=False)
     return Prepared(streams, tokenizer, source, list(plain.in_order()), digest)
+
+
+def _scene(arrays: Arrays) -> dict[str, Ints]:
+    """The auxiliary label: what is right without the sentence."""
+    return {"scene": arrays["labels"][:, 1].astype(np.int64)}
 
 
 def _arrays(
@@ -152,114 +156,9 @@ def _arrays(
     if cache.is_file():
         with np.load(cache, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    found = _build_arrays(recipe, streams, data, split)
+    found = build_arrays(recipe, streams, read(data, split, streams), data, split)
     work.mkdir(parents=True, exist_ok=True)
     for old in work.glob(f"{name}-*.npz"):
         old.unlink()
     np.savez(cache, **found)  # type: ignore[arg-type]  # the stub takes array names for flags
     return found
-
-
-def _build_arrays(recipe: Recipe, streams: Mapping[str, StreamSpec], data: Path, split: str) -> Arrays:
-    """The split through the device's admission, alignment and preprocessing, one row a labelled moment."""
-    names = {label: index for index, label in enumerate(recipe.labels)}
-    columns: dict[str, list[NDArray[np.generic]]] = {}
-    texts: list[str] = []
-    labels: list[tuple[int, int]] = []
-    for moment, aligned in replay(streams, read(data, split, streams)):
-        slices = [aligned.slices[name] for name in recipe.modalities]
-        for name, value in _tensors(recipe, streams, aligned.slices).items():
-            columns.setdefault(name, []).append(value)
-        columns.setdefault("presence", []).append(np.array([part.present for part in slices], np.float32))
-        said = aligned.slices[recipe.model.text.stream].newest if recipe.model.text else None
-        texts.append(said.text if isinstance(said, Utterance) else "")
-        other = next(iter(moment.label_without.values()), moment.label)
-        for label in (moment.label, other):
-            if label not in names:
-                raise UserError(f"data {data}: label {label!r} is none of the recipe's {', '.join(names)}")
-        labels.append((names[moment.label], names[other]))
-    if not labels:
-        raise UserError(f"data {data}: the split {split!r} has no labelled frame")
-    arrays: Arrays = {name: np.stack(values) for name, values in columns.items()}
-    return arrays | {"texts": np.array(texts), "labels": np.array(labels, np.int64)}
-
-
-def _tensors(recipe: Recipe, streams: Mapping[str, StreamSpec], slices: Mapping[str, Slice]) -> Arrays:
-    """`image` [cameras, H, W, 3], `window` and `mask` [T, C] of one moment; zeros where a stream is absent."""
-    found: Arrays = {}
-    model = recipe.model
-    if model.vision is not None:
-        images = []
-        for name in model.vision.streams:
-            spec, part = streams[name], slices[name]
-            assert isinstance(spec, CameraStream)
-            empty = np.zeros((1, spec.height, spec.width, 3), np.uint8)
-            images.append(slice_tensors(spec, part, None)["image"] if part.present else empty)
-        found["image"] = np.concatenate(images)
-    if model.sensors is not None:
-        spec, part = streams[model.sensors.stream], slices[model.sensors.stream]
-        assert isinstance(spec, SensorStream)
-        if part.present:
-            made = slice_tensors(spec, part, None)
-            found |= {"window": made["window"][0], "mask": made["mask"][0]}
-        else:
-            nothing = np.zeros((spec.window, len(spec.channels)), np.float32)
-            found |= {"window": nothing, "mask": nothing}
-    return found
-
-
-class PairedSource:
-    """Moments as recorded, shuffled; subwords are drawn anew each epoch."""
-
-    def __init__(self, recipe: Recipe, tokenizer: bytes | None, arrays: Arrays, sampling: bool = True) -> None:
-        self._arrays = arrays
-        self._labels: Ints = arrays["labels"].astype(np.int64)
-        self._batch = min(recipe.train.batch, len(self._labels))
-        self._text_name = recipe.model.text.stream if recipe.model.text else None
-        self._unique, self._which = np.unique(arrays["texts"], return_inverse=True)
-        self._encoder: SamplingEncoder | None = None
-        if recipe.model.text is not None and tokenizer is not None:
-            spec = recipe.streams[recipe.model.text.stream]
-            assert isinstance(spec, TextStream)
-            alpha = recipe.tokenizer.sampling_alpha if sampling else 0.0
-            self._encoder = SamplingEncoder(tokenizer, spec, alpha, recipe.seed)
-        size = len(recipe.labels)
-        self.steps = len(self._labels) // self._batch
-        self.counts = np.bincount(self._labels[:, 0], minlength=size).astype(float)
-        self.aux_counts: Mapping[str, NDArray[np.float64]] = {
-            "scene": np.bincount(self._labels[:, 1], minlength=size).astype(float)
-        }
-
-    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """`steps` batches; the last incomplete one is left out."""
-        order = rng.permutation(len(self._labels))
-        encoded = self._encode()
-        for step in range(self.steps):
-            yield self._rows(order[step * self._batch : (step + 1) * self._batch], encoded)
-
-    def in_order(self) -> Iterator[Batch]:
-        """All moments in the order they were recorded."""
-        encoded = self._encode()
-        for start in range(0, len(self._labels), self._batch):
-            yield self._rows(np.arange(start, min(start + self._batch, len(self._labels))), encoded)
-
-    def _encode(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
-        return self._encoder.encode([str(text) for text in self._unique]) if self._encoder else None
-
-    def _rows(self, index: Ints, encoded: tuple[NDArray[np.int32], NDArray[np.float32]] | None) -> Batch:
-        arrays = self._arrays
-        text = None if encoded is None else (encoded[0][self._which[index]], encoded[1][self._which[index]])
-        sensors = (arrays["window"][index].astype(np.float32), arrays["mask"][index].astype(np.float32)) if (
-            "window" in arrays
-        ) else None  # fmt: skip
-        without = self._labels[index, 1]
-        return Batch(
-            vision=arrays["image"][index].astype(np.uint8) if "image" in arrays else None,
-            text=text,
-            sensors=sensors,
-            rows=np.repeat(np.arange(len(index))[:, None], 3, axis=1),
-            label=self._labels[index, 0],
-            presence=arrays["presence"][index].astype(np.float32),
-            label_without={} if self._text_name is None else {self._text_name: without},
-            aux={"scene": without},
-        )

@@ -56,6 +56,8 @@ class LabelledSet:
     condition: str = ""
     tags: tuple[str, ...] = ()
     """For a tagging head: the right tag of each word of the sentence, words being what spaces part."""
+    cluster: str = ""
+    """Moments of one cluster are not independent (near doubles, one patient); empty = those of one group."""
 
 
 def admitted(
@@ -90,11 +92,14 @@ def admitted(
 
 
 def replay(
-    streams: Mapping[str, StreamSpec], sets: Iterable[LabelledSet], drop: Sequence[str] = ()
+    streams: Mapping[str, StreamSpec],
+    sets: Iterable[LabelledSet],
+    drop: Sequence[str] = (),
+    refused: Counter[str] | None = None,
 ) -> Iterator[tuple[LabelledSet, AlignedSet]]:
-    """Each labelled moment with what the device's admission and alignment make of it."""
+    """Each labelled moment with what the device's admission and alignment make of it; refusals as in `admitted`."""
     history = History(streams)
-    for moment, begins, messages in admitted(streams, sets, drop):
+    for moment, begins, messages in admitted(streams, sets, drop, refused):
         if begins:
             history = History(streams)
         for message in messages:

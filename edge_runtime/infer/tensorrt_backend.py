@@ -59,9 +59,13 @@ class TensorRTBackend(Backend):
         except BaseException:
             device.close()
             raise
-        info = backend._info
-        log.info("engines run on %s (%s, compute %s, %s)", library, info.name, info.compute, device.name)
+        log.info("engines run on %s (%s)", backend.description, device.name)
         return backend
+
+    @property
+    def description(self) -> str:
+        """Library and GPU in words."""
+        return f"{self._library} ({self._info.name}, compute {self._info.compute})"
 
     def open_engine(
         self,

@@ -13,6 +13,9 @@ import pytest
 from build_engines.datasets import Prepared
 from build_engines.recipe import FusionRecipe, Recipe, load_recipe
 from build_engines.world_data import prepare
+from tests.cuda.double import pytest_configure, pytest_pyfunc_call, pytest_runtest_setup
+
+__all__ = ["pytest_configure", "pytest_pyfunc_call", "pytest_runtest_setup"]
 
 RECIPE = """
 name = "tiny"

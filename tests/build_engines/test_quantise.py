@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 from build_engines.graphs import initialisers, readers
 from build_engines.lint import lint
-from build_engines.quantise import block_of, prepare, quantise, quantised_pairs, sites
+from build_engines.quantise import block_of, prepare, quantise, sites
 from edge_runtime.errors import UserError
 from tests.build_engines import small_graphs as small
 
@@ -82,7 +82,7 @@ def test_only_the_sites_asked_for_are_quantised() -> None:
     before = prepare(small.camera_net())
     head = [site for site in sites(before) if site.block == "head"]
     after = quantise(before, {"pooled": 1.0}, head)
-    assert quantised_pairs(after) == 2
+    assert sum(node.op_type == "DequantizeLinear" for node in after.graph.node) == 2
     assert quantise(before, {}, []) is before
 
 

@@ -32,6 +32,9 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("dropout = { ", "dropout = { lidar = 0.1, ", "lidar"),
         ('version = "1.0.0"', "version = ", "not TOML"),
         ("features = 16", "features = 2", "4"),
+        ("widths = [4, 8]", "widths = [4, 8]\nblocks = [1]", "residual"),
+        ("widths = [4, 8]", 'widths = [4, 8]\nkind = "residual"\nblocks = [1, 1]', "blocks has 2 numbers"),
+        ("[train]", "[train.augment]\nmixup = 0.5\n[train]", "one camera alone"),
     ],
 )
 def test_a_wrong_recipe_is_one_line_naming_the_value(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from build_engines.augment import Augmenter
-from build_engines.datasets import fit_channels
-from build_engines.recipe import AugmentRecipe
-from build_engines.train import class_weights, fit_temperature
+from build_engines.datasets import Batch, Prepared, fit_channels
+from build_engines.heads import class_weights, fit_temperature
+from build_engines.model import FusedModel
+from build_engines.recipe import AugmentRecipe, Recipe
+from build_engines.train import LossOf, encode
+from edge_runtime.errors import UserError
 from edge_runtime.streams import Channel, SensorStream
 
 
@@ -35,6 +41,30 @@ def test_augmentation_keeps_form_and_repeats_with_its_seed() -> None:
     assert np.array_equal(first, again)
     assert not np.array_equal(first, images)
     assert Augmenter(AugmentRecipe(), 1)(images) is images
+
+
+def test_a_mixed_batch_is_judged_by_both_labels_and_their_shares(recipe: Recipe, prepared: Prepared) -> None:
+    plan = msgspec.structs.replace(recipe.train, augment=AugmentRecipe(mixup=0.99), modality_dropout={})
+    model = msgspec.structs.replace(recipe.model, text=None, sensors=None)
+    alone = msgspec.structs.replace(recipe, model=model, train=plan, seed=4)
+    torch.manual_seed(0)
+    fused = FusedModel(alone, 1).eval()
+    pictures = np.random.default_rng(1).integers(0, 256, (6, 1, 16, 16, 3)).astype(np.uint8)
+    rows = np.stack([np.arange(6)] * 3, axis=1)
+    labels = np.array([0, 1, 2, 3, 0, 1])
+    batch = Batch(pictures, None, None, rows, labels, np.ones((6, 1), np.float32))
+    mixed, mix = Augmenter(plan.augment, alone.seed).mix(pictures[:, 0])
+    assert mix is not None
+    judge = LossOf(alone, prepared)
+    loss = float(judge(fused, batch).detach())
+    with torch.no_grad():
+        logits = fused.fusion(encode(fused, replace(batch, vision=mixed[:, None]))[0], torch.ones(6, 1))
+    truth = torch.from_numpy(labels)
+    own, other = (judge.fused(logits, one) for one in (truth, truth[torch.from_numpy(mix.partner)]))
+    assert loss == pytest.approx(mix.share * float(own) + (1 - mix.share) * float(other), abs=1e-5)
+    shared = replace(batch, rows=rows[::-1].copy())
+    with pytest.raises(UserError, match="label of its own"):
+        LossOf(alone, prepared)(fused, shared)
 
 
 def test_shifting_moves_up_to_the_stated_part() -> None:

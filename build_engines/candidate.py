@@ -1,0 +1,106 @@
+"""The trial bundle that is judged, and the candidate that ships if it passes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from build_engines import evaluate as ev
+from build_engines.compile import ENGINES
+from build_engines.datasets import layout_of_recipe
+from build_engines.evaluate import Evaluation
+from build_engines.gate import Judged
+from build_engines.job import Job
+from build_engines.sensitivity import Sensitivity
+from build_engines.write_bundle import write_bundle
+from edge_runtime.bundle import Bundle, EngineFile, Manifest
+from edge_runtime.pipeline import Pipeline
+
+
+def everything(job: Job, bundle: Bundle) -> tuple[Manifest, dict[str, bytes]]:
+    """The bundle with every graph that the quantise stage made, and every engine compiled of them."""
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    stages = []
+    for stage in bundle.manifest.stages:
+        graphs = dict(stage.files)
+        for precision in ("fp16", "int8"):
+            path = job.work / "quantised" / f"{stage.name}.{precision}.onnx"
+            if path.is_file():
+                graphs[precision] = f"stages/{path.name}"
+                files[f"stages/{path.name}"] = path.read_bytes()
+        stages.append(msgspec.structs.replace(stage, files=graphs))
+    engines = msgspec.json.decode((job.work / "engines" / ENGINES).read_bytes(), type=tuple[EngineFile, ...])
+    files |= {engine.file: (job.work / engine.file).read_bytes() for engine in engines}
+    return msgspec.structs.replace(bundle.manifest, stages=tuple(stages), engines=engines), files
+
+
+def write_candidate(
+    job: Job,
+    trial: Bundle,
+    exact: Evaluation,
+    judged: Sequence[Judged],
+    plan: Mapping[str, str],
+    found: Sensitivity,
+    report: Mapping[str, bytes],
+    notes: Sequence[str],
+) -> str:
+    """The bundle as it will ship: graphs of precisions that passed, engines of the plan, and all reports.
+
+    `exact` is FP32's evaluation. Gives the candidate's digest.
+    """
+    shipped = {precision for one in judged if one.passed for precision in one.plan.values()} | {"fp32"}
+    manifest = trial.manifest
+    stages = tuple(
+        msgspec.structs.replace(
+            stage, files={p: f for p, f in stage.files.items() if p in shipped or p == plan[stage.name]}
+        )
+        for stage in manifest.stages
+    )
+    graphs = {file for stage in stages for file in stage.files.values()}
+    engines = tuple(engine for engine in manifest.engines if plan[engine.stage] == engine.precision)
+    kept = graphs | {engine.file for engine in engines}
+    files = {
+        name: trial.read(name)
+        for name in manifest.files
+        if not name.startswith(("stages/", "engines/")) or name in kept
+    }
+    layout, split = layout_of_recipe(job.recipe), job.recipe.evaluate_split
+    pipeline = Pipeline(trial)
+    try:
+        ablation = ev.ablate(pipeline, layout, job.data, split)
+    finally:
+        pipeline.close()
+    ev.show(job.console, trial, split, exact)
+    ev.show_ablation(job.console, ablation)
+    files |= {f"report/{name}": data for name, data in report.items()}
+    files["report/evaluation.json"] = ev.as_json(trial, split, exact, ablation)
+    files["report/evaluation.md"] = ev.as_markdown(trial, split, exact, ablation)
+    files["report/gate.json"] = msgspec.json.format(msgspec.json.encode([judged, notes, found]), indent=1)
+    files["report/calibration.md"] = (job.work / "calibration" / "coverage.md").read_bytes()
+    ranges = (job.work / "calibration" / "ranges.json").read_bytes()
+    best = next(one for one in judged if one.plan == dict(plan))
+    figures = {
+        "accuracy": exact.scores.accuracy,
+        "f1_macro": exact.scores.f1_macro,
+        "f1_weighted": exact.scores.f1_weighted,
+        "model_accuracy": exact.model.accuracy,
+        "model_f1_macro": exact.model.f1_macro,
+        "plan_f1_macro": best.decisions_macro_f1,
+        "plan_model_f1_macro": best.macro_f1.value,
+        "plan_model_f1_macro_difference": best.difference.value,
+    }
+    candidate = write_bundle(
+        job.work / "candidate",
+        msgspec.structs.replace(
+            manifest,
+            stages=stages,
+            precision=dict(manifest.precision) | {"tensorrt": dict(plan)},
+            engines=engines,
+            figures={name: round(value, 6) for name, value in figures.items()},
+            training=dict(manifest.training) | {"calibration_sha256": hashlib.sha256(ranges).hexdigest()},
+        ),
+        files,
+    )
+    return candidate.digest
