@@ -165,6 +165,13 @@ def compiler_version() -> str:
     return str(compiler) if compiler is not None else ""
 
 
+def gpu_here(job: Job) -> str:
+    """Library and GPU on which the gate can judge besides the CPU; empty where there is none."""
+    from build_engines.on_tensorrt import find_gpu
+
+    return find_gpu(job).description
+
+
 def compile_stage(job: Job) -> None:
     """Engines for the recipe's targets, compiled without a GPU, and checked."""
     from build_engines.compile import compile_engines

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from build_engines.augment import Augmenter, Mix
-from build_engines.datasets import Batch, Ints, Prepared
+from build_engines.datasets import NO_WORD, Batch, Ints, Prepared
 from build_engines.heads import FusedLoss, answers, class_weights, fit_temperature, fit_thresholds
 from build_engines.model import FusedModel
 from build_engines.recipe import Recipe
@@ -177,7 +177,7 @@ class LossOf:
         label = torch.from_numpy(batch.label)
         for name, other in batch.label_without.items():
             label = torch.where(dropped[:, self.modalities.index(name)], torch.from_numpy(other), label)
-        logits = model.fusion(features, presence * ~dropped)
+        logits, label = judged(model.fusion(features, presence * ~dropped), label)
         loss = self._judge(logits, label, aux, batch.aux)
         if mix is None:
             return loss
@@ -231,9 +231,23 @@ def encode(model: FusedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
 
 @torch.no_grad()
 def predict(model: FusedModel, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Logits [N, labels] and labels [N] of all pairs in `batches`."""
-    logits = [model.fusion(encode(model, batch)[0], torch.from_numpy(batch.presence)) for batch in batches]
-    return torch.cat(logits), torch.cat([torch.from_numpy(batch.label) for batch in batches])
+    """Logits [N, labels] and labels [N] of all pairs (of a tagging head: of all words) in `batches`."""
+    found = [
+        judged(model.fusion(encode(model, batch)[0], torch.from_numpy(batch.presence)), torch.from_numpy(batch.label))
+        for batch in batches
+    ]
+    return torch.cat([logits for logits, _ in found]), torch.cat([label for _, label in found])
+
+
+def judged(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [N, labels] and labels [N] of what is judged: of a tagging head ([P, W, labels] and [P, W]) the words.
+
+    Where there is no word the label is `NO_WORD`.
+    """
+    if label.ndim == 1:
+        return logits, label
+    words = label != NO_WORD
+    return logits[words], label[words]
 
 
 def _score(model: FusedModel, head: str, prepared: Prepared, loss: float) -> EpochRecord:

@@ -95,4 +95,6 @@ def _layout(stage: str, spec: TensorSpec) -> str:
         ("sensors", "mask"): "NTC 1 = measured",
         ("fusion", "presence"): "1 = the stream is present",
     }
+    if stage == "text" and len(spec.shape) == 3:
+        return "NWP SentencePiece ids of each word, 0 beyond its end" if spec.name == "ids" else "NWP 1 = a piece"
     return table.get((stage, spec.name), "")

@@ -86,7 +86,11 @@ class EngineFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Head(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the last output is read: one label of n, independent labels, or a tag per token."""
+    """How the last output is read: one label of n, independent labels, or a tag per word.
+
+    A tagging head's output is [1, W, labels], a row per word of the text stream that has `word_pieces`; its first
+    label is the outside tag.
+    """
 
     kind: Literal["softmax", "sigmoid", "tagging"]
     labels: tuple[str, ...]
@@ -272,6 +276,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"head.output {head.output!r} is no stage's output; there are {sorted(outputs)}"
     if any(isinstance(spec, TextStream) for spec in streams.values()) and TOKENIZER not in manifest.files:
         yield f"a text stream needs {TOKENIZER}"
+    yield from _tagging_problems(manifest, outputs)
     yield from _plan_problems(manifest)
     yield from _engine_problems(manifest)
 
@@ -286,6 +291,27 @@ def _head_problems(head: Head, policy: DecisionPolicy) -> Iterator[str]:
     for label in (*policy.thresholds, *policy.immediate):
         if label not in head.labels:
             yield f"decision names the label {label!r}, which is none of {list(head.labels)}"
+
+
+def _tagging_problems(manifest: Manifest, outputs: Mapping[str, TensorSpec]) -> Iterator[str]:
+    if manifest.head.kind != "tagging":
+        return
+    tagged = tagged_stream(manifest)
+    if tagged is None:
+        yield "a tagging head needs exactly one text stream with word_pieces: a tag belongs to a word"
+        return
+    expected = (1, tagged[1].max_tokens, len(manifest.head.labels))
+    found = outputs.get(manifest.head.output)
+    if found is not None and found.shape != expected:
+        yield f"head.output has shape {found.shape}, a tag per word needs {expected}"
+
+
+def tagged_stream(manifest: Manifest) -> tuple[str, TextStream] | None:
+    """Name and spec of the one text stream that is read word by word; None where there is not exactly one."""
+    found = [
+        (name, spec) for name, spec in manifest.streams.items() if isinstance(spec, TextStream) and spec.word_pieces
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _plan_problems(manifest: Manifest) -> Iterator[str]:
@@ -338,7 +364,7 @@ def stream_tensor_shape(streams: Mapping[str, StreamSpec], source: str) -> tuple
     if isinstance(spec, SensorStream) and field in ("window", "mask"):
         return (1, spec.window, len(spec.channels))
     if isinstance(spec, TextStream) and field in ("ids", "mask"):
-        return (1, spec.max_tokens)
+        return (1, spec.max_tokens, spec.word_pieces) if spec.word_pieces else (1, spec.max_tokens)
     return None
 
 

@@ -104,6 +104,8 @@ class Inference:
     """Nanoseconds spent per stage; 0 = the cached features were still valid."""
     preprocess_ns: int = 0
     error: str | None = None
+    words: int = 0
+    """For a tagging head: words in the sentence, be they more than the model reads or fewer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,15 @@ def test_the_bundle_opens_and_lists_everything(built: Path) -> None:
     assert bundle.signed_by == "tiny"
     assert manifest.presence == ("camera.front", "text", "sensors")
     assert {stage.name for stage in manifest.stages} == {"vision", "text", "sensors", "fusion"}
-    reports = {"evaluation.json", "evaluation.md", "gate.md", "gate.png", "gate.json", "calibration.md"}
+    reports = {
+        "evaluation.json",
+        "evaluation.md",
+        "gate.md",
+        "gate.png",
+        "gate.json",
+        "calibration.md",
+        "calibration.png",
+    }
     assert {"tokenizer.model", *(f"report/{name}" for name in reports)} <= set(manifest.files)
     assert manifest.figures["f1_macro"] > 0.8
     report = json.loads(bundle.read("report/evaluation.json"))
