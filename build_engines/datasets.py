@@ -135,6 +135,7 @@ def recipe_json(recipe: AnyRecipe) -> bytes:
     """`recipe` as it was understood, without where things lie on this machine: what `report/recipe.json` holds."""
     found: dict[str, Any] = msgspec.to_builtins(recipe)
     found["data"] = ""
+    found["calibrate"]["recordings"] = [Path(file).name for file in found["calibrate"]["recordings"]]
     for stage in found.get("onnx", {}).get("stages", ()):
         stage["file"] = Path(stage["file"]).name
     if tokenizer := found.get("onnx", {}).get("tokenizer"):
