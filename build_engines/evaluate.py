@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
+from build_engines import tagging
 from build_engines.datasets import Layout
 from build_engines.metrics import Scores, class_table, markdown, score
 from calibration.moments import LabelledSet, admitted
@@ -62,6 +64,9 @@ class Evaluation:
     """Messages that admission refused, by `stream reason`."""
     model: Scores
     """The same with the model's most probable label as the answer: without thresholds and hysteresis."""
+    timings: dict[str, list[int]] = field(default_factory=dict)
+    """Nanoseconds of each decision: `preprocess`, every stage (where it ran: cached features cost nothing), `total`
+    (alignment to verdict; the decoding of pictures comes before)."""
 
 
 def evaluate(
@@ -79,13 +84,20 @@ def evaluate(
     """
     predictions: list[Prediction] = []
     refused: Counter[str] = Counter()
+    timings: dict[str, list[int]] = {}
     head = pipeline.bundle.manifest.head
     for moment, begins, messages in admitted(pipeline.streams, sets, drop, refused):
         if begins:
             pipeline.reset()
         for message in messages:
             pipeline.add(message)
+        start = time.perf_counter_ns()
         outcome = pipeline.decide(moment.reference_ns, moment.reference_ns, blocking)
+        timings.setdefault("total", []).append(time.perf_counter_ns() - start)
+        timings.setdefault("preprocess", []).append(outcome.inference.preprocess_ns)
+        for stage, spent in outcome.inference.stage_ns.items():
+            if spent:
+                timings.setdefault(stage, []).append(spent)
         for part in outcome.aligned.slices.values():
             pipeline.settle(part)
         said = outcome.verdict
@@ -101,9 +113,14 @@ def evaluate(
         )  # fmt: skip
     if not predictions:
         raise UserError("evaluate: the split holds no labelled moment")
+    if head.kind == "tagging":
+        scores = score(*tagging.token_pairs(predictions, head.labels[0]), head.labels)
+        return Evaluation(scores, predictions, refused, scores)
     truth = [one.truth for one in predictions]
     scores = score(truth, [one.label for one in predictions], head.labels)
-    return Evaluation(scores, predictions, refused, score(truth, [one.answer for one in predictions], head.labels))
+    return Evaluation(
+        scores, predictions, refused, score(truth, [one.answer for one in predictions], head.labels), timings
+    )
 
 
 def ablate(pipeline: Pipeline, layout: Layout, data: Path, split: str) -> list[tuple[str, Scores]]:
@@ -160,13 +177,18 @@ def as_json(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[t
                        for name, s in conditions.items()},
         "modalities": {name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro} for name, s in ablation},
     }  # fmt: skip
+    if manifest.head.kind == "tagging":
+        document["tagging"] = tagging.report_of(result.predictions, manifest.head.labels[0])
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
 
 def as_markdown(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[tuple[str, Scores]] = ()) -> bytes:
     """The evaluation for people: report/evaluation.md."""
     manifest = bundle.manifest
-    return markdown(result.scores, f"{manifest.name} {manifest.version} on {split}", ablation).encode()
+    text = markdown(result.scores, f"{manifest.name} {manifest.version} on {split}", ablation)
+    if manifest.head.kind == "tagging":
+        text += tagging.markdown(tagging.report_of(result.predictions, manifest.head.labels[0]))
+    return text.encode()
 
 
 def predictions_jsonl(result: Evaluation) -> bytes:
@@ -177,13 +199,20 @@ def predictions_jsonl(result: Evaluation) -> bytes:
 def show(console: Console, bundle: Bundle, split: str, result: Evaluation) -> None:
     """Print the per-class table and what was refused."""
     manifest = bundle.manifest
-    console.print(class_table(result.scores, f"{manifest.name} {manifest.version} on {split}"))
+    title = f"{manifest.name} {manifest.version} on {split}"
+    if manifest.head.kind == "tagging":
+        for table in tagging.tables(tagging.report_of(result.predictions, manifest.head.labels[0]), title):
+            console.print(table)
+        console.print(tagging.cut_words(result.predictions), highlight=False)
+    else:
+        console.print(class_table(result.scores, title))
     for name, part in by_condition(result.predictions, manifest.head.labels).items():
         console.print(f"{name}: accuracy {part.accuracy:.3f}, macro-F1 {part.f1_macro:.3f} ({part.count})")
     safe = sum(one.source == "safe" for one in result.predictions)
     refused = ", ".join(f"{reason}: {count}" for reason, count in result.refused.items()) or "none"
     model = result.model
-    console.print(f"model alone, without hysteresis: accuracy {model.accuracy:.3f}, macro-F1 {model.f1_macro:.3f}")
+    if manifest.head.kind != "tagging":  # a tagging head has no hysteresis: its decisions are the model's own
+        console.print(f"model alone, without hysteresis: accuracy {model.accuracy:.3f}, macro-F1 {model.f1_macro:.3f}")
     console.print(f"safe decisions: {safe}; messages refused: {refused}")
 
 
