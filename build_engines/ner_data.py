@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from build_engines.datasets import NO_WORD, Batch, Ints, Prepared, read_file, read_json_lines
 from build_engines.ner_augment import SentenceAugmenter, Tagged
-from build_engines.recipe import Recipe
+from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from build_engines.tokenizer import SamplingEncoder, train_tokenizer
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.decide import iob2
@@ -131,8 +131,11 @@ def text_stream(streams: Mapping[str, StreamSpec]) -> tuple[str, TextStream]:
     raise UserError(f"the ner layout needs a text stream; there are {', '.join(streams)}")
 
 
-def read(data: Path, split: str, streams: Mapping[str, StreamSpec]) -> Iterator[LabelledSet]:
-    """Every sentence of `split` as a group of its own."""
+def read(
+    data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
+) -> Iterator[LabelledSet]:
+    """Every sentence of `split` as a group of its own. The fields need no saying: `dataset` is not looked at."""
+    del dataset
     name, _ = text_stream(streams)
     for one in sentences(data, split):
         message = RawMessage(name, AT_NS, text=" ".join(one.words))
