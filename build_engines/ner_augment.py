@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from build_engines.common_names import CommonNames
 from build_engines.recipe import WordsRecipe
 
 VOWELS, CONSONANTS, DIGITS = "aeiou", "bcdfghjklmnprstvw", "0123456789"
@@ -46,6 +47,7 @@ class SentenceAugmenter:
         for one in train:
             for start, end, kind in spans(one.tags):
                 self._entities[kind].append(one.words[start:end])
+        self._names = CommonNames() if plan.known else None
 
     def __call__(self, one: Tagged, rng: np.random.Generator) -> Tagged:
         """`one`, changed at random."""
@@ -53,8 +55,7 @@ class SentenceAugmenter:
         for start, end, kind in reversed(spans(one.tags)):
             mention: Sequence[str] = words[start:end]
             if rng.random() < self._plan.swap:
-                choices = self._entities[kind]
-                mention = choices[int(rng.integers(len(choices)))]
+                mention = self._other(kind, rng)
             if rng.random() < self._plan.respell:
                 mention = [_respelled(word, rng) for word in mention]
             words[start:end] = mention
@@ -65,6 +66,13 @@ class SentenceAugmenter:
         elif chance < 1.2 * self._plan.case:
             words = [word.upper() for word in words]
         return Tagged(one.id, tuple(words), tuple(tags))
+
+    def _other(self, kind: str, rng: np.random.Generator) -> Sequence[str]:
+        """Another entity of this type."""
+        if self._names is not None and kind in self._plan.known and rng.random() < self._plan.known_share:
+            return self._names.draw(self._plan.known[kind], rng)
+        choices = self._entities[kind]
+        return choices[int(rng.integers(len(choices)))]
 
 
 def _respelled(word: str, rng: np.random.Generator) -> str:
