@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto
 
+from build_engines.coverage import Coverage, as_markdown, plot
 from build_engines.job import Job
 from build_engines.line import calibration_moments, evaluation_moments
 from build_engines.quantise import Site, prepare, sites
 from build_engines.recipe import BuildRecipe
 from calibration.fit import refuse_misfit
+from calibration.moments import LabelledSet
 from calibration.ranges import RangesFile, TensorRange, collect, tensor_ranges, write_ranges
-from calibration.samples import CalibrationSample, read_samples, stage_feeds
-from calibration.select import Signature, choose, refuse_leak, signature
+from calibration.samples import CalibrationSample, SampleStore, read_samples, stage_feeds
+from calibration.select import Signature, choose, refuse_leak, signature, without_doubles
 from edge_runtime.bundle import Bundle
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.messages import Tensors
@@ -47,16 +48,19 @@ def quantisable(recipe: BuildRecipe, graphs: Mapping[str, ModelProto]) -> dict[s
 
 
 def calibrate(job: Job, bundle: Bundle, folder: Path) -> None:
-    """Write ranges.json and coverage.md into `folder`. Raises GateRefused if the set does not stand for the field."""
+    """Write ranges.json, coverage.md and coverage.png into `folder`.
+
+    Raises GateRefused if the set does not stand for the field.
+    """
     recipe = job.recipe
-    everything = [signature(i, one) for i, one in enumerate(read_samples(bundle, calibration_moments(job, bundle)))]
-    chosen = choose(everything, recipe.calibrate.samples, recipe.seed)
-    evaluation = [signature(i, one) for i, one in enumerate(read_samples(bundle, evaluation_moments(job, bundle)))]
-    refuse_leak(chosen, evaluation)
+    everything, kept = _read(bundle, calibration_moments(job, bundle))
+    evaluation, kept_others = _read(bundle, evaluation_moments(job, bundle))
+    distinct = without_doubles(everything)
+    chosen = choose(distinct, recipe.calibrate.samples, recipe.seed)
+    near = refuse_leak(chosen, evaluation, recipe.calibrate.near_leak)
     # As many moments of the evaluation split, chosen by the same rule: like is compared with like.
     likewise = choose(evaluation, recipe.calibrate.samples, recipe.seed)
-    samples = _take(read_samples(bundle, calibration_moments(job, bundle)), chosen)
-    others = _take(read_samples(bundle, evaluation_moments(job, bundle)), likewise)
+    samples, others = kept.take(one.index for one in chosen), kept_others.take(one.index for one in likewise)
     graphs = prepared_graphs(bundle)
     wanted = quantisable(recipe, graphs)
     ranges: dict[str, dict[str, TensorRange]] = {}
@@ -80,7 +84,11 @@ def calibrate(job: Job, bundle: Bundle, folder: Path) -> None:
     }
     data = hashlib.sha256("".join(one.digest for one in chosen).encode()).hexdigest()
     write_ranges(folder / RANGES, RangesFile(1, digests, data, tuple(one.id for one in chosen), ranges))
-    (folder / "coverage.md").write_text(coverage(everything, chosen, evaluation), encoding="utf-8")
+    read = {source.split(":")[1] for stage in bundle.manifest.stages for source in stage.streams}
+    streams = tuple(name for name in bundle.manifest.streams if name in read)
+    covered = Coverage(everything, distinct, chosen, evaluation, near, streams)
+    (folder / "coverage.md").write_text(as_markdown(covered), encoding="utf-8")
+    (folder / "coverage.png").write_bytes(plot(covered))
 
 
 class StageInputs:
@@ -112,23 +120,7 @@ class StageInputs:
                 yield engine.run(stage_feeds(stage, sample, {}))
 
 
-def _take(samples: Iterable[CalibrationSample], chosen: Sequence[Signature]) -> list[CalibrationSample]:
-    wanted = {one.index for one in chosen}
-    return [sample for index, sample in enumerate(samples) if index in wanted]
-
-
-def coverage(everything: Sequence[Signature], chosen: Sequence[Signature], evaluation: Sequence[Signature]) -> str:
-    """Markdown: how often each label and condition occurs in the whole, among the chosen, and where it is judged."""
-    lines = ["# Calibration set", "", f"{len(chosen)} moments of {len(everything)}, none of which is evaluated.", ""]
-    keys: dict[str, Callable[[Signature], str]] = {
-        "label": lambda one: one.label,
-        "condition": lambda one: one.condition or "(none given)",
-    }
-    for title, key in keys.items():
-        counts = [Counter(key(one) for one in part) for part in (everything, chosen, evaluation)]
-        lines += [f"| {title} | all | chosen | evaluated |", "| --- | ---: | ---: | ---: |"]
-        lines += [
-            f"| {name} | {' | '.join(str(count[name]) for count in counts)} |" for name in sorted(set().union(*counts))
-        ]
-        lines.append("")
-    return "\n".join(lines)
+def _read(bundle: Bundle, moments: Iterable[LabelledSet]) -> tuple[list[Signature], SampleStore]:
+    """The signature of every moment, and the moments themselves, put away."""
+    store = SampleStore()
+    return [signature(i, one) for i, one in enumerate(store.keeping(read_samples(bundle, moments)))], store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 
@@ -11,6 +12,8 @@ from build_engines import evaluate as ev
 from build_engines.compile import ENGINES
 from build_engines.datasets import layout_of_recipe
 from build_engines.evaluate import Evaluation
+from build_engines.evaluation.degrade import degrade
+from build_engines.evaluation.report import analyse, full_report, words
 from build_engines.gate import Judged
 from build_engines.job import Job
 from build_engines.sensitivity import Sensitivity
@@ -66,21 +69,12 @@ def write_candidate(
         for name in manifest.files
         if not name.startswith(("stages/", "engines/")) or name in kept
     }
-    layout, split = layout_of_recipe(job.recipe), job.recipe.evaluate_split
-    pipeline = Pipeline(trial)
-    try:
-        ablation = ev.ablate(pipeline, layout, job.data, split)
-    finally:
-        pipeline.close()
-    ev.show(job.console, trial, split, exact)
-    ev.show_ablation(job.console, ablation)
-    files |= {f"report/{name}": data for name, data in report.items()}
-    files["report/evaluation.json"] = ev.as_json(trial, split, exact, ablation)
-    files["report/evaluation.md"] = ev.as_markdown(trial, split, exact, ablation)
-    files["report/gate.json"] = msgspec.json.format(msgspec.json.encode([judged, notes, found]), indent=1)
-    files["report/calibration.md"] = (job.work / "calibration" / "coverage.md").read_bytes()
-    ranges = (job.work / "calibration" / "ranges.json").read_bytes()
     best = next(one for one in judged if one.plan == dict(plan))
+    files |= {f"report/{name}": data for name, data in (_evaluation(job, trial, exact, best) | dict(report)).items()}
+    files["report/gate.json"] = msgspec.json.format(msgspec.json.encode([judged, notes, found]), indent=1)
+    for kind in ("md", "png"):
+        files[f"report/calibration.{kind}"] = (job.work / "calibration" / f"coverage.{kind}").read_bytes()
+    ranges = (job.work / "calibration" / "ranges.json").read_bytes()
     figures = {
         "accuracy": exact.scores.accuracy,
         "f1_macro": exact.scores.f1_macro,
@@ -104,3 +98,18 @@ def write_candidate(
         files,
     )
     return candidate.digest
+
+
+def _evaluation(job: Job, trial: Bundle, exact: Evaluation, best: Judged) -> dict[str, bytes]:
+    """The full report of FP32's evaluation, by file name; `best` is what ships where reduced precision can run."""
+    layout, split = layout_of_recipe(job.recipe), job.recipe.evaluate_split
+    pipeline = Pipeline(trial)
+    try:
+        degradation = degrade(pipeline, partial(layout.read, job.data, split, pipeline.streams), job.console)
+    finally:
+        pipeline.close()
+    ev.show(job.console, trial, split, exact)
+    job.console.print(degradation.table())
+    gate = f"passed; the plan's macro-F1 is {words(best.macro_f1)}, {words(best.difference)} to FP32"
+    findings = analyse(trial, exact, job.recipe.seed, degradation=degradation, gate=gate)
+    return full_report(trial, split, exact, findings)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
+from build_engines.evaluation.commands import degrade_command
 from edge_runtime.cli import run_command as run_and_exit
 from edge_runtime.errors import UserError
 
@@ -95,6 +97,9 @@ for _name, _summary in _ONE_STAGE.items():
 @click.option("--predictions", type=_PATH, default=None, help="Write every decision here, one JSON per line.")
 @click.option("--drop", multiple=True, help="A stream, or camera, sensors or text, that never arrives; repeatable.")
 @click.option("--ablate", is_flag=True, help="Also score every subset of the modalities.")
+@click.option("--report", type=_PATH, default=None, help="Write the full report here: JSON, Markdown, HTML, pictures.")
+@click.option("--rival", default=None, help="Test against this: a bundle, or a file that --predictions wrote.")
+@click.option("--degrade", is_flag=True, help="Also measure inputs that are missing, late or bad.")
 @click.option("--trusted-key", "keys", type=_PATH, multiple=True, help="Public key (PEM) to trust; repeatable.")
 @click.option("--allow-unsigned", is_flag=True, help="Evaluate a bundle that nobody signed.")
 def evaluate_command(
@@ -106,12 +111,16 @@ def evaluate_command(
     predictions: Path | None,
     drop: tuple[str, ...],
     ablate: bool,
+    report: Path | None,
+    rival: str | None,
+    degrade: bool,
     keys: tuple[Path, ...],
     allow_unsigned: bool,
 ) -> None:
     """Score a bundle on labelled data, with the code that runs on the device."""
     from build_engines import evaluate as ev
     from build_engines.datasets import layout_for
+    from build_engines.evaluation.run import further
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path as find_bundle
     from edge_runtime.pipeline import Pipeline
@@ -119,23 +128,31 @@ def evaluate_command(
     bundle = open_bundle(find_bundle(bundle_name), keys, allow_unsigned)
     layout = layout_for(bundle, data, split, layout_name)
     dropped = ev.dropped_streams(bundle, drop)
+    console = Console()
     pipeline = Pipeline(bundle)
     try:
         result = ev.evaluate(pipeline, layout.read(data, split, pipeline.streams), dropped)
         ablation = ev.ablate(pipeline, layout, data, split) if ablate else []
+        ev.show(console, bundle, split, result)
+        if ablation:
+            ev.show_ablation(console, ablation)
+        if report is not None or rival is not None or degrade:
+            read = partial(layout.read, data, split, pipeline.streams)
+            further(pipeline, read, split, result, console, report, rival, degrade, keys, allow_unsigned)
     finally:
         pipeline.close()
-    console = Console()
-    ev.show(console, bundle, split, result)
-    if ablation:
-        ev.show_ablation(console, ablation)
     try:
         if json_file is not None:
             json_file.write_bytes(ev.as_json(bundle, split, result, ablation))
         if predictions is not None:
             predictions.write_bytes(ev.predictions_jsonl(result))
     except OSError as error:
-        raise UserError(f"cannot write {error.filename} ({error.strerror}); check --json and --predictions") from None
+        raise UserError(
+            f"cannot write {error.filename} ({error.strerror}); check --json, --predictions and --report"
+        ) from None
+
+
+cli.add_command(degrade_command)
 
 
 def main() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ class Evaluation:
     """Messages that admission refused, by `stream reason`."""
     model: Scores
     """The same with the model's most probable label as the answer: without thresholds and hysteresis."""
+    timings: dict[str, list[int]] = field(default_factory=dict)
+    """Nanoseconds of each decision: `preprocess`, every stage (where it ran: cached features cost nothing), `total`
+    (alignment to verdict; the decoding of pictures comes before)."""
 
 
 def evaluate(
@@ -80,13 +84,20 @@ def evaluate(
     """
     predictions: list[Prediction] = []
     refused: Counter[str] = Counter()
+    timings: dict[str, list[int]] = {}
     head = pipeline.bundle.manifest.head
     for moment, begins, messages in admitted(pipeline.streams, sets, drop, refused):
         if begins:
             pipeline.reset()
         for message in messages:
             pipeline.add(message)
+        start = time.perf_counter_ns()
         outcome = pipeline.decide(moment.reference_ns, moment.reference_ns, blocking)
+        timings.setdefault("total", []).append(time.perf_counter_ns() - start)
+        timings.setdefault("preprocess", []).append(outcome.inference.preprocess_ns)
+        for stage, spent in outcome.inference.stage_ns.items():
+            if spent:
+                timings.setdefault(stage, []).append(spent)
         for part in outcome.aligned.slices.values():
             pipeline.settle(part)
         said = outcome.verdict
@@ -107,7 +118,9 @@ def evaluate(
         return Evaluation(scores, predictions, refused, scores)
     truth = [one.truth for one in predictions]
     scores = score(truth, [one.label for one in predictions], head.labels)
-    return Evaluation(scores, predictions, refused, score(truth, [one.answer for one in predictions], head.labels))
+    return Evaluation(
+        scores, predictions, refused, score(truth, [one.answer for one in predictions], head.labels), timings
+    )
 
 
 def ablate(pipeline: Pipeline, layout: Layout, data: Path, split: str) -> list[tuple[str, Scores]]:

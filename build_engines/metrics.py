@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 from rich.table import Table
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+AVERAGES = ("micro", "macro", "weighted")
 
 
 class ClassScore(Struct, frozen=True):
@@ -32,6 +34,8 @@ class Scores(Struct, frozen=True):
     confusion_labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
     """[truth][answer]"""
+    averages: dict[str, ClassScore] = {}
+    """`micro`, `macro` and `weighted` average to its precision, recall and F1."""
 
 
 def score(truth: Sequence[str], answers: Sequence[str], labels: Sequence[str]) -> Scores:
@@ -42,20 +46,25 @@ def score(truth: Sequence[str], answers: Sequence[str], labels: Sequence[str]) -
         truth, answers, labels=order, average=None, zero_division=0
     )
     table = confusion_matrix(truth, answers, labels=order)
+    averages = {}
+    for name in AVERAGES:
+        figures = precision_recall_fscore_support(truth, answers, labels=order, average=name, zero_division=0)
+        averages[name] = ClassScore(float(figures[0]), float(figures[1]), float(figures[2]), len(truth))
     return Scores(
         count=len(truth),
         accuracy=float(accuracy_score(truth, answers)),
         precision_macro=float(precision.mean()),
         recall_macro=float(recall.mean()),
         f1_macro=float(f1.mean()),
-        f1_micro=float(f1_score(truth, answers, labels=order, average="micro", zero_division=0)),
-        f1_weighted=float(f1_score(truth, answers, labels=order, average="weighted", zero_division=0)),
+        f1_micro=averages["micro"].f1,
+        f1_weighted=averages["weighted"].f1,
         classes={
             label: ClassScore(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
             for i, label in enumerate(order)
         },
         confusion_labels=tuple(order),
         confusion=tuple(tuple(int(cell) for cell in row) for row in table),
+        averages=averages,
     )
 
 
@@ -67,10 +76,9 @@ def class_table(scores: Scores, title: str) -> Table:
     for label, one in scores.classes.items():
         table.add_row(label, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
     table.add_section()
-    macro = (scores.precision_macro, scores.recall_macro, scores.f1_macro)
-    table.add_row("macro", *(f"{value:.3f}" for value in macro), str(scores.count))
-    table.add_row("weighted", "", "", f"{scores.f1_weighted:.3f}", str(scores.count))
-    table.add_row("accuracy = micro", "", "", f"{scores.accuracy:.3f}", str(scores.count))
+    for name, one in scores.averages.items():
+        table.add_row(name, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
+    table.add_row("accuracy", "", "", f"{scores.accuracy:.3f}", str(scores.count))
     return table
 
 

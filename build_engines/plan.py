@@ -20,7 +20,7 @@ from build_engines.lint import refuse
 from build_engines.oracle import prove
 from build_engines.sensitivity import Examiner, Sensitivity, Subject
 from calibration.ranges import read_ranges
-from calibration.samples import CalibrationSample, read_samples
+from calibration.samples import CalibrationSample, SampleStore, read_samples
 from calibration.select import choose, signature
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
@@ -87,10 +87,10 @@ def read_plan(folder: Path) -> Sensitivity:
 
 def _evaluation_samples(job: Job, bundle: Bundle) -> list[CalibrationSample]:
     """The moments that the sensitivity pass looks at: of every stratum of the evaluation split."""
-    marks = (signature(i, one) for i, one in enumerate(read_samples(bundle, evaluation_moments(job, bundle))))
-    wanted = {one.index for one in choose(marks, job.recipe.quantise.samples, job.recipe.seed)}
-    samples = read_samples(bundle, evaluation_moments(job, bundle))
-    return [sample for index, sample in enumerate(samples) if index in wanted]
+    store = SampleStore()
+    samples = store.keeping(read_samples(bundle, evaluation_moments(job, bundle)))
+    marks = [signature(i, one) for i, one in enumerate(samples)]
+    return store.take(one.index for one in choose(marks, job.recipe.quantise.samples, job.recipe.seed))
 
 
 def largest_values(model: ModelProto, fed: StageInputs, name: str) -> dict[str, float]:

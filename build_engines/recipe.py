@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from edge_runtime.bundle import DecisionPolicy
+from edge_runtime.bundle import NEGATIVE, UNDECIDED, DecisionPolicy
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
 from edge_runtime.streams import CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
@@ -138,6 +138,9 @@ class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     aux: dict[str, str] = {}
     """Auxiliary label of a modality to its field; its classes are the training split's values, in order."""
 
+    exclude: tuple[str, ...] = ()
+    """Ids of rows that are left out of every split, e.g. ones that the data holds a second time."""
+
     @property
     def groups(self) -> tuple[str, ...]:
         return (self.group,) if isinstance(self.group, str) else self.group
@@ -229,6 +232,10 @@ class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Split of the data folder to choose from; never the one that is evaluated."""
     near_leak: Fraction = 0.02
     """At most this part of the chosen moments may be nearly, though not exactly, ones that are evaluated."""
+    recordings: tuple[str, ...] = ()
+    """Recordings of live runs (`edge-runtime record`) to choose from instead of the split; paths relative to the
+    recipe.
+    """
 
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
@@ -374,7 +381,7 @@ class OnnxModel(Struct, frozen=True, forbid_unknown_fields=True):
     """`stage:<stage>:<output>`: one value per label."""
     probabilities: bool = False
     """The output is probabilities already; their logarithm becomes the logits."""
-    head: Literal["softmax"] = "softmax"
+    head: Literal["softmax", "sigmoid"] = "softmax"
     tokenizer: str = ""
     """SentencePiece model for a text stream, relative to the recipe."""
 
@@ -400,14 +407,17 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
     if "onnx" in data and "model" in data:
         raise ConfigError(f"recipe {path}: has both [model] (to be trained) and [onnx] (one's own); keep one of them")
     recipe: AnyRecipe
+    base = path.resolve().parent
     if "onnx" in data:
-        recipe = _beside(convert_strict(data, OnnxRecipe, f"recipe {path}"), path.resolve().parent)
-        problem = check_common(recipe) or check_onnx(recipe)
+        recipe = own = _beside(convert_strict(data, OnnxRecipe, f"recipe {path}"), base)
+        problem = check_common(recipe) or check_onnx(own)
     else:
         recipe = trained = convert_strict(data, Recipe, f"recipe {path}")
         problem = check(trained)
     if problem:
         raise ConfigError(f"recipe {path}: {problem}")
+    recordings = tuple(str(base / file) for file in recipe.calibrate.recordings)
+    recipe = msgspec.structs.replace(recipe, calibrate=msgspec.structs.replace(recipe.calibrate, recordings=recordings))
     return recipe, hashlib.sha256(raw).hexdigest()
 
 
@@ -428,6 +438,8 @@ def check_onnx(recipe: OnnxRecipe) -> str | None:
         return "[[onnx.stages]] must have distinct names"
     if recipe.onnx.output.rpartition(":")[0] not in {f"stage:{stage.name}" for stage in stages}:
         return f"onnx.output is {recipe.onnx.output!r}; it must be stage:<one of [[onnx.stages]]>:<its output>"
+    if recipe.onnx.probabilities and recipe.onnx.head == "sigmoid":
+        return "onnx.probabilities is for a softmax head; let a sigmoid head's graph end before its sigmoid"
     return _unknown_stages(recipe, tuple(stage.name for stage in stages))
 
 
@@ -446,9 +458,18 @@ def check_common(recipe: BuildRecipe) -> str | None:
         return f"calibrate.split is {recipe.calibrate.split!r}, which is also evaluated; calibrate on other data"
     if not recipe.labels and recipe.layout == "ner":
         return None  # they are found in the training data
-    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < 2:
-        return "labels must be distinct and at least two"
-    for label in (recipe.decision.safe_label, *recipe.decision.immediate, *recipe.decision.thresholds):
+    kind = recipe.onnx.head if isinstance(recipe, OnnxRecipe) else recipe.head if isinstance(recipe, Recipe) else ""
+    sigmoid = kind == "sigmoid"
+    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < (1 if sigmoid else 2):
+        return f"labels must be distinct and at least {'one' if sigmoid else 'two'}"
+    if sigmoid and NEGATIVE in recipe.labels:
+        return f"labels has {NEGATIVE!r}, which a sigmoid head says when it finds no label; leave it out"
+    if sigmoid and (recipe.decision.hold > 1 or recipe.decision.immediate):
+        return "decision.hold and decision.immediate are for a softmax head; a sigmoid head's labels stand side by side"
+    safe = (*recipe.labels, NEGATIVE, UNDECIDED) if sigmoid else recipe.labels
+    if recipe.decision.safe_label not in safe:
+        return f"decision.safe_label is {recipe.decision.safe_label!r}; it must be one of {', '.join(safe)}"
+    for label in (*recipe.decision.immediate, *recipe.decision.thresholds):
         if label not in recipe.labels:
             return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
     return None

@@ -43,7 +43,11 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
         trigger=recipe.trigger,
         streams=record.streams,
         stages=tuple(stages),
-        decision=msgspec.structs.replace(recipe.decision, temperature=record.temperature),
+        decision=msgspec.structs.replace(
+            recipe.decision,
+            temperature=record.temperature,
+            thresholds=record.thresholds | recipe.decision.thresholds,
+        ),
         precision={"default": {stage.name: "fp32" for stage in stages}},
         files={},
         presence=recipe.modalities,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +49,44 @@ def read_samples(bundle: Bundle, moments: Iterable[LabelledSet]) -> Iterator[Cal
                 if f"stream:{name}:{field}" in sources:
                     tensors[f"stream:{name}:{field}"] = value
         yield CalibrationSample(moment.id, moment.group, moment.label, moment.condition, present, tensors, moment.tags)
+
+
+class SampleStore:
+    """Samples on disk while it is decided which of them are wanted: reading pictures once is most of the time.
+
+    A temporary file without a name, gone when the store is. One thread.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the store
+        self._parts: list[tuple[CalibrationSample, dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]]]] = []
+        """Each sample without its tensors, and where those are: offset, dtype, shape."""
+        self._end = 0
+
+    def keeping(self, samples: Iterable[CalibrationSample]) -> Iterator[CalibrationSample]:
+        """`samples`, each put away as it goes by."""
+        for sample in samples:
+            places = {}
+            for source, value in sample.tensors.items():
+                places[source] = (self._end, value.dtype, value.shape)
+                self._end += self._file.write(np.ascontiguousarray(value).tobytes())
+            self._parts.append((replace(sample, tensors={}), places))
+            yield sample
+
+    def take(self, indices: Iterable[int]) -> list[CalibrationSample]:
+        """The samples that went by as number `indices`, in that order."""
+        found = []
+        for index in indices:
+            sample, places = self._parts[index]
+            tensors = {source: self._read(*place) for source, place in places.items()}
+            found.append(replace(sample, tensors=tensors))
+        return found
+
+    def _read(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tensor:
+        self._file.seek(offset)
+        data = self._file.read(dtype.itemsize * math.prod(shape))
+        self._file.seek(0, os.SEEK_END)
+        return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _presence(streams: Iterable[str], aligned: AlignedSet) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from calibration.near import NOTHING, Fingerprint, dhash, first_of_each, pairs
 from calibration.samples import CalibrationSample
 from edge_runtime.errors import GateRefused, UserError
 
@@ -24,28 +25,49 @@ class Signature:
     condition: str
     digest: str
     """sha256 over the tensors that its streams gave: equal digests mean equal inputs of every stage."""
+    present: tuple[str, ...] = ()
+    """The streams that were there."""
+    fingerprint: Fingerprint = NOTHING
+    """By which nearly equal moments are told."""
 
 
 def signature(index: int, sample: CalibrationSample) -> Signature:
     """The signature of the sample that came as number `index`."""
-    total = hashlib.sha256()
+    every, exact = hashlib.sha256(), hashlib.sha256()
+    hashes: list[int] = []
+    readings = b""
     for source in sorted(sample.tensors):
         value = np.ascontiguousarray(sample.tensors[source])
-        total.update(f"{source} {value.dtype} {value.shape}\0".encode())
-        total.update(value.tobytes())
-    return Signature(index, sample.id, sample.group, sample.label, sample.condition, total.hexdigest())
+        described = f"{source} {value.dtype} {value.shape}\0".encode() + value.tobytes()
+        every.update(described)
+        field = source.rpartition(":")[2]
+        if field == "image":
+            hashes += [dhash(picture) for picture in value]
+        elif field == "window":
+            readings += value.astype(np.float32).tobytes()
+        else:
+            exact.update(described)
+    fingerprint = Fingerprint(exact.hexdigest(), tuple(hashes), readings)
+    about = (sample.id, sample.group, sample.label, sample.condition)
+    return Signature(index, *about, every.hexdigest(), sample.present, fingerprint)
+
+
+def without_doubles(signatures: Iterable[Signature]) -> list[Signature]:
+    """The moments, of those that are equal or (within a label) near each other only one, in the order they came."""
+    distinct = list({one.digest: one for one in signatures}.values())
+    kept = first_of_each([one.fingerprint for one in distinct], [one.label for one in distinct])
+    return [distinct[place] for place in kept]
 
 
 def choose(signatures: Iterable[Signature], count: int, seed: int) -> list[Signature]:
-    """`count` of the distinct moments (or all, if there are fewer), in the order they came.
+    """`count` of the distinct moments (or all, if there are fewer), in the order they came; see `without_doubles`.
 
     The strata (label and condition) take turns, so that rare ones are taken whole before common ones are taken twice;
     within a stratum the groups take turns. The same signatures and seed give the same choice.
     """
     rng = np.random.default_rng(seed)
-    distinct = list({one.digest: one for one in signatures}.values())
     strata: dict[tuple[str, str], list[Signature]] = defaultdict(list)
-    for one in distinct:
+    for one in without_doubles(signatures):
         strata[one.label, one.condition].append(one)
     queues = {name: list(_by_turns(members, rng)) for name, members in sorted(strata.items())}
     chosen: list[Signature] = []
@@ -74,8 +96,12 @@ def _by_turns(members: list[Signature], rng: np.random.Generator) -> Iterator[Si
                 del groups[name]
 
 
-def refuse_leak(chosen: Iterable[Signature], evaluation: Iterable[Signature]) -> None:
-    """Raise GateRefused if a chosen moment is also one that is evaluated: the gate would judge what it has seen."""
+def refuse_leak(chosen: Sequence[Signature], evaluation: Sequence[Signature], most_near: float = 1.0) -> int:
+    """How many chosen moments are nearly ones that are evaluated.
+
+    Raises GateRefused if one is exactly so, for the gate would judge what it has seen; or if more than the part
+    `most_near` of them are nearly so. A few may be: two drives can wait at the same light.
+    """
     seen = {one.digest: one.id for one in evaluation}
     leaks = [(one.id, seen[one.digest]) for one in chosen if one.digest in seen]
     if leaks:
@@ -85,3 +111,11 @@ def refuse_leak(chosen: Iterable[Signature], evaluation: Iterable[Signature]) ->
             f"calibrate: {len(leaks)} of the chosen moments are also evaluated ({first} equals {other}{more}); "
             "calibrate on data that is not evaluated"
         )
+    near = list(pairs([one.fingerprint for one in chosen], [one.fingerprint for one in evaluation]))
+    if len(near) > most_near * len(chosen):
+        one, other = chosen[near[0][0]].id, evaluation[near[0][1]].id
+        raise GateRefused(
+            f"calibrate: {len(near)} of {len(chosen)} chosen moments are nearly ones that are evaluated (such as {one} "
+            f"and {other}), more than calibrate.near_leak = {most_near:g} allows: calibrate on other data"
+        )
+    return len(near)

@@ -28,6 +28,10 @@ SIGNATURE = "SIGNATURE"
 TOKENIZER = "tokenizer.model"
 MAX_MANIFEST_BYTES = 1 << 20
 Probability = Annotated[float, Meta(ge=0, le=1)]
+NEGATIVE = "none"
+"""What a sigmoid head says when no label reaches its threshold."""
+UNDECIDED = "undecided"
+"""A safe label for a sigmoid head, whose `none` is a finding and no way to say nothing."""
 
 
 class StageInput(Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,7 +102,8 @@ class DecisionPolicy(Struct, frozen=True, forbid_unknown_fields=True):
     """From probabilities to what is said."""
 
     safe_label: str
-    """Said when a required input is missing or the model has no valid answer."""
+    """Said when a required input is missing or the model has no valid answer: a label; for a sigmoid head also `none`
+    or `undecided`."""
     temperature: Positive = 1.0
     """Logits are divided by it before softmax/sigmoid (Guo et al. 2017, arXiv:1706.04599)."""
     threshold: Probability = 0.0
@@ -256,13 +261,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     streams, head, policy = manifest.streams, manifest.head, manifest.decision
     if manifest.trigger not in streams:
         yield f"trigger {manifest.trigger!r} is none of the streams {sorted(streams)}"
-    if len(set(head.labels)) != len(head.labels) or len(head.labels) < 1:
-        yield f"head.labels must be distinct and at least one, got {list(head.labels)}"
-    if head.kind == "softmax" and policy.safe_label not in head.labels:
-        yield f"decision.safe_label {policy.safe_label!r} is none of the labels {list(head.labels)}"
-    for label in (*policy.thresholds, *policy.immediate):
-        if label not in head.labels:
-            yield f"decision names the label {label!r}, which is none of {list(head.labels)}"
+    yield from _head_problems(head, policy)
     if unknown := [name for name in manifest.presence if name not in streams]:
         yield f"presence names {unknown}, which are no streams"
     outputs: dict[str, TensorSpec] = {}
@@ -280,6 +279,18 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _tagging_problems(manifest, outputs)
     yield from _plan_problems(manifest)
     yield from _engine_problems(manifest)
+
+
+def _head_problems(head: Head, policy: DecisionPolicy) -> Iterator[str]:
+    if len(set(head.labels)) != len(head.labels) or len(head.labels) < 1:
+        yield f"head.labels must be distinct and at least one, got {list(head.labels)}"
+    if head.kind == "softmax" and policy.safe_label not in head.labels:
+        yield f"decision.safe_label {policy.safe_label!r} is none of the labels {list(head.labels)}"
+    if head.kind == "sigmoid" and NEGATIVE in head.labels:
+        yield f"head.labels holds {NEGATIVE!r}, which a sigmoid head says when it finds no label"
+    for label in (*policy.thresholds, *policy.immediate):
+        if label not in head.labels:
+            yield f"decision names the label {label!r}, which is none of {list(head.labels)}"
 
 
 def _tagging_problems(manifest: Manifest, outputs: Mapping[str, TensorSpec]) -> Iterator[str]:

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle import DecisionPolicy, Head
+from edge_runtime.bundle import NEGATIVE, DecisionPolicy, Head
 from edge_runtime.messages import AlignedSet, Inference, Verdict
 from edge_runtime.streams import StreamSpec
-
-NEGATIVE = "none"
-"""The label of a sigmoid head when no label reaches its threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,13 @@ def probabilities(head: Head, temperature: float, logits: NDArray[np.float32]) -
         return 1.0 / (1.0 + np.exp(-scaled))
     shifted = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def model_answer(head: Head, policy: DecisionPolicy, logits: NDArray[np.float32]) -> str:
+    """The model's own answer to one moment's `logits` [labels]: without abstention and hysteresis."""
+    if head.kind == "sigmoid":
+        return _sigmoid(head, policy, probabilities(head, policy.temperature, logits)).label
+    return head.labels[int(logits.argmax())]
 
 
 def safe(policy: DecisionPolicy, reason: str) -> Verdict:

@@ -28,6 +28,8 @@ class Frame:
     """[height, width, 3] uint8, BGR (OpenCV's order)."""
     id: str | None = None
     """The sender's own mark; comes back in the decision."""
+    encoded: bytes | memoryview | None = None
+    """The JPEG that `image` was decoded from, where it came as one; never written into."""
 
 
 @dataclass(frozen=True, slots=True)

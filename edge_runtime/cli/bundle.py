@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from edge_runtime.bundle import Bundle, Manifest
     from edge_runtime.streams import StreamSpec
+
+EVALUATION = "report/evaluation.json"
 
 
 @click.group()
@@ -73,6 +76,8 @@ def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bo
     )
     for figure, value in sorted(manifest.figures.items()):
         console.print(f"  {figure} {value:g}")
+    for line in _headline(opened):
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 @bundle.command()
@@ -94,6 +99,26 @@ def sign(path: Path, key: Path) -> None:
 
     signed = sign_bundle(path, key)
     click.echo(f"{path}: signed; digest {signed.digest}")
+
+
+class _Evaluation(Struct, frozen=True):
+    """What is read of the bundle's own report: the first lines of it."""
+
+    split: str = ""
+    headline: tuple[str, ...] = ()
+
+
+def _headline(opened: Bundle) -> list[str]:
+    """The headline of the report that the bundle carries; empty where it has none."""
+    import msgspec
+
+    if EVALUATION not in opened.manifest.files:
+        return []
+    try:
+        found = msgspec.json.decode(opened.read(EVALUATION), type=_Evaluation)
+    except msgspec.DecodeError:
+        return [f"{EVALUATION} cannot be read"]
+    return [f"evaluated on {found.split}:", *(f"  {line}" for line in found.headline)] if found.headline else []
 
 
 def _open(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> Bundle:

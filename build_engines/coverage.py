@@ -1,0 +1,120 @@
+"""What the calibration set covers: each label, condition and stream, as Markdown and as a picture."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from calibration.select import Signature
+
+Part = Sequence[Signature]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The moments, from all that were there to those that were chosen, and those that are evaluated."""
+
+    everything: Part
+    distinct: Part
+    """Without equal and nearly equal ones."""
+    chosen: Part
+    evaluation: Part
+    near: int
+    """Chosen moments that are nearly ones that are evaluated."""
+    streams: tuple[str, ...]
+    """The model's."""
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        return {"all": self.everything, "distinct": self.distinct, "chosen": self.chosen, "evaluated": self.evaluation}
+
+    @property
+    def labels(self) -> list[str]:
+        return sorted({one.label for part in self.parts.values() for one in part})
+
+
+def _label(one: Signature) -> str:
+    return one.label
+
+
+def _condition(one: Signature) -> str:
+    return one.condition or "(none given)"
+
+
+def as_markdown(covered: Coverage) -> str:
+    """report/calibration.md."""
+    parts = covered.parts
+    lines = [
+        "# Calibration set", "",
+        f"{len(covered.chosen)} moments of {len(covered.everything)} ({len(covered.distinct)} without equal and nearly "
+        f"equal ones). None of them is evaluated; {covered.near} are nearly like one that is.", "",
+    ]  # fmt: skip
+    keys: dict[str, Callable[[Signature], str]] = {"label": _label, "condition": _condition}
+    for title, key in keys.items():
+        counts = [Counter(key(one) for one in part) for part in parts.values()]
+        lines += [f"| {title} | {' | '.join(parts)} |", "| --- |" + " ---: |" * len(parts)]
+        lines += [
+            f"| {name} | {' | '.join(str(count[name]) for count in counts)} |" for name in sorted(set().union(*counts))
+        ]
+        lines.append("")
+    lines += ["Moments that have a stream, and those that lack it:", ""]
+    lines += [f"| stream | {' | '.join(parts)} |", "| --- |" + " ---: |" * len(parts)]
+    for stream in covered.streams:
+        lines.append(f"| {stream} | {' | '.join(_has(part, stream) for part in parts.values())} |")
+    lines += ["", "The same of the chosen ones, by label:", ""]
+    lines += [f"| label | {' | '.join(covered.streams)} |", "| --- |" + " ---: |" * len(covered.streams)]
+    for label in covered.labels:
+        some = [one for one in covered.chosen if one.label == label]
+        lines.append(f"| {label} | {' | '.join(_has(some, stream) for stream in covered.streams)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _has(part: Part, stream: str) -> str:
+    there = sum(stream in one.present for one in part)
+    return f"{there} / {len(part) - there}"
+
+
+def plot(covered: Coverage) -> bytes:
+    """PNG: shares of labels and conditions, and how often each label's chosen moments have each stream."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    labels = covered.labels
+    conditions = sorted({_condition(one) for part in covered.parts.values() for one in part})
+    height = 2.0 + 0.32 * max(len(labels), len(conditions), 6)
+    figure = Figure(figsize=(14, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(3, 2, 2.5))
+    for axes, title, names, key in (
+        (left, "label", labels, _label),
+        (middle, "condition", conditions, _condition),
+    ):
+        shown = {name: part for name, part in covered.parts.items() if name != "distinct"}
+        for index, (name, part) in enumerate(shown.items()):
+            counts = Counter(key(one) for one in part)
+            shares = [100 * counts[one] / max(1, len(part)) for one in names]
+            places = np.arange(len(names)) + 0.27 * (index - 1)
+            axes.barh(places, shares, height=0.25, label=f"{name} ({len(part)})")
+        axes.set(title=f"Share of each {title}", xlabel="%")
+        axes.set_yticks(np.arange(len(names)), names)
+        axes.invert_yaxis()
+    left.legend(loc="lower right")
+    table = np.full((len(labels), len(covered.streams)), np.nan)
+    for row, label in enumerate(labels):
+        some = [one for one in covered.chosen if one.label == label]
+        for column, stream in enumerate(covered.streams):
+            there = sum(stream in one.present for one in some)
+            if some:
+                table[row, column] = there / len(some)
+            right.text(column, row, f"{there} / {len(some) - there}", ha="center", va="center", fontsize=8)
+    right.imshow(table, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.6)
+    right.set_xticks(np.arange(len(covered.streams)), covered.streams)
+    right.set_yticks(np.arange(len(labels)), labels)
+    right.set_title("Chosen moments with / without each stream")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()

@@ -1,0 +1,66 @@
+"""The commands of the evaluation standard beside `evaluate`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("degrade")
+@click.option("--bundle", "bundle_name", required=True, help="Bundle directory or .tar, or shipped:NAME.")
+@click.option("--data", type=_PATH, required=True, help="Data folder.")
+@click.option("--split", default="val", show_default=True, help="Folder in the data folder.")
+@click.option("--layout", "layout_name", default=None, help="Layout of the data instead of the bundle's own.")
+@click.option("--moments", type=click.IntRange(1), default=None, help="At most so many moments, evenly spread.")
+@click.option("--report", type=_PATH, default=None, help="Write degradation.json, .md and .png here.")
+@click.option("--trusted-key", "keys", type=_PATH, multiple=True, help="Public key (PEM) to trust; repeatable.")
+@click.option("--allow-unsigned", is_flag=True, help="Take a bundle that nobody signed.")
+def degrade_command(
+    bundle_name: str,
+    data: Path,
+    split: str,
+    layout_name: str | None,
+    moments: int | None,
+    report: Path | None,
+    keys: tuple[Path, ...],
+    allow_unsigned: bool,
+) -> None:
+    """Measure what a bundle still knows when inputs are missing, late or bad; exit 3 if a check fails."""
+    import msgspec
+
+    from build_engines.datasets import layout_for
+    from build_engines.evaluation.degrade import degrade, limited
+    from build_engines.evaluation.page import as_markdown
+    from build_engines.evaluation.run import write_files
+    from edge_runtime.bundle import open_bundle
+    from edge_runtime.bundles import bundle_path
+    from edge_runtime.errors import GateRefused
+    from edge_runtime.pipeline import Pipeline
+
+    bundle = open_bundle(bundle_path(bundle_name), keys, allow_unsigned)
+    layout = layout_for(bundle, data, split, layout_name)
+    console = Console()
+    pipeline = Pipeline(bundle)
+    try:
+        read = partial(layout.read, data, split, pipeline.streams)
+        found = degrade(pipeline, limited(read, moments) if moments else read, console)
+    finally:
+        pipeline.close()
+    console.print(found.table())
+    for line in found.verdicts:
+        console.print(f"- {line}", highlight=False, soft_wrap=True)
+    if report is not None:
+        title = f"{bundle.manifest.name} {bundle.manifest.version} on {split}"
+        files = {
+            "degradation.json": msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n",
+            "degradation.md": as_markdown(title, found.verdicts, [found.section()]).encode(),
+            "degradation.png": found.picture(),
+        }
+        write_files(report, files)
+    if not found.passed:
+        raise GateRefused("degrade: " + "; ".join(found.verdicts))

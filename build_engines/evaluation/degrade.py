@@ -1,0 +1,223 @@
+"""What is left when inputs go missing, grow old or go bad: through the device's own admission, alignment and policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+
+from msgspec import Struct
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from build_engines.evaluate import Evaluation, evaluate
+from build_engines.evaluation import figures
+from build_engines.evaluation.page import Cells, Section
+from build_engines.evaluation.perturb import Fault, faults, late
+from build_engines.metrics import score
+from calibration.moments import LabelledSet
+from edge_runtime.pipeline import Pipeline
+from edge_runtime.streams import max_age_ns
+
+STEPS = (0.5, 1.0, 2.0)
+"""Staleness in maximum ages."""
+CONFIDENT = 0.8
+"""A wrong decision is a confident one from here."""
+MOST_WRONG = 0.02
+"""Largest share of wrong confident decisions when everything is stale."""
+ALL = "everything"
+COLUMNS = ("model F1", "policy F1", "safe", "wrong", "wrong, sure")
+GOOD_IS_HIGH = (True, True, None, False, False)
+Reader = Callable[[], Iterator[LabelledSet]]
+
+
+class Cell(Struct, frozen=True):
+    """One way of going bad, and what is left. The truth is what is right with everything known."""
+
+    kind: str
+    """`present` (of the modalities only these), `late` or `fault`."""
+    name: str
+    f1_macro: float
+    """Of the model alone, asked even where the policy would not."""
+    accuracy: float
+    decisions_f1_macro: float
+    decisions_accuracy: float
+    safe: float
+    """Share of decisions that are safe ones: blocked or abstained."""
+    wrong: float
+    """Share of all decisions that the model answered wrongly."""
+    wrong_confident: float
+    """The part of those with a confidence of at least 0.8."""
+
+
+class Matrix(Struct, frozen=True):
+    """The degradation matrix of a bundle on one split."""
+
+    count: int
+    majority: str
+    """The commonest label; what always saying it scores:"""
+    majority_f1_macro: float
+    majority_accuracy: float
+    cells: tuple[Cell, ...]
+    verdicts: tuple[str, ...]
+    """The two checks, in words."""
+    passed: bool
+
+    def subsets(self) -> dict[str, dict[str, float]]:
+        """Modalities present to the model's scores."""
+        return {
+            one.name: {"accuracy": one.accuracy, "f1_macro": one.f1_macro}
+            for one in self.cells
+            if one.kind == "present"
+        }
+
+    def section(self) -> Section:
+        """The matrix as a part of a report."""
+        text = (
+            f"Over {self.count} moments; the truth is what is right with everything known. Always saying "
+            f"{self.majority!r} scores a macro-F1 of {self.majority_f1_macro:.3f} and an accuracy of "
+            f"{self.majority_accuracy:.3f}.",
+            "A late stream arrives so many of its maximum ages after it was captured while the others are fresh. "
+            "Model F1: macro-F1 of the model alone, asked even where the policy would not. Policy F1: after the "
+            "policy. Safe: share of safe decisions, blocked or abstained. Wrong, and wrong with a confidence of at "
+            "least "
+            f"{CONFIDENT}: share of all decisions.",
+            *(f"{line[0].upper()}{line[1:]}." for line in self.verdicts),
+        )
+        rows = tuple((f"{one.kind}: {one.name}", *(f"{value:.3f}" for value in _figures(one))) for one in self.cells)
+        return Section(
+            "When inputs go missing, old or bad", text, Cells(("inputs", *COLUMNS), rows), "degradation.png",
+            "Heat map of the table above",
+        )  # fmt: skip
+
+    def picture(self) -> bytes:
+        """PNG of the matrix."""
+        kinds = [one.kind for one in self.cells]
+        breaks = [index for index in range(1, len(kinds)) if kinds[index] != kinds[index - 1]]
+        return figures.heat_map(
+            [f"{one.kind}: {one.name}" for one in self.cells],
+            [name.replace(" ", "\n", 1) for name in COLUMNS],
+            [_figures(one) for one in self.cells],
+            GOOD_IS_HIGH,
+            "What is left when inputs go missing, old or bad",
+            breaks,
+        )
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(title=f"degradation over {self.count} moments; majority macro-F1 {self.majority_f1_macro:.3f}")
+        for name in ("inputs", *COLUMNS):
+            table.add_column(name, justify="left" if name == "inputs" else "right", no_wrap=name == "inputs")
+        before = ""
+        for one in self.cells:
+            if before and before != one.kind:
+                table.add_section()
+            before = one.kind
+            table.add_row(f"{one.kind}: {one.name}", *(f"{value:.3f}" for value in _figures(one)))
+        return table
+
+
+def _figures(one: Cell) -> tuple[float, ...]:
+    return one.f1_macro, one.decisions_f1_macro, one.safe, one.wrong, one.wrong_confident
+
+
+def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) -> Matrix:
+    """Measure every cell. `read` gives the labelled moments, afresh each time; a progress bar goes to `console`."""
+    plan = list(_plan(pipeline))
+    cells = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"), console=console or Console(quiet=True), transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("degrade", total=len(plan), note="")
+        for kind_of, name, drop, fault in plan:
+            bar.update(task, note=f"{kind_of}: {name}")
+            cells.append(_measure(pipeline, read, kind_of, name, drop, fault))
+            bar.advance(task)
+    truth = [moment.label for moment in read()]
+    majority = max(sorted(set(truth)), key=truth.count)
+    always = score(truth, [majority] * len(truth), pipeline.bundle.manifest.head.labels)
+    verdicts, passed = _verdicts(cells, always.f1_macro)
+    return Matrix(
+        len(truth), majority, always.f1_macro, always.accuracy, tuple(cells), tuple(verdicts), passed,
+    )  # fmt: skip
+
+
+def _plan(pipeline: Pipeline) -> Iterator[tuple[str, str, tuple[str, ...], Fault | None]]:
+    """Kind and name of each cell, the streams that are dropped, and what happens to the others."""
+    manifest = pipeline.bundle.manifest
+    read = {source.split(":")[1] for stage in manifest.stages for source in stage.streams}
+    modalities = manifest.presence or tuple(name for name in manifest.streams if name in read)
+    for size in range(len(modalities), 0, -1):
+        for kept in combinations(modalities, size):
+            yield "present", " + ".join(kept), tuple(name for name in modalities if name not in kept), None
+    for name in modalities:
+        for step in STEPS:
+            yield "late", f"{name} {step:g}x", (), _late(pipeline, (name,), step)
+    if len(modalities) > 1:
+        for step in STEPS:
+            yield "late", f"{ALL} {step:g}x", (), _late(pipeline, modalities, step)
+    for name in modalities:
+        for what, fault in faults(name, manifest.streams[name]).items():
+            yield "fault", f"{name} {what}", (), fault
+
+
+def _late(pipeline: Pipeline, names: Sequence[str], step: float) -> Fault:
+    streams = pipeline.streams
+    delays = {name: int(step * max_age_ns(streams[name])) for name in names}
+    return lambda moments: late(moments, delays, streams)
+
+
+def _measure(
+    pipeline: Pipeline, read: Reader, kind_of: str, name: str, drop: Sequence[str], fault: Fault | None
+) -> Cell:
+    def moments() -> Iterator[LabelledSet]:
+        return read() if fault is None else fault(read())
+
+    decided = evaluate(pipeline, moments(), drop, adapt=False)
+    # Where nothing was blocked, the model gave all the answers already.
+    asked = decided if all(one.probabilities or one.tags for one in decided.predictions) else None
+    if asked is None:
+        asked = evaluate(pipeline, moments(), drop, blocking=False, adapt=False)
+    return _cell(kind_of, name, decided, asked)
+
+
+def _cell(kind_of: str, name: str, decided: Evaluation, asked: Evaluation) -> Cell:
+    count = len(decided.predictions)
+    wrong = [one for one in decided.predictions if one.source == "model" and one.label != one.truth]
+    return Cell(
+        kind_of, name, asked.model.f1_macro, asked.model.accuracy, decided.scores.f1_macro, decided.scores.accuracy,
+        sum(one.source == "safe" for one in decided.predictions) / count,
+        len(wrong) / count,
+        sum(one.confidence >= CONFIDENT for one in wrong) / count,
+    )  # fmt: skip
+
+
+def _verdicts(cells: Sequence[Cell], majority: float) -> tuple[list[str], bool]:
+    below = [one for one in cells if one.kind == "present" and one.f1_macro < majority]
+    stale = [one for one in cells if one.kind == "late" and one.name.endswith(f"{STEPS[-1]:g}x")]
+    everything = next((one for one in stale if one.name.startswith(ALL)), stale[-1])
+    worst = max(stale, key=lambda one: one.wrong_confident)
+    lines = [
+        f"below the majority label's macro-F1: {', '.join(one.name for one in below)}"
+        if below
+        else "no subset of the modalities falls below the majority label's macro-F1",
+        f"everything at twice its maximum age: {everything.wrong_confident:.1%} wrong confident decisions (at most "
+        f"{MOST_WRONG:.0%}), {everything.safe:.1%} safe; the worst single stream so: {worst.name}, "
+        f"{worst.wrong_confident:.1%}",
+    ]
+    return lines, not below and everything.wrong_confident <= MOST_WRONG
+
+
+def limited(read: Reader, most: int) -> Reader:
+    """At most `most` moments, evenly spread: every n-th of single moments, every n-th whole group of recordings."""
+    groups: dict[str, int] = {}
+    for moment in read():
+        groups[moment.group] = groups.get(moment.group, 0) + 1
+    step = -(-sum(groups.values()) // most)
+    kept = set(list(groups)[::step])
+
+    def some() -> Iterator[LabelledSet]:
+        return (moment for moment in read() if moment.group in kept)
+
+    return some

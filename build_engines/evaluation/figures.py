@@ -1,0 +1,176 @@
+"""The report's pictures: PNG bytes, drawn without a display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from build_engines.evaluation.binary import Curves
+from build_engines.evaluation.confidence import Calibration, RiskCoverage
+from build_engines.intervals import Interval
+from build_engines.metrics import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#7f868d"
+"""Told apart by colour-blind readers too (Okabe and Ito 2008)."""
+DPI = 100
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of that many inches with a canvas of its own: no global state, any thread."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
+    from PIL import Image
+
+    buffer, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    # A palette says as much as full colour and takes a third of the bytes: bundles carry these pictures.
+    Image.open(buffer).convert("RGB").quantize(128).save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
+def plain(label: str) -> str:
+    """A label as text: a dollar sign starts no formula."""
+    return label.replace("$", r"\$")
+
+
+def confusion(scores: Scores) -> bytes:
+    """Rows: truth, shares of the row by colour; the counts are written in."""
+    table = np.array(scores.confusion, float)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)
+    names = [plain(name) for name in scores.confusion_labels]
+    size = max(4.5, 1.8 + 0.42 * len(names))
+    figure = new_figure(size + 0.8, size)
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    for (row, column), count in np.ndenumerate(table):
+        if count:
+            colour = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set(xlabel="answer", ylabel="truth", title="Confusion: share of each true label")
+    figure.colorbar(picture, ax=axes, shrink=0.7)
+    return png(figure)
+
+
+def class_intervals(classes: Mapping[str, Interval], support: Mapping[str, int], macro: Interval) -> bytes:
+    """F1 of each label with its interval, the worst on top."""
+    order = sorted(classes, key=lambda name: classes[name].value)
+    rows = [(f"{plain(name)} ({support.get(name, 0)})", classes[name]) for name in order]
+    return dots(rows, "F1 with 95 % interval (support)", macro)
+
+
+def dots(rows: Sequence[tuple[str, Interval]], label: str, line: Interval | None = None, zero: bool = False) -> bytes:
+    """One row per name: a point and its interval. `line`: a figure to compare with; `zero`: mark 0."""
+    figure = new_figure(7.2, 1.1 + 0.29 * len(rows))
+    axes = figure.subplots()
+    for place, (_, one) in enumerate(rows):
+        below, above = max(0.0, one.value - one.low), max(0.0, one.high - one.value)
+        axes.errorbar(one.value, place, xerr=[[below], [above]], fmt="o", color=BLUE, capsize=3, markersize=5)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=9)
+    axes.invert_yaxis()
+    axes.grid(axis="x", color="#e3e6ea")
+    axes.set_axisbelow(True)
+    if line is not None:
+        axes.axvspan(line.low, line.high, color=ORANGE, alpha=0.15, lw=0)
+        axes.axvline(line.value, color=ORANGE, lw=1, label=f"macro {line.value:.3f}")
+        axes.legend(loc="lower left", fontsize=8)
+    if zero:
+        axes.axvline(0.0, color=GREY, lw=1)
+    axes.set(xlabel=label)
+    return png(figure)
+
+
+def reliability(after: Calibration, before: Calibration | None) -> bytes:
+    """Accuracy against confidence, and how many answers there were."""
+    figure = new_figure(5.6, 4.8)
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
+    drawn = [("shipped temperature", after, BLUE, "o-")]
+    if before is not None:
+        drawn.insert(0, ("temperature 1", before, ORANGE, "s:"))
+    for name, one, colour, style in drawn:
+        x, y = [item.confidence for item in one.bins], [item.accuracy for item in one.bins]
+        axes.plot(x, y, style, color=colour, markersize=5, label=f"{name}: ECE {one.ece:.3f}, Brier {one.brier:.3f}")
+    axes.set(ylabel="share right", xlim=(0, 1), ylim=(0, 1), title="Can the confidence be believed?")
+    axes.legend(fontsize=8, loc="upper left")
+    below.bar([item.confidence for item in after.bins], [item.count for item in after.bins], width=0.04, color=BLUE)
+    below.set(xlabel="confidence", ylabel="answers")
+    return png(figure)
+
+
+def risk_coverage(lines: Mapping[str, RiskCoverage], point: tuple[float, float] | None = None) -> bytes:
+    """The share of wrong answers against the share answered; `point`: where the policy stands."""
+    figure = new_figure(5.8, 4.2)
+    axes = figure.subplots()
+    for name, one in lines.items():
+        axes.step(one.coverage, one.risk, where="pre", lw=1.6, label=f"{plain(name)} (area {one.area:.3f})")
+    if point is not None:
+        axes.plot(*point, "o", color="black", label=f"the policy: {point[0]:.1%} answered, {point[1]:.1%} of it wrong")
+    axes.set(xlabel="share answered by the model (coverage)", ylabel="share of that wrong (risk)", xlim=(0, 1.02))
+    axes.set_ylim(bottom=0)
+    axes.set_title("Risk when only the most confident are answered")
+    axes.grid(color="#e3e6ea")
+    axes.legend(fontsize=8, loc="upper left")
+    return png(figure)
+
+
+def curves(found: Sequence[Curves]) -> bytes:
+    """ROC and precision against recall, the operating point marked."""
+    figure = new_figure(9.6, 4.4)
+    left, right = figure.subplots(1, 2)
+    for index, one in enumerate(found):
+        colour = f"C{index % 10}"
+        left.plot(one.roc_x, one.roc_y, color=colour, label=f"{plain(one.label)}: area {one.auc:.3f}")
+        right.plot(one.recall, one.precision, color=colour, label=f"{plain(one.label)}: AP {one.average_precision:.3f}")
+        point = one.point
+        left.plot(point.false_positive_rate, point.recall, "o", color=colour)
+        right.plot(point.recall, point.precision, "o", color=colour)
+        right.axhline(one.prevalence, color=colour, lw=0.8, ls=":")
+    left.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
+    left.set(xlabel="false positive rate", ylabel="true positive rate (recall)", title="ROC; the dot is what ships")
+    right.set(xlabel="recall", ylabel="precision", ylim=(0, 1.03), title="Precision and recall (dotted: prevalence)")
+    left.legend(fontsize=8, loc="lower right")
+    right.legend(fontsize=8, loc="lower left")
+    return png(figure)
+
+
+def heat_map(
+    rows: Sequence[str], columns: Sequence[str], values: Any, good_is_high: Sequence[bool | None], title: str,
+    breaks: Sequence[int] = (),
+) -> bytes:  # fmt: skip
+    """`values` [rows, columns] in 0..1, written in; green is good, red is bad; None = neither, no colour. `breaks`:
+    rows before which a line is drawn."""
+    table = np.array(values, float)
+    figure = new_figure(2.6 + 1.25 * len(columns), 1.3 + 0.27 * len(rows))
+    axes = figure.subplots()
+    shown = np.where([bool(high) for high in good_is_high], table, 1.0 - table)
+    shown[:, [high is None for high in good_is_high]] = np.nan
+    axes.imshow(shown, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.85)
+    axes.set_xticks(range(len(columns)), columns, fontsize=9)
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(len(rows)), [plain(row) for row in rows], fontsize=9)
+    for (row, column), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            axes.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8.5)
+    for place in breaks:
+        axes.axhline(place - 0.5, color="white", lw=3)
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.set_title(title, fontsize=11)
+    return png(figure)

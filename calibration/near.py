@@ -1,0 +1,113 @@
+"""Moments that are nearly the same: what a camera sees of a standing car, three times a second.
+
+Two moments are near when all that is present in them is: pictures by a perceptual hash, the same sentence, sensor
+windows within a fraction of a deviation. One that lacks a stream is never near one that has it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.messages import Tensor
+
+MAX_BITS = 2
+"""Hashes of pictures may differ in this many of their 64 bits: a recompressed or barely moved picture does."""
+MAX_SIGMA = 0.05
+"""Sensor values, in units of their deviation, may differ by this much."""
+_ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What nearness is told by."""
+
+    exact: str = ""
+    """Digest of what must be equal: which streams are there, the sentence's tokens, which readings are missing."""
+    hashes: tuple[int, ...] = ()
+    """`dhash` of each picture."""
+    readings: bytes = b""
+    """All sensor windows, standardised: float32."""
+
+
+def dhash(image: Tensor) -> int:
+    """64 bits that say where a picture ([H, W, 3] BGR, uint8) grows brighter to the right, on a grid of 9 x 8.
+
+    Source: Krawetz, "Kind of Like That", The Hacker Factor Blog, 2013.
+    """
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2GRAY)
+    small = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
+    bits = np.packbits((small[:, 1:] > small[:, :-1]).ravel())
+    return int.from_bytes(bits.tobytes(), "big")
+
+
+NOTHING = Fingerprint()
+
+
+class _Group:
+    """Fingerprints of one `exact`, ready to be searched: by the mean reading first, which orders them."""
+
+    def __init__(self, prints: Sequence[Fingerprint], places: Sequence[int]) -> None:
+        readings = np.frombuffer(b"".join(one.readings for one in prints), np.float32).reshape(len(prints), -1)
+        means = readings.mean(axis=1, dtype=np.float64) if readings.shape[1] else np.zeros(len(prints))
+        order = np.argsort(means, kind="stable")
+        self._means = means[order]
+        self._readings = readings[order]
+        self._hashes = np.array([one.hashes for one in prints], np.uint64).reshape(len(prints), -1)[order]
+        self._places = np.array(places, np.int64)[order]
+
+    def near(self, one: Fingerprint) -> NDArray[np.int64]:
+        """The places of those near `one`."""
+        readings = np.frombuffer(one.readings, np.float32)
+        mean = float(readings.mean(dtype=np.float64)) if readings.size else 0.0
+        # Where all readings are within MAX_SIGMA, so is their mean.
+        low, high = np.searchsorted(self._means, (mean - MAX_SIGMA - 1e-6, mean + MAX_SIGMA + 1e-6))
+        found = np.arange(low, high)
+        for camera, value in enumerate(one.hashes):
+            apart = self._hashes[found, camera] ^ np.uint64(value)
+            bits = _ONES[apart.view(np.uint8).reshape(len(found), 8)].sum(axis=1)
+            found = found[bits <= MAX_BITS]
+        if readings.size and len(found):
+            found = found[np.abs(self._readings[found] - readings).max(axis=1) <= MAX_SIGMA]
+        return self._places[found]
+
+
+def _grouped(prints: Sequence[Fingerprint], key: Callable[[int], Hashable]) -> dict[Hashable, list[int]]:
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for place, one in enumerate(prints):
+        if one.hashes or one.readings:
+            groups[key(place)].append(place)
+    return groups
+
+
+def first_of_each(prints: Sequence[Fingerprint], labels: Sequence[str]) -> list[int]:
+    """Places of the moments to keep, in order: one is left out if one that was kept before it, of the same label, is
+    near it. Moments without pictures and readings are all kept.
+
+    Time: a group's size times what is within reach of each mean; groups are those of the same sentence and label.
+    """
+    left_out: set[int] = set()
+    for places in _grouped(prints, lambda place: (prints[place].exact, labels[place])).values():
+        group = _Group([prints[place] for place in places], places)
+        for place in places:
+            if place not in left_out:
+                left_out.update(int(other) for other in group.near(prints[place]) if other > place)
+    return [place for place in range(len(prints)) if place not in left_out]
+
+
+def pairs(some: Sequence[Fingerprint], others: Sequence[Fingerprint]) -> Iterator[tuple[int, int]]:
+    """For each of `some` that is near one of `others`: its place, and that one's."""
+    groups = {
+        exact: _Group([others[place] for place in places], places)
+        for exact, places in _grouped(others, lambda place: others[place].exact).items()
+    }
+    for place, one in enumerate(some):
+        group = groups.get(one.exact)
+        found = group.near(one) if group is not None and (one.hashes or one.readings) else ()
+        if len(found):
+            yield place, int(min(found))
