@@ -1,4 +1,5 @@
-"""Lists of common names, from Faker (MIT): given and family names of English-speaking countries and India, and places."""
+"""Lists of common names, from Faker (MIT): given and family names of English-speaking countries and India, and places;
+and common words."""
 
 from __future__ import annotations
 
@@ -10,6 +11,13 @@ GIVEN_ONLY, GIVEN_AND_FAMILY = 0.45, 0.4
 """How often a person is called by the given name alone, and by both; else by the family name."""
 LOWER, UPPER = 0.2, 0.04
 """How often people write a name without capitals, and all in capitals."""
+
+
+def common_words() -> list[str]:
+    """About a thousand common English words, none of them a name."""
+    from faker.providers.lorem.en_US import Provider as Words
+
+    return sorted({word for word in Words.word_list if word.isalpha() and word.islower()})
 
 
 class CommonNames:
