@@ -213,7 +213,7 @@ class Judge:
             found = ev.evaluate(pipeline, evaluation_moments(self._job, self._bundle))
         finally:
             pipeline.close()
-        truth, answers = judged_pairs(found.predictions, self._bundle.manifest.head.labels)
+        truth, answers = judged_pairs(found.predictions)
         return _Run(found, tuple(truth), tuple(answers), tuple(pipeline.logits))
 
     def _bytes(self, plan: Mapping[str, str]) -> int:
