@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -31,6 +32,7 @@ from edge_runtime.wire import DecisionMessage, StatusMessage
 SKIP = FRAME_HZ
 """Frames left out at the start of every run: caches, clocks and page tables warm up."""
 VARIANTS = ("bare loop", "runtime, same graph", "runtime, staged")
+RECORDING = "runtime, staged, recording"
 
 
 @dataclass
@@ -54,12 +56,13 @@ class Measured:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/latency"), show_default=True
 )
+@click.option("--record", is_flag=True, help="Also measure the staged runtime while it records to disk.")
 @click.option("--check", is_flag=True, help="Exit with code 3 if a figure breaks budgets.toml.")
-def latency(bundle: str, rounds: int, seconds: float, out: Path, check: bool) -> None:
+def latency(bundle: str, rounds: int, seconds: float, out: Path, record: bool, check: bool) -> None:
     """Capture to subscriber against the bare loop with the same work."""
     opened = open_bundle(bundle_path(bundle), allow_unsigned=True)
     frames = int(seconds * FRAME_HZ)
-    measured = {name: Measured() for name in VARIANTS}
+    measured = {name: Measured() for name in (*VARIANTS, *((RECORDING,) if record else ()))}
     status: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="edge-runtime-latency-") as folder:
         work = Path(folder)
@@ -67,10 +70,12 @@ def latency(bundle: str, rounds: int, seconds: float, out: Path, check: bool) ->
         (work / "monolith.onnx").write_bytes(monolith)
         np.savez(work / "inputs.npz", **_ready_inputs(opened))  # type: ignore[arg-type]
         whole = monolith_bundle(opened, monolith, work / "monolith")
-        for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
+        for number in track(range(rounds), "rounds", console=Console(stderr=True)):
             measured["bare loop"].add(*_bare(work, frames))
-            for name, path in (("runtime, same graph", whole), ("runtime, staged", bundle_path(bundle))):
-                times, status[name] = _runtime(str(path), f"ipc://{work}/decisions", frames)
+            for name in list(measured)[1:]:
+                path = whole if name == "runtime, same graph" else bundle_path(bundle)
+                more = [str(work / f"{number}.mcap")] if name == RECORDING else []
+                times, status[name] = _runtime(str(path), f"ipc://{work}/decisions", frames, *more)
                 measured[name].add(*times)
     figures = _figures(measured, status)
     Console().print(_table(measured))
@@ -104,8 +109,10 @@ def _bare(work: Path, frames: int) -> tuple[list[float], list[float]]:
     return found["latency_ms"][SKIP:], found["infer_ms"][SKIP:]
 
 
-def _runtime(bundle: str, endpoint: str, frames: int) -> tuple[tuple[list[float], list[float]], dict[str, Any]]:
-    command = [sys.executable, "-m", "benchmarks.runtime_process", bundle, endpoint, str(frames)]
+def _runtime(
+    bundle: str, endpoint: str, frames: int, *recording: str
+) -> tuple[tuple[list[float], list[float]], dict[str, Any]]:
+    command = [sys.executable, "-m", "benchmarks.runtime_process", bundle, endpoint, str(frames), *recording]
     latency, infer = [], []
     with Subscriber(endpoint, timeout_s=20) as subscriber, subprocess.Popen(command) as process:
         while True:
@@ -124,6 +131,7 @@ def _runtime(bundle: str, endpoint: str, frames: int) -> tuple[tuple[list[float]
         "dropped": camera.dropped,
         "captured": camera.captured,
         "memory_mb": message.memory_mb,
+        "recording": None if message.recording is None else msgspec.to_builtins(message.recording),
     }
     return (latency[SKIP:], infer[SKIP:]), facts
 
@@ -142,8 +150,11 @@ def _figures(measured: dict[str, Measured], status: dict[str, Any]) -> dict[str,
         for name, item in measured.items()
     }
     bare, same, staged = (variants[name] for name in VARIANTS)
+    recording = variants.get(RECORDING)
     return {
         "variants": variants,
+        "recording_p50_ratio": recording and recording["p50_ms"] / staged["p50_ms"],
+        "recording_p99_ratio": recording and recording["p99_ms"] / staged["p99_ms"],
         "p50_ratio": same["p50_ms"] / bare["p50_ms"],
         "p99_ratio": same["p99_ms"] / bare["p99_ms"],
         "staged_compute_ratio": staged["mean_infer_ms"] / same["mean_infer_ms"],

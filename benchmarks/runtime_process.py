@@ -1,6 +1,6 @@
 """The runtime under measurement, with the workload as its camera, sensors and voice.
 
-python -m benchmarks.runtime_process BUNDLE DECISIONS-ENDPOINT FRAMES
+python -m benchmarks.runtime_process BUNDLE DECISIONS-ENDPOINT FRAMES [RECORDING]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 import cv2
 
 from benchmarks.workload import WorkloadSource, make_workload
-from edge_runtime.config import Config, PublishConfig
+from edge_runtime.config import Config, PublishConfig, RecordConfig
 from edge_runtime.runtime import Runtime
 
 SETTLE_S = 0.5
@@ -24,8 +24,8 @@ class _Patient(WorkloadSource):
         super()._run()
 
 
-def main(bundle: str, endpoint: str, frames: int) -> None:
-    """Run until the workload has been played."""
+def main(bundle: str, endpoint: str, frames: int, recording: str | None = None) -> None:
+    """Run until the workload has been played; `recording` is the MCAP file to write."""
     cv2.setNumThreads(1)
     workload = make_workload()
     config = Config(
@@ -33,6 +33,7 @@ def main(bundle: str, endpoint: str, frames: int) -> None:
         bundle=bundle,
         source=(),
         publish=PublishConfig(endpoint),
+        record=None if recording is None else RecordConfig(recording),
         allow_unsigned=True,
         stop_at_end=True,
     )
@@ -40,4 +41,4 @@ def main(bundle: str, endpoint: str, frames: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:5])

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.metrics import Scores, score
+from build_engines.tagging import token_rows
 from calibration.samples import CalibrationSample, stage_feeds
 from edge_runtime.bundle import Manifest, Stage
+from edge_runtime.decide import model_answer
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.messages import Tensors
 from edge_runtime.tensors import zeros
@@ -35,7 +37,7 @@ class Outcome:
 
     scores: Scores
     logits: NDArray[np.float32]
-    """[moments, labels]"""
+    """[moments, labels]; of a tagging head [words of all moments, labels]"""
 
     def error(self, reference: Outcome) -> float:
         """Mean over the moments of |logits - reference| / |reference| (2-norms)."""
@@ -70,10 +72,13 @@ class Bank:
                 self._outputs[key] = self._run(stage, variants[stage.name], inputs)
                 self._advance()
         _, name, output = self._manifest.head.output.split(":")
-        logits = np.stack([out[output].astype(np.float32).ravel() for out in self._outputs[keys[name]]])
-        labels = self._manifest.head.labels
-        truth = [sample.label for sample in self._samples]
-        return Outcome(score(truth, [labels[int(index)] for index in logits.argmax(1)], labels), logits)
+        head, policy = self._manifest.head, self._manifest.decision
+        raw = [np.asarray(out[output], np.float32) for out in self._outputs[keys[name]]]
+        if head.kind == "tagging":
+            truth, logits = token_rows([sample.tags for sample in self._samples], raw)
+        else:
+            truth, logits = [sample.label for sample in self._samples], np.stack([value.ravel() for value in raw])
+        return Outcome(score(truth, [model_answer(head, policy, row) for row in logits], head.labels), logits)
 
     def _run(self, stage: Stage, variant: Variant, before: Mapping[str, Sequence[Tensors]]) -> list[Tensors]:
         specs = [item.spec for item in stage.inputs]

@@ -29,7 +29,7 @@ def _options(command: click.decorators.FC) -> click.decorators.FC:
         click.option("--force", is_flag=True, help="Run stages even where nothing has changed."),
         click.option("--work", type=_PATH, default=Path("build"), show_default=True, help="What stages leave."),
         click.option("--out", type=_PATH, default=Path("bundles"), show_default=True, help="Where the bundle goes."),
-        click.option("--data", type=_PATH, default=None, help="Data folder instead of the recipe's."),
+        click.option("--data", type=_PATH, default=None, help="Data instead of the recipe's."),
     ):
         command = option(command)
     return click.argument("recipe", type=_PATH)(command)

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from build_engines.recipe import PLAIN_DATASET, AnyRecipe, BuildRecipe, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet
-from edge_runtime.bundle import Bundle
-from edge_runtime.decide import NEGATIVE
+from edge_runtime.bundle import NEGATIVE, Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.streams import SensorStream, StreamSpec
 
 Ints = NDArray[np.int64]
+NO_WORD = -1
+"""Label of a place in a tagged sentence's row where there is no word, or one whose tag the model does not know."""
 
 
 class LayoutModule(Protocol):
@@ -49,6 +50,7 @@ class LayoutModule(Protocol):
 LAYOUTS = {
     "home": "build_engines.home_data",
     "images": "build_engines.images_data",
+    "ner": "build_engines.ner_data",
     "world": "build_engines.world_data",
     "samples": "build_engines.samples_data",
 }
@@ -114,6 +116,8 @@ def layout_for(bundle: Bundle, data: Path, split: str, name: str | None = None) 
     """The layout to read `data`/`split` with for `bundle`: the one called `name`, else the one it was built from (if
     the folder holds such a split), else the one that the folder's files show. Raises UserError.
     """
+    if name is None and bundle.manifest.head.kind == "tagging":
+        return layout_named("ner")  # the only one with a tag per word; its files may lie in no split's folder
     if RECIPE_FILE not in bundle.manifest.files:
         return layout_named(name) if name else layout_of(data, split)
     try:
@@ -145,13 +149,13 @@ class Batch:
     vision: NDArray[np.uint8] | None
     """[B, cameras, H, W, 3] BGR."""
     text: tuple[NDArray[np.int32], NDArray[np.float32]] | None
-    """ids and mask, [B, L] each."""
+    """ids and mask, [B, L] each; [B, W, P] where words are encoded one by one."""
     sensors: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     """window and mask, [B, T, C] each."""
     rows: Ints
     """[P, 3]: the row of vision, text and sensors in each pair."""
     label: Ints
-    """[P]"""
+    """[P]; [P, W] for a tagging head, `NO_WORD` beyond the sentence's end."""
     presence: NDArray[np.float32]
     """[P, n] in the recipe's order of modalities."""
     label_without: Mapping[str, Ints] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
+from build_engines import tagging
 from build_engines.datasets import Layout
 from build_engines.metrics import Scores, class_table, markdown, score
 from calibration.moments import LabelledSet, admitted
@@ -112,6 +113,9 @@ def evaluate(
         )  # fmt: skip
     if not predictions:
         raise UserError("evaluate: the split holds no labelled moment")
+    if head.kind == "tagging":
+        scores = score(*tagging.token_pairs(predictions, head.labels[0]), head.labels)
+        return Evaluation(scores, predictions, refused, scores)
     truth = [one.truth for one in predictions]
     scores = score(truth, [one.label for one in predictions], head.labels)
     return Evaluation(
@@ -173,13 +177,18 @@ def as_json(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[t
                        for name, s in conditions.items()},
         "modalities": {name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro} for name, s in ablation},
     }  # fmt: skip
+    if manifest.head.kind == "tagging":
+        document["tagging"] = tagging.report_of(result.predictions, manifest.head.labels[0])
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
 
 def as_markdown(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[tuple[str, Scores]] = ()) -> bytes:
     """The evaluation for people: report/evaluation.md."""
     manifest = bundle.manifest
-    return markdown(result.scores, f"{manifest.name} {manifest.version} on {split}", ablation).encode()
+    text = markdown(result.scores, f"{manifest.name} {manifest.version} on {split}", ablation)
+    if manifest.head.kind == "tagging":
+        text += tagging.markdown(tagging.report_of(result.predictions, manifest.head.labels[0]))
+    return text.encode()
 
 
 def predictions_jsonl(result: Evaluation) -> bytes:
@@ -190,13 +199,20 @@ def predictions_jsonl(result: Evaluation) -> bytes:
 def show(console: Console, bundle: Bundle, split: str, result: Evaluation) -> None:
     """Print the per-class table and what was refused."""
     manifest = bundle.manifest
-    console.print(class_table(result.scores, f"{manifest.name} {manifest.version} on {split}"))
+    title = f"{manifest.name} {manifest.version} on {split}"
+    if manifest.head.kind == "tagging":
+        for table in tagging.tables(tagging.report_of(result.predictions, manifest.head.labels[0]), title):
+            console.print(table)
+        console.print(tagging.cut_words(result.predictions), highlight=False)
+    else:
+        console.print(class_table(result.scores, title))
     for name, part in by_condition(result.predictions, manifest.head.labels).items():
         console.print(f"{name}: accuracy {part.accuracy:.3f}, macro-F1 {part.f1_macro:.3f} ({part.count})")
     safe = sum(one.source == "safe" for one in result.predictions)
     refused = ", ".join(f"{reason}: {count}" for reason, count in result.refused.items()) or "none"
     model = result.model
-    console.print(f"model alone, without hysteresis: accuracy {model.accuracy:.3f}, macro-F1 {model.f1_macro:.3f}")
+    if manifest.head.kind != "tagging":  # a tagging head has no hysteresis: its decisions are the model's own
+        console.print(f"model alone, without hysteresis: accuracy {model.accuracy:.3f}, macro-F1 {model.f1_macro:.3f}")
     console.print(f"safe decisions: {safe}; messages refused: {refused}")
 
 

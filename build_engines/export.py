@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from build_engines.model import FusedModel
+from build_engines.model import FusedModel, Tagger
 from build_engines.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith
 from build_engines.recipe import Recipe
 from build_engines.train import SAMPLES, Trained
+from edge_runtime.bundle import stream_tensor_shape
 from edge_runtime.errors import GateRefused, UserError
 from edge_runtime.infer.onnxruntime_engine import session_options
 from edge_runtime.streams import CameraStream, SensorStream, TextStream
@@ -65,6 +66,18 @@ class FusionStage(nn.Module):
         return logits
 
 
+class TaggerStage(nn.Module):
+    """One sentence's features [1, W, d] to logits [1, W, labels]."""
+
+    def __init__(self, tagger: nn.Module) -> None:
+        super().__init__()
+        self.tagger = tagger
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.tagger(features.unsqueeze(1))
+        return logits
+
+
 @dataclass(frozen=True)
 class StageExport:
     """How one stage is exported: the torch module, example inputs by name, and its output's name."""
@@ -99,11 +112,13 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
     if recipe.model.text is not None and model.text is not None:
         words = recipe.streams[recipe.model.text.stream]
         assert isinstance(words, TextStream)
-        ids = torch.zeros(1, words.max_tokens, dtype=torch.int32)
+        shape = stream_tensor_shape(recipe.streams, f"stream:{recipe.model.text.stream}:ids")
+        assert shape is not None
+        ids = torch.zeros(shape, dtype=torch.int32)
         stages.append(
             StageExport("text", EncoderStage(model.text), {"ids": ids, "mask": torch.ones(ids.shape)}, "features")
         )
-        features["text"] = torch.zeros(1, d)
+        features["text"] = torch.zeros(1, words.max_tokens, d) if words.word_pieces else torch.zeros(1, d)
     if recipe.model.sensors is not None and model.sensors is not None:
         values = recipe.streams[recipe.model.sensors.stream]
         assert isinstance(values, SensorStream)
@@ -111,6 +126,8 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
         inputs = {"window": window, "mask": torch.ones(window.shape)}
         stages.append(StageExport("sensors", EncoderStage(model.sensors), inputs, "features"))
         features["sensors"] = torch.zeros(1, d)
+    if isinstance(model.fusion, Tagger):
+        return [*stages, StageExport("fusion", TaggerStage(model.fusion), features, "logits")]
     features["presence"] = torch.ones(1, len(recipe.modalities))
     stages.append(StageExport("fusion", FusionStage(model.fusion), features, "logits"))
     return stages

@@ -14,6 +14,7 @@ from build_engines.evaluate import Evaluation
 from build_engines.intervals import Interval
 from build_engines.metrics import Scores
 from build_engines.recipe import GateRecipe
+from build_engines.tagging import judged_pairs
 from edge_runtime.errors import GateRefused
 from edge_runtime.messages import Tensor
 
@@ -110,7 +111,7 @@ def disagreements(found: Mapping[str, Agreement], gate: GateRecipe) -> list[str]
 
 def refuse_poor_reference(found: Evaluation, labels: Sequence[str], gate: GateRecipe) -> None:
     """FP32 itself must be worth comparing with: better than always saying the commonest label, and at its floors."""
-    truth = [one.truth for one in found.predictions]
+    truth, _ = judged_pairs(found.predictions, labels)
     commonest = max(truth.count(label) for label in set(truth)) / len(truth)
     swapped = _swapped(found, labels)
     if found.model.accuracy <= commonest:

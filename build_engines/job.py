@@ -31,7 +31,7 @@ class Job:
     _split_digests: dict[str, str] = field(default_factory=dict)
 
     def split_digest(self, split: str) -> str:
-        """sha256 over the data folder's `split`; empty where there is none."""
+        """sha256 over the data folder's `split`, or over all the data where a split is no folder of its own."""
         if split not in self._split_digests:
-            self._split_digests[split] = digest(self.data / split)
+            self._split_digests[split] = digest(self.data / split) or digest(self.data)
         return self._split_digests[split]

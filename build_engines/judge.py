@@ -31,6 +31,7 @@ from build_engines.line import evaluation_moments
 from build_engines.on_tensorrt import MOMENTS, Gpu, find_gpu, settings, stage_agreements
 from build_engines.plan import read_plan
 from build_engines.sensitivity import Sensitivity
+from build_engines.tagging import judged_pairs
 from build_engines.write_bundle import write_bundle
 from calibration.samples import read_samples
 from edge_runtime.bundle import Bundle, Manifest
@@ -147,7 +148,12 @@ class Judge:
     def __init__(self, job: Job, bundle: Bundle) -> None:
         self._job = job
         self._bundle = bundle
-        self._groups = [moment.cluster or moment.group for moment in evaluation_moments(job, bundle)]
+        # One for each answer that is judged: a moment's, or each word's of a tagged sentence, whose words go together.
+        self._groups = [
+            moment.cluster or moment.group
+            for moment in evaluation_moments(job, bundle)
+            for _ in range(max(1, len(moment.tags)))
+        ]
         self._resamples = resamples(self._groups, RESAMPLES, job.recipe.seed)
         exact = {stage.name: "fp32" for stage in bundle.manifest.stages}
         self.reference = self._run(exact)
@@ -170,7 +176,7 @@ class Judge:
         Raises GateRefused where a stage's engine cannot be had or run.
         """
         every = read_samples(self._bundle, evaluation_moments(self._job, self._bundle))
-        samples = list(islice(every, 0, None, max(1, -(-len(self._groups) // MOMENTS))))
+        samples = list(islice(every, 0, None, max(1, -(-len(self.reference.logits) // MOMENTS))))
         agreement = stage_agreements(self._job, self._bundle, plan, StageInputs(self._bundle, samples))
         try:
             run, oracle = self._run(plan, settings(self._job)), self._run(plan)
@@ -190,8 +196,8 @@ class Judge:
             found = ev.evaluate(pipeline, evaluation_moments(self._job, self._bundle))
         finally:
             pipeline.close()
-        truth = tuple(one.truth for one in found.predictions)
-        return _Run(found, truth, tuple(one.answer for one in found.predictions), tuple(pipeline.logits))
+        truth, answers = judged_pairs(found.predictions, self._bundle.manifest.head.labels)
+        return _Run(found, tuple(truth), tuple(answers), tuple(pipeline.logits))
 
     def _bytes(self, plan: Mapping[str, str]) -> int:
         return sum(len(self._bundle.read(stage.files[plan[stage.name]])) for stage in self._bundle.manifest.stages)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from build_engines.artefacts import digest
 from build_engines.job import Job
 from build_engines.recipe import OnnxRecipe, Recipe
 from calibration.moments import LabelledSet
@@ -109,7 +110,21 @@ def own_files(job: Job) -> list[Path]:
 
 def calibration_moments(job: Job, bundle: Bundle) -> Iterator[LabelledSet]:
     """What to choose the calibration set from."""
+    if job.recipe.calibrate.recordings:
+        from calibration.recordings import read_recordings
+
+        return read_recordings([Path(file) for file in job.recipe.calibrate.recordings])
     return _split(job, bundle, job.recipe.calibrate.split)
+
+
+def calibration_splits(job: Job) -> tuple[str, ...]:
+    """The splits that the calibration set is chosen from: none where recordings are given."""
+    return () if job.recipe.calibrate.recordings else (job.recipe.calibrate.split,)
+
+
+def recording_digests(job: Job) -> list[str]:
+    """sha256 of every recording to calibrate from."""
+    return [digest(Path(file)) for file in job.recipe.calibrate.recordings]
 
 
 def evaluation_moments(job: Job, bundle: Bundle) -> Iterator[LabelledSet]:
@@ -148,6 +163,13 @@ def compiler_version() -> str:
 
     compiler = find_compiler()
     return str(compiler) if compiler is not None else ""
+
+
+def gpu_here(job: Job) -> str:
+    """Library and GPU on which the gate can judge besides the CPU; empty where there is none."""
+    from build_engines.on_tensorrt import find_gpu
+
+    return find_gpu(job).description
 
 
 def compile_stage(job: Job) -> None:

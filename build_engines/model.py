@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from build_engines.encoders import Attention, SensorsEncoder, TextEncoder, VisionEncoder
 from build_engines.recipe import FusionRecipe, ModelRecipe, Recipe
+from build_engines.word_encoder import WordEncoder
 from edge_runtime.streams import CameraStream, SensorStream, TextStream
 
 
@@ -82,6 +83,22 @@ class Fusion(nn.Module):
         return first
 
 
+class Tagger(nn.Module):
+    """Features of every word [P, 1, W, d] to logits [P, W, labels], each word by itself: what stands around it is in
+    its features already."""
+
+    def __init__(self, recipe: FusionRecipe, features: int, labels: int) -> None:
+        super().__init__()
+        self.head = nn.Sequential(
+            nn.Linear(features, recipe.width), nn.ReLU(), nn.Dropout(recipe.dropout), nn.Linear(recipe.width, labels)
+        )
+
+    def forward(self, features: Tensor, presence: Tensor | None = None) -> Tensor:
+        """`presence` is taken for the sake of a common form; without text there is no word to tag."""
+        logits: Tensor = self.head(features[:, 0])
+        return logits
+
+
 class FusedModel(nn.Module):
     """All stages. `encode` and `fuse` are separate so that training may combine features freely."""
 
@@ -90,12 +107,16 @@ class FusedModel(nn.Module):
         model, streams = recipe.model, recipe.streams
         self.modalities = recipe.modalities
         self.vision, self.text, self.sensors = _encoders(model, streams, vocabulary)
-        self.fusion = Fusion(model.fusion, len(self.modalities), model.features, len(recipe.labels))
+        self.fusion: Fusion | Tagger
+        if recipe.head == "tagging":
+            self.fusion = Tagger(model.fusion, model.features, len(recipe.labels))
+        else:
+            self.fusion = Fusion(model.fusion, len(self.modalities), model.features, len(recipe.labels))
 
 
 def _encoders(
     model: ModelRecipe, streams: dict[str, CameraStream | SensorStream | TextStream], vocabulary: int
-) -> tuple[VisionEncoder | None, TextEncoder | None, SensorsEncoder | None]:
+) -> tuple[VisionEncoder | None, TextEncoder | WordEncoder | None, SensorsEncoder | None]:
     vision = text = sensors = None
     if model.vision:
         camera = streams[model.vision.streams[0]]
@@ -104,7 +125,8 @@ def _encoders(
     if model.text:
         words = streams[model.text.stream]
         assert isinstance(words, TextStream)
-        text = TextEncoder(model.text, words.max_tokens, vocabulary, model.features)
+        kind = WordEncoder if model.text.kind == "words" else TextEncoder
+        text = kind(model.text, words.max_tokens, vocabulary, model.features)
     if model.sensors:
         values = streams[model.sensors.stream]
         assert isinstance(values, SensorStream)

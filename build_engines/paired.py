@@ -111,10 +111,8 @@ class PairedSource:
             self._encoder = SamplingEncoder(tokenizer, spec, alpha, recipe.seed)
         self.steps = len(self._labels) // self._batch
         self.counts = np.bincount(self._labels[:, 0], minlength=len(answer_names(recipe))).astype(float)
-        sizes = _aux_sizes(recipe)
         self.aux_counts: Mapping[str, NDArray[np.float64]] = {
-            name: np.bincount(values[values >= 0], minlength=sizes.get(name, 0)).astype(float)
-            for name, values in aux.items()
+            name: np.bincount(values[values >= 0]).astype(float) for name, values in aux.items()
         }
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
@@ -151,14 +149,3 @@ class PairedSource:
             label_without={} if self._text_name is None else {self._text_name: without},
             aux={name: values[index] for name, values in self._aux.items()},
         )
-
-
-def _aux_sizes(recipe: Recipe) -> dict[str, int]:
-    """Auxiliary label to its number of classes."""
-    model = recipe.model
-    return {
-        name: size
-        for encoder in (model.vision, model.text, model.sensors)
-        if encoder is not None
-        for name, size in encoder.aux.items()
-    }

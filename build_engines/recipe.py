@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from edge_runtime.bundle import DecisionPolicy
+from edge_runtime.bundle import NEGATIVE, UNDECIDED, DecisionPolicy
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
 from edge_runtime.streams import CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
@@ -47,10 +47,10 @@ class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TextRecipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """An encoder of token ids."""
+    """An encoder of token ids; `words` gives features per word, for a tagging head."""
 
     stream: str
-    kind: Literal["conv", "transformer"] = "conv"
+    kind: Literal["conv", "transformer", "words"] = "conv"
     width: Count = 64
     layers: Count = 1
     heads: Count = 4
@@ -78,9 +78,9 @@ class SensorsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FusionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the features become one decision."""
+    """How the features become one decision; `tagger` gives one per word of the text."""
 
-    kind: Literal["concat", "weighted", "gated", "attention"]
+    kind: Literal["concat", "weighted", "gated", "attention", "tagger"]
     width: Count = 128
     heads: Count = 4
     dropout: Fraction = 0.1
@@ -117,6 +117,8 @@ class TokenizerRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     coverage: Annotated[float, Meta(ge=0.9, le=1)] = 0.9995
     sampling_alpha: NotNegative = 0.0
     """Smoothness of subword sampling while training (Kudo 2018, arXiv:1804.10959); 0 = off."""
+    keep_case: bool = False
+    """Tell capitals from small letters, as names need."""
 
 
 class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +137,9 @@ class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Channel to the number that stands for each word of it."""
     aux: dict[str, str] = {}
     """Auxiliary label of a modality to its field; its classes are the training split's values, in order."""
+
+    exclude: tuple[str, ...] = ()
+    """Ids of rows that are left out of every split, e.g. ones that the data holds a second time."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -183,6 +188,17 @@ class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Chance that a rectangle is pasted from there instead (Yun et al. 2019, arXiv:1905.04899)."""
 
 
+class WordsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Changes of tagged sentences while training, so that a name is known by its shape and place; all 0 = none."""
+
+    swap: Fraction = 0.0
+    """Chance that an entity is replaced by another one of its type."""
+    respell: Fraction = 0.0
+    """Chance that half of an entity's letters and digits become others of their kind: a name never seen before."""
+    case: Fraction = 0.0
+    """Chance that a sentence loses its capitals; a fifth of it that it is all capitals."""
+
+
 class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """The optimiser (AdamW, one-cycle) and the regularisers."""
 
@@ -201,6 +217,7 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     repairing: Count = 1
     """Random combinations per natural part and step, for layouts whose parts are labelled one by one."""
     augment: AugmentRecipe = AugmentRecipe()
+    words: WordsRecipe = WordsRecipe()
 
 
 class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -211,6 +228,10 @@ class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Split of the data folder to choose from; never the one that is evaluated."""
     near_leak: Fraction = 0.02
     """At most this part of the chosen moments may be nearly, though not exactly, ones that are evaluated."""
+    recordings: tuple[str, ...] = ()
+    """Recordings of live runs (`edge-runtime record`) to choose from instead of the split; paths relative to the
+    recipe.
+    """
 
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
@@ -279,6 +300,7 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     layout: str
     """The data's layout: a key of `datasets.LAYOUTS`."""
     labels: tuple[str, ...]
+    """In the order of the head's outputs; may be empty for the layout `ner`: then the training data's tags."""
     trigger: str
     streams: dict[Name, StreamSpec]
     decision: DecisionPolicy
@@ -355,7 +377,7 @@ class OnnxModel(Struct, frozen=True, forbid_unknown_fields=True):
     """`stage:<stage>:<output>`: one value per label."""
     probabilities: bool = False
     """The output is probabilities already; their logarithm becomes the logits."""
-    head: Literal["softmax"] = "softmax"
+    head: Literal["softmax", "sigmoid"] = "softmax"
     tokenizer: str = ""
     """SentencePiece model for a text stream, relative to the recipe."""
 
@@ -381,14 +403,17 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
     if "onnx" in data and "model" in data:
         raise ConfigError(f"recipe {path}: has both [model] (to be trained) and [onnx] (one's own); keep one of them")
     recipe: AnyRecipe
+    base = path.resolve().parent
     if "onnx" in data:
-        recipe = _beside(convert_strict(data, OnnxRecipe, f"recipe {path}"), path.resolve().parent)
-        problem = check_common(recipe) or check_onnx(recipe)
+        recipe = own = _beside(convert_strict(data, OnnxRecipe, f"recipe {path}"), base)
+        problem = check_common(recipe) or check_onnx(own)
     else:
         recipe = trained = convert_strict(data, Recipe, f"recipe {path}")
         problem = check(trained)
     if problem:
         raise ConfigError(f"recipe {path}: {problem}")
+    recordings = tuple(str(base / file) for file in recipe.calibrate.recordings)
+    recipe = msgspec.structs.replace(recipe, calibrate=msgspec.structs.replace(recipe.calibrate, recordings=recordings))
     return recipe, hashlib.sha256(raw).hexdigest()
 
 
@@ -409,6 +434,8 @@ def check_onnx(recipe: OnnxRecipe) -> str | None:
         return "[[onnx.stages]] must have distinct names"
     if recipe.onnx.output.rpartition(":")[0] not in {f"stage:{stage.name}" for stage in stages}:
         return f"onnx.output is {recipe.onnx.output!r}; it must be stage:<one of [[onnx.stages]]>:<its output>"
+    if recipe.onnx.probabilities and recipe.onnx.head == "sigmoid":
+        return "onnx.probabilities is for a softmax head; let a sigmoid head's graph end before its sigmoid"
     return _unknown_stages(recipe, tuple(stage.name for stage in stages))
 
 
@@ -423,13 +450,24 @@ def check_common(recipe: BuildRecipe) -> str | None:
     """What contradicts itself in the part that all recipes share, or None."""
     if recipe.trigger not in recipe.streams:
         return f"trigger is {recipe.trigger!r}; the streams are {', '.join(sorted(recipe.streams))}"
-    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < 2:
-        return "labels must be distinct and at least two"
-    for label in (recipe.decision.safe_label, *recipe.decision.immediate, *recipe.decision.thresholds):
-        if label not in recipe.labels:
-            return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
     if recipe.calibrate.split == recipe.evaluate_split:
         return f"calibrate.split is {recipe.calibrate.split!r}, which is also evaluated; calibrate on other data"
+    if not recipe.labels and recipe.layout == "ner":
+        return None  # they are found in the training data
+    kind = recipe.onnx.head if isinstance(recipe, OnnxRecipe) else recipe.head if isinstance(recipe, Recipe) else ""
+    sigmoid = kind == "sigmoid"
+    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < (1 if sigmoid else 2):
+        return f"labels must be distinct and at least {'one' if sigmoid else 'two'}"
+    if sigmoid and NEGATIVE in recipe.labels:
+        return f"labels has {NEGATIVE!r}, which a sigmoid head says when it finds no label; leave it out"
+    if sigmoid and (recipe.decision.hold > 1 or recipe.decision.immediate):
+        return "decision.hold and decision.immediate are for a softmax head; a sigmoid head's labels stand side by side"
+    safe = (*recipe.labels, NEGATIVE, UNDECIDED) if sigmoid else recipe.labels
+    if recipe.decision.safe_label not in safe:
+        return f"decision.safe_label is {recipe.decision.safe_label!r}; it must be one of {', '.join(safe)}"
+    for label in (*recipe.decision.immediate, *recipe.decision.thresholds):
+        if label not in recipe.labels:
+            return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
     return None
 
 
@@ -461,7 +499,23 @@ def check(recipe: Recipe) -> str | None:
         return "all cameras of model.vision must have the same width and height"
     encoders = {"vision": model.vision, "text": model.text, "sensors": model.sensors}
     stages = (*(name for name, encoder in encoders.items() if encoder), "fusion")
+    if problem := _check_tagging(recipe):
+        return problem
     return check_common(recipe) or _unknown_stages(recipe, stages)
+
+
+def _check_tagging(recipe: Recipe) -> str | None:
+    """A tag per word needs an encoder per word, and nothing else to fuse it with."""
+    model, tagging = recipe.model, recipe.head == "tagging"
+    by_word = model.text is not None and model.text.kind == "words"
+    if tagging != by_word or tagging != (model.fusion.kind == "tagger"):
+        return 'head = "tagging", model.text.kind = "words" and model.fusion.kind = "tagger" belong together'
+    for name, spec in recipe.streams.items():
+        if isinstance(spec, TextStream) and bool(spec.word_pieces) != tagging:
+            return f"streams.{name}: word_pieces is for a tagging head, which needs it"
+    if tagging and (model.vision or model.sensors):
+        return "a tagging head reads text only; leave out model.vision and model.sensors"
+    return None
 
 
 def _check_vision(vision: VisionRecipe) -> str | None:

@@ -43,8 +43,14 @@ def read(
 ) -> Iterator[LabelledSet]:
     """Every row of `split` as a group of its own. Raises UserError naming the row and what is wrong with it."""
     reader = _Reader(data, split, streams, dataset)
-    for row in read_json_lines(data / split / MARKER):
+    for row in _rows(data, split, dataset):
         yield reader.moment(row)
+
+
+def _rows(data: Path, split: str, dataset: DatasetRecipe) -> Iterator[Row]:
+    for row in read_json_lines(data / split / MARKER):
+        if str(row.get("id", "")) not in dataset.exclude:
+            yield row
 
 
 class _Reader:
@@ -137,7 +143,7 @@ def _word(value: Any) -> str:
 def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     """Arrays of the training split and of the one that is evaluated. Raises UserError."""
     del work  # small enough to need no cache
-    splits = {split: list(read_json_lines(data / split / MARKER)) for split in ("train", recipe.evaluate_split)}
+    splits = {split: list(_rows(data, split, recipe.dataset)) for split in ("train", recipe.evaluate_split)}
     readers = {split: _Reader(data, split, recipe.streams, recipe.dataset) for split in splits}
     _refuse_shared_groups(recipe, data, splits, readers)
     streams = _fitted(recipe, splits["train"], readers["train"])

@@ -79,8 +79,8 @@ COMMON: dict[str, BuildStage] = {
         line.calibrate_stage,
         requires=lambda job: (job.model,),
         ensures=lambda job: ("calibration",),
-        settings=lambda job: [job.recipe.calibrate, job.recipe.quantise, job.recipe.seed],
-        splits=lambda job: (job.recipe.calibrate.split, job.recipe.evaluate_split),
+        settings=lambda job: [job.recipe.calibrate, job.recipe.quantise, job.recipe.seed, line.recording_digests(job)],
+        splits=lambda job: (*line.calibration_splits(job), job.recipe.evaluate_split),
     ),
     "quantise": BuildStage(
         line.quantise_stage,
@@ -99,7 +99,7 @@ COMMON: dict[str, BuildStage] = {
         line.evaluate_stage,
         requires=lambda job: (job.model, "calibration", "quantised", "engines"),
         ensures=lambda job: ("candidate", "report"),
-        settings=lambda job: [job.recipe.gate, job.recipe.seed, job.recipe.decision],
+        settings=lambda job: [job.recipe.gate, job.recipe.seed, job.recipe.decision, line.gpu_here(job)],
         splits=lambda job: (job.recipe.evaluate_split,),
     ),
     "bundle": BuildStage(
@@ -176,6 +176,10 @@ def make_job(
     if data is None and not recipe.data:
         raise UserError(f"recipe {recipe.name} names no data folder; give --data DIR")
     where = data if data is not None else Path(recipe.data)
+    if recipe.layout == "ner" and not recipe.labels:
+        from build_engines.ner_data import labels_of
+
+        recipe = msgspec.structs.replace(recipe, labels=labels_of(where))
     folder = work / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     # The recipe as it was understood, beside what it made.

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from build_engines.recipe import TokenizerRecipe
 from edge_runtime.errors import UserError
+from edge_runtime.preprocess import word_grid
 from edge_runtime.streams import TextStream
 
 
 def train_tokenizer(recipe: TokenizerRecipe, sentences: Sequence[str]) -> bytes:
     """A unigram model with byte fallback: no sentence in any script can produce an unknown piece.
 
-    Case and width are folded (`nmt_nfkc_cf`). Deterministic for the same sentences. Raises UserError.
+    Width is folded, and case too unless the recipe keeps it. Deterministic for the same sentences. Raises UserError.
     """
     buffer = io.BytesIO()
     try:
@@ -28,7 +29,7 @@ def train_tokenizer(recipe: TokenizerRecipe, sentences: Sequence[str]) -> bytes:
             model_type="unigram",
             byte_fallback=True,
             character_coverage=recipe.coverage,
-            normalization_rule_name="nmt_nfkc_cf",
+            normalization_rule_name="nmt_nfkc" if recipe.keep_case else "nmt_nfkc_cf",
             hard_vocab_limit=False,
             num_threads=1,
             minloglevel=2,
@@ -54,6 +55,7 @@ class SamplingEncoder:
 
     def __init__(self, model: bytes, spec: TextStream, alpha: float, seed: int) -> None:
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._spec = spec
         self._length = spec.max_tokens
         self._alpha = alpha
         self._rng = np.random.default_rng(seed)
@@ -68,6 +70,13 @@ class SamplingEncoder:
             ids[row, : len(pieces)] = pieces
             mask[row, : len(pieces)] = 1.0
         return ids, mask
+
+    def encode_words(self, sentences: Sequence[Sequence[str]]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """ids and mask, [n, W, P] each, as the device lays out the words of a sentence; W is that of the longest."""
+        unknown = [int(self._processor.unk_id())]
+        grids = [word_grid(self._spec, [self._draw(word) or unknown for word in words]) for words in sentences]
+        longest = max(1, *(min(len(words), self._length) for words in sentences))
+        return np.stack([ids[:longest] for ids, _ in grids]), np.stack([mask[:longest] for _, mask in grids])
 
     def _draw(self, sentence: str) -> list[int]:
         if self._alpha == 0 or not sentence:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from build_engines.augment import Augmenter, Mix
-from build_engines.datasets import Batch, Ints, Prepared
+from build_engines.datasets import NO_WORD, Batch, Ints, Prepared
+from build_engines.heads import FusedLoss, answers, class_weights, fit_temperature, fit_thresholds
 from build_engines.model import FusedModel
 from build_engines.recipe import Recipe
 from build_engines.weights import load_weights, save_weights
@@ -48,6 +49,8 @@ class TrainingRecord(Struct, frozen=True):
     streams: dict[str, StreamSpec]
     """With the channels' mean and deviation."""
     epochs: tuple[EpochRecord, ...]
+    thresholds: dict[str, float] = {}
+    """Of a sigmoid head's labels, chosen on the validation split."""
 
 
 @dataclass(frozen=True)
@@ -95,21 +98,23 @@ def train(
                 _average(kept, model, min(plan.average, (1 + done) / (10 + done)))
                 total += float(loss.detach())
                 bar.advance(task)
-            history.append(_score(kept.eval(), prepared, total / prepared.train.steps))
+            history.append(_score(kept.eval(), recipe.head, prepared, total / prepared.train.steps))
             last = history[-1]
             note = f"loss {last.loss:.3f}  val F1 {last.val_macro_f1:.3f}"
             bar.update(task, note=note)
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
     logits, labels = predict(kept, prepared.val)
+    temperature = fit_temperature(logits, labels, recipe.head)
     record = TrainingRecord(
         recipe_sha256=recipe_digest,
         data_sha256=prepared.digest,
         seed=recipe.seed,
         vocabulary=vocabulary,
-        temperature=fit_temperature(logits, labels),
+        temperature=temperature,
         streams=prepared.streams,
         epochs=(*(initial.record.epochs if initial is not None else ()), *history),
+        thresholds=fit_thresholds(logits, labels, recipe.labels, temperature) if recipe.head == "sigmoid" else {},
     )
     return Trained(kept, record)
 
@@ -152,9 +157,12 @@ class LossOf:
         plan = recipe.train
         self.plan = plan
         self.augment = Augmenter(plan.augment, recipe.seed)
-        self.weights = class_weights(prepared.train.counts, plan.class_balance)
+        self.fused = FusedLoss(recipe.head, prepared.train.counts, plan.class_balance, plan.label_smoothing)
+        encoders = (recipe.model.vision, recipe.model.text, recipe.model.sensors)
+        sizes = {name: size for encoder in encoders if encoder for name, size in encoder.aux.items()}
         self.aux_weights = {
-            name: class_weights(counts, plan.class_balance) for name, counts in prepared.train.aux_counts.items()
+            name: class_weights(np.pad(counts, (0, max(0, sizes.get(name, 0) - len(counts)))), plan.class_balance)
+            for name, counts in prepared.train.aux_counts.items()
         }
         self.drop = torch.tensor([plan.modality_dropout.get(name, 0.0) for name in recipe.modalities])
         self.modalities = recipe.modalities
@@ -169,7 +177,7 @@ class LossOf:
         label = torch.from_numpy(batch.label)
         for name, other in batch.label_without.items():
             label = torch.where(dropped[:, self.modalities.index(name)], torch.from_numpy(other), label)
-        logits = model.fusion(features, presence * ~dropped)
+        logits, label = judged(model.fusion(features, presence * ~dropped), label)
         loss = self._judge(logits, label, aux, batch.aux)
         if mix is None:
             return loss
@@ -188,9 +196,9 @@ class LossOf:
         return replace(batch, vision=pictures.reshape(batch.vision.shape)), mix
 
     def _judge(self, logits: Tensor, label: Tensor, aux: Mapping[str, Tensor], targets: Mapping[str, Ints]) -> Tensor:
-        loss = cross_entropy(logits, label, self.weights, label_smoothing=self.plan.label_smoothing)
+        loss = self.fused(logits, label)
         for name, target in targets.items():
-            if name in aux:
+            if name in aux and (target >= 0).any():  # rows without this label are left out
                 loss = loss + self.plan.aux_weight * cross_entropy(
                     aux[name],
                     torch.from_numpy(target),
@@ -198,15 +206,6 @@ class LossOf:
                     label_smoothing=self.plan.label_smoothing,
                 )
         return loss
-
-
-def class_weights(counts: NDArray[np.float64], power: float) -> Tensor:
-    """(mean count / count) ** power, for classes that occur; 1 for those that do not."""
-    counts = np.asarray(counts, dtype=np.float64)
-    seen = counts > 0
-    weights = np.ones(len(counts))
-    weights[seen] = (counts[seen].mean() / counts[seen]) ** power
-    return torch.tensor(weights, dtype=torch.float32)
 
 
 def encode(model: FusedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -232,25 +231,32 @@ def encode(model: FusedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
 
 @torch.no_grad()
 def predict(model: FusedModel, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Logits [N, labels] and labels [N] of all pairs in `batches`."""
-    logits = [model.fusion(encode(model, batch)[0], torch.from_numpy(batch.presence)) for batch in batches]
-    return torch.cat(logits), torch.cat([torch.from_numpy(batch.label) for batch in batches])
+    """Logits [N, labels] and labels [N] of all pairs (of a tagging head: of all words) in `batches`."""
+    found = [
+        judged(model.fusion(encode(model, batch)[0], torch.from_numpy(batch.presence)), torch.from_numpy(batch.label))
+        for batch in batches
+    ]
+    return torch.cat([logits for logits, _ in found]), torch.cat([label for _, label in found])
 
 
-def _score(model: FusedModel, prepared: Prepared, loss: float) -> EpochRecord:
+def judged(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [N, labels] and labels [N] of what is judged: of a tagging head ([P, W, labels] and [P, W]) the words.
+
+    Where there is no word the label is `NO_WORD`.
+    """
+    if label.ndim == 1:
+        return logits, label
+    words = label != NO_WORD
+    return logits[words], label[words]
+
+
+def _score(model: FusedModel, head: str, prepared: Prepared, loss: float) -> EpochRecord:
     if not np.isfinite(loss):
         raise UserError(f"train: the loss is {loss}; lower train.learning_rate")
     logits, labels = predict(model, prepared.val)
-    truth, said = labels.numpy(), logits.argmax(1).numpy()
+    truth, said = labels.numpy(), answers(head, logits)
     macro = f1_score(truth, said, average="macro", zero_division=0)
     return EpochRecord(round(loss, 5), round(float(accuracy_score(truth, said)), 5), round(float(macro), 5))
-
-
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature with the least negative log-likelihood (Guo et al. 2017, arXiv:1706.04599)."""
-    candidates = torch.logspace(-1, 1, 201)
-    losses = [float(cross_entropy(logits / value, labels)) for value in candidates]
-    return round(float(candidates[int(np.argmin(losses))]), 4)
 
 
 def save(trained: Trained, prepared: Prepared, work: Path) -> None:

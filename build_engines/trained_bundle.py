@@ -43,7 +43,11 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
         trigger=recipe.trigger,
         streams=record.streams,
         stages=tuple(stages),
-        decision=msgspec.structs.replace(recipe.decision, temperature=record.temperature),
+        decision=msgspec.structs.replace(
+            recipe.decision,
+            temperature=record.temperature,
+            thresholds=record.thresholds | recipe.decision.thresholds,
+        ),
         precision={"default": {stage.name: "fp32" for stage in stages}},
         files={},
         presence=recipe.modalities,
@@ -91,4 +95,6 @@ def _layout(stage: str, spec: TensorSpec) -> str:
         ("sensors", "mask"): "NTC 1 = measured",
         ("fusion", "presence"): "1 = the stream is present",
     }
+    if stage == "text" and len(spec.shape) == 3:
+        return "NWP SentencePiece ids of each word, 0 beyond its end" if spec.name == "ids" else "NWP 1 = a piece"
     return table.get((stage, spec.name), "")

@@ -9,6 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_runtime.align import History, align
 from edge_runtime.capture.admit import (
     FreezeDetector,
@@ -24,7 +27,7 @@ from edge_runtime.streams import CameraStream, StreamSpec, TextStream
 
 @dataclass(frozen=True, slots=True)
 class RawMessage:
-    """A message as a sender would send it: exactly one of `jpeg`, `values` and `text` is given."""
+    """A message as a sender would send it: exactly one of `jpeg`, `values`, `text` and `image` is given."""
 
     stream: str
     captured_ns: int
@@ -32,6 +35,8 @@ class RawMessage:
     values: Mapping[str, float] | None = None
     text: str | None = None
     lang: str | None = None
+    image: NDArray[np.uint8] | None = None
+    """[height, width, 3] BGR: a picture that is decoded already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ def _freeze(streams: Mapping[str, StreamSpec]) -> dict[str, FreezeDetector]:
 def admit(spec: StreamSpec, raw: RawMessage, seq: int, freeze: FreezeDetector | None = None) -> Message | Refusal:
     """`raw` through the device's admission."""
     if isinstance(spec, CameraStream):
-        image = decode_jpeg(raw.jpeg or b"")
+        image = raw.image if raw.image is not None else decode_jpeg(raw.jpeg or b"")
         if not isinstance(image, Refusal):
             image = admit_image(spec, image)
         if isinstance(image, Refusal):

@@ -30,6 +30,8 @@ class CalibrationSample:
     """The streams that were there, in the manifest's order."""
     tensors: Mapping[str, Tensor]
     """Source in the manifest's words (`stream:<stream>:<field>`, `presence`) to tensor; absent streams have none."""
+    tags: tuple[str, ...] = ()
+    """For a tagging head: the right tag of each word."""
 
 
 def read_samples(bundle: Bundle, moments: Iterable[LabelledSet]) -> Iterator[CalibrationSample]:
@@ -46,7 +48,7 @@ def read_samples(bundle: Bundle, moments: Iterable[LabelledSet]) -> Iterator[Cal
             for field, value in made.items():
                 if f"stream:{name}:{field}" in sources:
                     tensors[f"stream:{name}:{field}"] = value
-        yield CalibrationSample(moment.id, moment.group, moment.label, moment.condition, present, tensors)
+        yield CalibrationSample(moment.id, moment.group, moment.label, moment.condition, present, tensors, moment.tags)
 
 
 class SampleStore:

@@ -13,7 +13,7 @@ from edge_runtime.clock import Clock
 from edge_runtime.config import Config
 from edge_runtime.health import RateMeter
 from edge_runtime.mailbox import Counts, Mailbox
-from edge_runtime.messages import AlignedSet
+from edge_runtime.messages import AlignedSet, Message
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.streams import TextStream, keep, max_age_ns
 from edge_runtime.wire import BundleId, StreamHealth
@@ -22,7 +22,14 @@ from edge_runtime.wire import BundleId, StreamHealth
 class Assembly:
     """What a bundle brings with it: pipeline, mailboxes, intake. Replaced whole on reload; loop thread only."""
 
-    def __init__(self, config: Config, clock: Clock, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        wake: Callable[[], None],
+        tap: Callable[[Message], None] | None = None,
+    ) -> None:
+        """`tap` is shown every message that is taken, in that order."""
         bundle = open_bundle(bundle_path(config.bundle), tuple(map(Path, config.trusted_keys)), config.allow_unsigned)
         manifest = bundle.manifest
         self.bundle = bundle
@@ -35,6 +42,7 @@ class Assembly:
             name: Mailbox(keep(spec), wake if name == manifest.trigger or name in self.pipeline.ahead else None)
             for name, spec in manifest.streams.items()
         }
+        self._tap = tap
         self.intake = Intake(manifest.streams, self.mailboxes, clock)
         self.rates = {name: RateMeter() for name in manifest.streams}
 
@@ -44,6 +52,8 @@ class Assembly:
         for name, mailbox in self.mailboxes.items():
             for message in mailbox.take():
                 self.pipeline.add(message)
+                if self._tap is not None:
+                    self._tap(message)
                 if name == self.trigger:
                     references.append(message.captured_ns)
         # Every sentence deserves its own answer; of frames and samples the newest stands for all.

@@ -28,6 +28,10 @@ SIGNATURE = "SIGNATURE"
 TOKENIZER = "tokenizer.model"
 MAX_MANIFEST_BYTES = 1 << 20
 Probability = Annotated[float, Meta(ge=0, le=1)]
+NEGATIVE = "none"
+"""What a sigmoid head says when no label reaches its threshold."""
+UNDECIDED = "undecided"
+"""A safe label for a sigmoid head, whose `none` is a finding and no way to say nothing."""
 
 
 class StageInput(Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +86,11 @@ class EngineFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Head(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the last output is read: one label of n, independent labels, or a tag per token."""
+    """How the last output is read: one label of n, independent labels, or a tag per word.
+
+    A tagging head's output is [1, W, labels], a row per word of the text stream that has `word_pieces`; its first
+    label is the outside tag.
+    """
 
     kind: Literal["softmax", "sigmoid", "tagging"]
     labels: tuple[str, ...]
@@ -94,7 +102,8 @@ class DecisionPolicy(Struct, frozen=True, forbid_unknown_fields=True):
     """From probabilities to what is said."""
 
     safe_label: str
-    """Said when a required input is missing or the model has no valid answer."""
+    """Said when a required input is missing or the model has no valid answer: a label; for a sigmoid head also `none`
+    or `undecided`."""
     temperature: Positive = 1.0
     """Logits are divided by it before softmax/sigmoid (Guo et al. 2017, arXiv:1706.04599)."""
     threshold: Probability = 0.0
@@ -252,13 +261,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     streams, head, policy = manifest.streams, manifest.head, manifest.decision
     if manifest.trigger not in streams:
         yield f"trigger {manifest.trigger!r} is none of the streams {sorted(streams)}"
-    if len(set(head.labels)) != len(head.labels) or len(head.labels) < 1:
-        yield f"head.labels must be distinct and at least one, got {list(head.labels)}"
-    if head.kind == "softmax" and policy.safe_label not in head.labels:
-        yield f"decision.safe_label {policy.safe_label!r} is none of the labels {list(head.labels)}"
-    for label in (*policy.thresholds, *policy.immediate):
-        if label not in head.labels:
-            yield f"decision names the label {label!r}, which is none of {list(head.labels)}"
+    yield from _head_problems(head, policy)
     if unknown := [name for name in manifest.presence if name not in streams]:
         yield f"presence names {unknown}, which are no streams"
     outputs: dict[str, TensorSpec] = {}
@@ -273,8 +276,42 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"head.output {head.output!r} is no stage's output; there are {sorted(outputs)}"
     if any(isinstance(spec, TextStream) for spec in streams.values()) and TOKENIZER not in manifest.files:
         yield f"a text stream needs {TOKENIZER}"
+    yield from _tagging_problems(manifest, outputs)
     yield from _plan_problems(manifest)
     yield from _engine_problems(manifest)
+
+
+def _head_problems(head: Head, policy: DecisionPolicy) -> Iterator[str]:
+    if len(set(head.labels)) != len(head.labels) or len(head.labels) < 1:
+        yield f"head.labels must be distinct and at least one, got {list(head.labels)}"
+    if head.kind == "softmax" and policy.safe_label not in head.labels:
+        yield f"decision.safe_label {policy.safe_label!r} is none of the labels {list(head.labels)}"
+    if head.kind == "sigmoid" and NEGATIVE in head.labels:
+        yield f"head.labels holds {NEGATIVE!r}, which a sigmoid head says when it finds no label"
+    for label in (*policy.thresholds, *policy.immediate):
+        if label not in head.labels:
+            yield f"decision names the label {label!r}, which is none of {list(head.labels)}"
+
+
+def _tagging_problems(manifest: Manifest, outputs: Mapping[str, TensorSpec]) -> Iterator[str]:
+    if manifest.head.kind != "tagging":
+        return
+    tagged = tagged_stream(manifest)
+    if tagged is None:
+        yield "a tagging head needs exactly one text stream with word_pieces: a tag belongs to a word"
+        return
+    expected = (1, tagged[1].max_tokens, len(manifest.head.labels))
+    found = outputs.get(manifest.head.output)
+    if found is not None and found.shape != expected:
+        yield f"head.output has shape {found.shape}, a tag per word needs {expected}"
+
+
+def tagged_stream(manifest: Manifest) -> tuple[str, TextStream] | None:
+    """Name and spec of the one text stream that is read word by word; None where there is not exactly one."""
+    found = [
+        (name, spec) for name, spec in manifest.streams.items() if isinstance(spec, TextStream) and spec.word_pieces
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _plan_problems(manifest: Manifest) -> Iterator[str]:
@@ -327,7 +364,7 @@ def stream_tensor_shape(streams: Mapping[str, StreamSpec], source: str) -> tuple
     if isinstance(spec, SensorStream) and field in ("window", "mask"):
         return (1, spec.window, len(spec.channels))
     if isinstance(spec, TextStream) and field in ("ids", "mask"):
-        return (1, spec.max_tokens)
+        return (1, spec.max_tokens, spec.word_pieces) if spec.word_pieces else (1, spec.max_tokens)
     return None
 
 

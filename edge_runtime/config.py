@@ -87,7 +87,17 @@ class WorldSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     """Write the drive's score (JSON) here."""
 
 
-SourceConfig = ZmqSource | CameraSource | VideoSource | ImagesSource | FileSource | StdinSource | WorldSource
+class RecordingSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="recording"):
+    """A recording's messages at their own spacing, into all streams that the bundle has too."""
+
+    path: str
+    speed: Positive = 1.0
+    loop: bool = False
+
+
+SourceConfig = (
+    ZmqSource | CameraSource | VideoSource | ImagesSource | FileSource | StdinSource | WorldSource | RecordingSource
+)
 
 
 class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +106,15 @@ class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
     bind: str = "tcp://127.0.0.1:5560"
     high_water_mark: Annotated[int, Meta(ge=1, le=100_000)] = 256
     """Messages kept for a slow subscriber before its own are dropped."""
+
+
+class RecordConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Record what comes in and what is decided."""
+
+    path: str
+    """MCAP file. An earlier recording is never overwritten: `drive.mcap` becomes `drive-2.mcap`."""
+    max_gb: Positive | None = None
+    """Stop recording at this size."""
 
 
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,6 +146,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     source: tuple[SourceConfig, ...]
     publish: PublishConfig = PublishConfig()
     engine: EngineConfig = EngineConfig()
+    record: RecordConfig | None = None
     trusted_keys: tuple[str, ...] = ()
     """PEM files of Ed25519 public keys whose bundles may run."""
     allow_unsigned: bool = False
@@ -172,6 +192,8 @@ def check_endpoint(endpoint: str, insecure_public_bind: str = "") -> None:
 
 def _absolute(config: Config, base: Path) -> Config:
     def resolve(item: Any) -> Any:
+        if item is None:
+            return None
         changes = {field: str(base / getattr(item, field)) for field in ("path", "score") if getattr(item, field, None)}
         return msgspec.structs.replace(item, **changes) if changes else item
 
@@ -181,6 +203,7 @@ def _absolute(config: Config, base: Path) -> Config:
     return msgspec.structs.replace(
         config,
         engine=engine,
+        record=resolve(config.record),
         bundle=config.bundle if config.bundle.startswith("shipped:") else str(base / config.bundle),
         trusted_keys=tuple(str(base / key) for key in config.trusted_keys),
         source=tuple(resolve(item) for item in config.source),
@@ -200,7 +223,9 @@ def _check_keys(data: Any, kind: Any, where: str) -> None:
     """Walk `data` beside its type, so that an unknown key's error can list the valid ones."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
-    arguments = get_args(kind)
+    arguments = tuple(argument for argument in get_args(kind) if argument is not type(None))
+    if len(arguments) == 1 and len(get_args(kind)) == 2:
+        kind, arguments = arguments[0], get_args(arguments[0])
     if isinstance(data, list) and arguments:
         for index, item in enumerate(data):
             _check_keys(item, arguments[0], f"{where}: item {index + 1}")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle import DecisionPolicy, Head
+from edge_runtime.bundle import NEGATIVE, DecisionPolicy, Head
 from edge_runtime.messages import AlignedSet, Inference, Verdict
 from edge_runtime.streams import StreamSpec
-
-NEGATIVE = "none"
-"""The label of a sigmoid head when no label reaches its threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,13 @@ def probabilities(head: Head, temperature: float, logits: NDArray[np.float32]) -
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
+def model_answer(head: Head, policy: DecisionPolicy, logits: NDArray[np.float32]) -> str:
+    """The model's own answer to one moment's `logits` [labels]: without abstention and hysteresis."""
+    if head.kind == "sigmoid":
+        return _sigmoid(head, policy, probabilities(head, policy.temperature, logits)).label
+    return head.labels[int(logits.argmax())]
+
+
 def safe(policy: DecisionPolicy, reason: str) -> Verdict:
     """The safe decision and its reason."""
     return Verdict(policy.safe_label, 0.0, {}, "safe", reason)
@@ -70,7 +75,7 @@ def decide(
         return _softmax(head, policy, state, chances)
     if head.kind == "sigmoid":
         return _sigmoid(head, policy, chances), PolicyState()
-    return _tagging(head, chances), PolicyState()
+    return _tagging(head, chances, inference.words), PolicyState()
 
 
 def _softmax(
@@ -105,10 +110,33 @@ def _sigmoid(head: Head, policy: DecisionPolicy, chances: NDArray[np.float64]) -
     return Verdict(strongest, table[strongest], table, "model", tags=tuple(positive))
 
 
-def _tagging(head: Head, chances: NDArray[np.float64]) -> Verdict:
-    """`chances` [L, K]: the tag of each token; the label is the most frequent tag but the first (outside)."""
-    best = chances.argmax(axis=-1)
-    tags = tuple(head.labels[index] for index in best)
-    named = [tag for tag in tags if tag != head.labels[0]]
-    label = max(set(named), key=named.count) if named else head.labels[0]
-    return Verdict(label, float(chances.max(axis=-1).mean()), {}, "model", tags=tags)
+def _tagging(head: Head, chances: NDArray[np.float64], words: int) -> Verdict:
+    """`chances` [W, K]: exactly one tag for each of the sentence's `words`, of which the model reads the first W.
+
+    What it does not read is outside (the first label), and the reason says so. The label is the most frequent tag but
+    the outside one; the confidence is the mean over the words read of their tag's probability.
+    """
+    read = chances[:words]
+    outside = head.labels[0]
+    best = [head.labels[index] for index in read.argmax(axis=-1)]
+    tags = iob2([*best, *[outside] * (words - len(best))], outside, frozenset(head.labels))
+    named = [tag for tag in tags if tag != outside]
+    label = max(sorted(set(named)), key=named.count) if named else outside
+    reason = f"only the first {len(best)} of {words} words were read" if len(best) < words else None
+    return Verdict(label, float(read.max(axis=-1).mean()) if best else 0.0, {}, "model", reason, tags)
+
+
+def iob2(tags: Sequence[str], outside: str = "O", known: Collection[str] = ()) -> tuple[str, ...]:
+    """`tags` in IOB2: an inside tag that continues no span of its kind begins one (`I-x` becomes `B-x`).
+
+    This also turns IOB1, which writes B- only between touching spans, into IOB2 (Tjong Kim Sang and Veenstra 1999).
+    Where `known` is given, a tag is left alone if its beginning form is not among them.
+    """
+    fixed: list[str] = []
+    before = outside
+    for tag in tags:
+        opens = tag.startswith("I-") and before not in (f"B-{tag[2:]}", tag)
+        beginning = f"B-{tag[2:]}"
+        fixed.append(beginning if opens and (not known or beginning in known) else tag)
+        before = tag
+    return tuple(fixed)

@@ -28,6 +28,8 @@ class Frame:
     """[height, width, 3] uint8, BGR (OpenCV's order)."""
     id: str | None = None
     """The sender's own mark; comes back in the decision."""
+    encoded: bytes | memoryview | None = None
+    """The JPEG that `image` was decoded from, where it came as one; never written into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class Inference:
     """Nanoseconds spent per stage; 0 = the cached features were still valid."""
     preprocess_ns: int = 0
     error: str | None = None
+    words: int = 0
+    """For a tagging head: words in the sentence, be they more than the model reads or fewer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,19 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edge_runtime.align import History, align
-from edge_runtime.bundle import TOKENIZER, Bundle
+from edge_runtime.bundle import TOKENIZER, Bundle, tagged_stream
 from edge_runtime.config import EngineConfig
 from edge_runtime.decide import PolicyState, blocking_input, decide
 from edge_runtime.errors import EngineError, UserError
 from edge_runtime.infer import ON_CPU
 from edge_runtime.infer.stages import StageGraph
-from edge_runtime.messages import AlignedSet, Inference, Message, Slice, Tensors, Verdict
-from edge_runtime.preprocess import Tokenizer, slice_tensors
+from edge_runtime.messages import AlignedSet, Inference, Message, Slice, Tensors, Utterance, Verdict
+from edge_runtime.preprocess import Tokenizer, slice_tensors, words_of
 from edge_runtime.streams import TextStream
 
 log = logging.getLogger("edge_runtime.pipeline")
@@ -57,6 +57,8 @@ class Pipeline:
         self._policy = manifest.decision
         has_text = any(isinstance(spec, TextStream) for spec in manifest.streams.values())
         self._tokenizer = Tokenizer(bundle.read(TOKENIZER)) if has_text else None
+        tagged = tagged_stream(manifest) if manifest.head.kind == "tagging" else None
+        self._tagged = tagged[0] if tagged is not None else None
         self._graph = StageGraph(bundle, self._tensors, engine, cache, plan)
         self._falls_back = engine.falls_back
         self.backends = dict(self._graph.backends)
@@ -149,7 +151,10 @@ class Pipeline:
             self._restart_after_ns = max(self._restart_after_ns, now_ns)
             return Inference(None, error=self._down)
         self._restart_pause_ns = RESTART_PAUSE_NS
-        return inference
+        if self._tagged is None:
+            return inference
+        sentence = aligned.slices[self._tagged].newest
+        return replace(inference, words=len(words_of(sentence.text)) if isinstance(sentence, Utterance) else 0)
 
     def _restart(self, now_ns: int) -> bool:
         """Reopen the engines, at growing intervals so that a model that always fails does not eat the loop.

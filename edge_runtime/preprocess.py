@@ -5,7 +5,7 @@ Pure: the same slice gives the same tensors, on the device, in calibration and i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -35,6 +35,12 @@ class Tokenizer:
         ids: list[int] = self._processor.EncodeAsIds(text)
         return ids
 
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """Piece ids of each word by itself; a word that normalises to nothing is the unknown piece."""
+        unknown = [int(self._processor.unk_id())]
+        encoded: list[list[int]] = self._processor.EncodeAsIds(list(words))
+        return [pieces or unknown for pieces in encoded]
+
     @property
     def size(self) -> int:
         """Number of pieces."""
@@ -61,8 +67,33 @@ def image_tensor(
     return out
 
 
+def words_of(text: str) -> list[str]:
+    """The words that a tagging head tags: what white space parts. The same everywhere, so that tags fit words."""
+    return text.split()
+
+
+def word_grid(spec: TextStream, encoded: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """ids and mask [W, P] of a sentence's words, each given as its piece ids: a row per word, 0 beyond its end.
+
+    Words beyond the stream's `max_tokens` and pieces beyond its `word_pieces` are cut off.
+    """
+    ids = np.zeros((spec.max_tokens, spec.word_pieces), np.int32)
+    mask = np.zeros((spec.max_tokens, spec.word_pieces), np.float32)
+    for row, pieces in enumerate(encoded[: spec.max_tokens]):
+        kept = pieces[: spec.word_pieces]
+        ids[row, : len(kept)] = kept
+        mask[row, : len(kept)] = 1.0
+    return ids, mask
+
+
 def text_tensors(spec: TextStream, tokenizer: Tokenizer, text: str) -> dict[str, Tensor]:
-    """`ids` int32 [1, L] (0 beyond the end) and `mask` float32 [1, L] (1 = a piece); longer text is cut off."""
+    """`ids` int32 [1, L] (0 beyond the end) and `mask` float32 [1, L] (1 = a piece); longer text is cut off.
+
+    With `word_pieces` both are [1, W, P], a row per word.
+    """
+    if spec.word_pieces:
+        grid = word_grid(spec, tokenizer.encode_words(words_of(text)[: spec.max_tokens]))
+        return {"ids": grid[0][None], "mask": grid[1][None]}
     pieces = tokenizer.encode(text)[: spec.max_tokens]
     ids = np.zeros((1, spec.max_tokens), np.int32)
     mask = np.zeros((1, spec.max_tokens), np.float32)

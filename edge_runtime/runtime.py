@@ -14,6 +14,8 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_runtime.assembly import Assembly
 from edge_runtime.capture import OpenSources, open_sources
@@ -21,12 +23,16 @@ from edge_runtime.clock import Clock, RealClock, rfc3339
 from edge_runtime.config import Config
 from edge_runtime.errors import UserError
 from edge_runtime.health import LatencyWindow, Thermometer, WallClockWatch, resident_mb
+from edge_runtime.messages import Message
 from edge_runtime.notify import Notifier
 from edge_runtime.pipeline import Outcome
 from edge_runtime.publish import Sink
 from edge_runtime.publish.zmq_publisher import ZmqPublisher
 from edge_runtime.report import Times, input_state, latency
 from edge_runtime.wire import DecisionMessage, State, StatusMessage
+
+if TYPE_CHECKING:
+    from edge_runtime.recording.recorder import Recorder
 
 log = logging.getLogger("edge_runtime")
 
@@ -49,6 +55,7 @@ class Runtime:
         self._clock = clock or RealClock()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._config = config
+        self._recorder: Recorder | None = None
         self._reload_from: Callable[[], Config] | None = None
         self._stopping = threading.Event()
         self._started_ns = self._clock.now_ns()
@@ -79,8 +86,9 @@ class Runtime:
             self.decisions_endpoint = publisher.endpoint
             self._sinks: list[Sink] = [publisher]
             cleanup.callback(publisher.close)
-            self._assembly = Assembly(self._config, self._clock, self._ring)
+            self._assembly = self._assemble(self._config)
             cleanup.callback(self._close_pipeline)
+            self._start_recording(cleanup)
             self._start_sources()
             cleanup.callback(self._stop_sources)
             self._say_started()
@@ -230,6 +238,7 @@ class Runtime:
             backend=assembly.pipeline.backends,
             precision=assembly.pipeline.precisions,
             signed_by=assembly.bundle.signed_by,
+            recording=self._recorder.health() if self._recorder is not None else None,
         )
         self._status_seq += 1
         for sink in self._sinks:
@@ -243,6 +252,30 @@ class Runtime:
         self.input_endpoints = [source.endpoint for source in self._sources if hasattr(source, "endpoint")]
         for source in self._sources:
             source.start()
+
+    def _assemble(self, config: Config) -> Assembly:
+        return Assembly(config, self._clock, self._ring, self._tap if config.record is not None else None)
+
+    def _tap(self, message: Message) -> None:
+        if self._recorder is not None:
+            self._recorder.message(message)
+
+    def _start_recording(self, cleanup: ExitStack) -> None:
+        """Where so configured; opened before the first message can be taken."""
+        if self._config.record is None:
+            return
+        from edge_runtime.recording.recorder import Recorder, free_name
+
+        settings = self._config.record
+        self._recorder = Recorder(free_name(Path(settings.path)), self._clock, settings.max_gb)
+        cleanup.callback(self._recorder.close)
+        self._sinks.append(self._recorder)
+        self._record_session()
+
+    def _record_session(self) -> None:
+        if self._recorder is not None:
+            assembly = self._assembly
+            self._recorder.session(self._config, assembly.bundle_id, assembly.pipeline.streams)
 
     def _close_pipeline(self) -> None:
         self._assembly.pipeline.close()
@@ -265,7 +298,9 @@ class Runtime:
             config = load()
             if (config.publish, config.name) != (old_config.publish, old_config.name):
                 raise UserError("`name` and `publish` cannot change while running; restart instead")
-            new = Assembly(config, self._clock, self._ring)
+            if config.record != old_config.record:
+                raise UserError("`record` cannot change while running; restart instead")
+            new = self._assemble(config)
         except UserError as error:
             log.error("reload refused, the old configuration goes on: %s", error)
         else:
@@ -280,6 +315,7 @@ class Runtime:
                 self._start_sources()
             else:
                 old.pipeline.close()
+                self._record_session()
                 log.info("reloaded: bundle %s %s", new.bundle_id.name, new.bundle_id.version)
         self._notifier.send("READY=1")
 

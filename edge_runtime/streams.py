@@ -64,12 +64,16 @@ class TextStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kin
     """Sentences; the newest that has not expired counts."""
 
     max_tokens: Count
+    """What the model reads of a sentence: pieces, or words where `word_pieces` is given."""
     max_age_ms: Positive
     """Time to live: an older sentence is absent."""
     rate_hz: Positive = 0.2
     languages: tuple[str, ...] = ()
     max_chars: Count = 512
     required: bool = False
+    word_pieces: Annotated[int, Meta(ge=0)] = 0
+    """Encode each word (what white space parts) by itself in at most this many pieces, so that a tag belongs to a
+    word; 0 = the sentence is one run of pieces."""
 
 
 StreamSpec = CameraStream | SensorStream | TextStream

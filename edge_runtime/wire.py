@@ -116,6 +116,17 @@ class Percentiles(Struct, frozen=True):
     max: float | None
 
 
+class RecordingHealth(Struct, frozen=True):
+    """What the recording holds so far."""
+
+    path: str
+    messages: int
+    """Written, decisions and status included."""
+    megabytes: float
+    stopped: str | None
+    """Why it ended before the run did (disk full, say), if it did."""
+
+
 class StatusMessage(Struct, frozen=True):
     """Topic `status.<name>`: once a second."""
 
@@ -143,6 +154,8 @@ class StatusMessage(Struct, frozen=True):
     backend: dict[str, str]
     precision: dict[str, str]
     signed_by: str | None
+    recording: RecordingHealth | None = None
+    """None where nothing is recorded."""
 
 
 def decode_input(data: bytes | memoryview) -> InputMessage:

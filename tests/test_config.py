@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.config import INSECURE_PHRASE, CameraSource, ZmqSource, check_endpoint, load_config
+from edge_runtime.config import (
+    INSECURE_PHRASE,
+    CameraSource,
+    RecordConfig,
+    RecordingSource,
+    ZmqSource,
+    check_endpoint,
+    load_config,
+)
 from edge_runtime.errors import ConfigError
 
 GOOD = """
@@ -41,6 +49,13 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     assert config.source[0].path == str(tmp_path / "v.mp4")  # type: ignore[union-attr]
 
 
+def test_where_to_record_is_relative_to_the_file_too(tmp_path: Path) -> None:
+    text = GOOD + '[[source]]\nkind = "recording"\npath = "old.mcap"\n[record]\npath = "new.mcap"\n'
+    config = load_config(write(tmp_path, text))
+    assert config.source[2] == RecordingSource(str(tmp_path / "old.mcap"))
+    assert config.record == RecordConfig(str(tmp_path / "new.mcap"))
+
+
 BAD = {
     "unknown key": (GOOD.replace("name =", "nmae ="), "unknown key 'nmae'; valid keys are allow_unsigned, bundle"),
     "unknown key of a source": (GOOD + "fsp = 3\n", r"source: item 2: unknown key 'fsp'; valid keys are device, fps"),
@@ -49,6 +64,8 @@ BAD = {
     "wrong type": (GOOD.replace("allow_unsigned = true", "allow_unsigned = 3"), "allow_unsigned"),
     "out of range": (GOOD + "[engine]\nthreads = 0\n", "threads"),
     "name": (GOOD.replace('"hub"', '"Hub!"'), "name"),
+    "record": (GOOD + '[record]\nfile = "x"\n', r"record: unknown key 'file'; valid keys are max_gb, path"),
+    "record limit": (GOOD + '[record]\npath = "x"\nmax_gb = 0\n', "max_gb"),
     "not toml": ("name = ", "is not TOML"),
     "open to the network": (GOOD + '[publish]\nbind = "tcp://0.0.0.0:5560"\n', "open to the network"),
     "endpoint": (GOOD + '[publish]\nbind = "5560"\n', "expected tcp://ADDRESS:PORT"),

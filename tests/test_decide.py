@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.bundle import DecisionPolicy, Head
-from edge_runtime.decide import PolicyState, blocking_input, decide, probabilities
-from edge_runtime.messages import AlignedSet, Inference, Slice
+from edge_runtime.decide import PolicyState, blocking_input, decide, iob2, probabilities
+from edge_runtime.messages import AlignedSet, Inference, Slice, Verdict
 from edge_runtime.streams import CameraStream, Channel, SensorStream, StreamSpec
 
 LABELS = ("go", "slow", "stop")
@@ -105,13 +105,49 @@ def test_a_sigmoid_head_gives_every_label_over_its_threshold_as_tags() -> None:
     assert (nothing.label, nothing.tags) == ("none", ())
 
 
-def test_a_tagging_head_gives_a_tag_per_token() -> None:
-    head = Head("tagging", ("O", "B-room", "B-thing"), "x")
-    logits = np.full((1, 4, 3), -5, np.float32)
-    for token, tag in enumerate((0, 1, 2, 2)):
-        logits[0, token, tag] = 5
-    verdict, _ = decide(head, DecisionPolicy("O"), PolicyState(), None, Inference(logits))
-    assert (verdict.label, verdict.tags) == ("B-thing", ("O", "B-room", "B-thing", "B-thing"))
+TAGGING = Head("tagging", ("O", "B-room", "I-room", "B-thing", "I-thing"), "x")
+
+
+def tagged(words: int, *best: int, rows: int = 6) -> Verdict:
+    """The verdict where word after word these labels win; the rows behind them say `I-thing` with all their weight."""
+    logits = np.full((1, rows, 5), -5, np.float32)
+    logits[0, :, 4] = 50
+    for row, label in enumerate(best):
+        logits[0, row] = -5
+        logits[0, row, label] = 5
+    return decide(TAGGING, DecisionPolicy("O"), PolicyState(), None, Inference(logits, words=words))[0]
+
+
+def test_a_tagging_head_gives_a_tag_per_word_and_none_for_what_is_no_word() -> None:
+    verdict = tagged(4, 0, 1, 3, 4)
+    assert (verdict.label, verdict.tags) == ("B-room", ("O", "B-room", "B-thing", "I-thing"))
+    assert verdict.confidence == pytest.approx(math.exp(5) / (math.exp(5) + 4 * math.exp(-5)))
+    assert tagged(2, 0, 0).label == "O"
+    nothing = tagged(0)
+    assert (nothing.label, nothing.tags, nothing.confidence) == ("O", (), 0.0)
+
+
+def test_words_that_the_model_does_not_read_are_outside_and_the_reason_says_so() -> None:
+    verdict = tagged(8, 1, 0, 0, 0, 0, 3)
+    assert verdict.tags == ("B-room", "O", "O", "O", "O", "B-thing", "O", "O")
+    assert verdict.reason == "only the first 6 of 8 words were read"
+    assert (tagged(6, 1, 0, 0, 0, 0, 3).reason, verdict.source) == (None, "model")
+
+
+@given(st.integers(0, 20), st.lists(st.integers(0, 4), max_size=6))
+def test_there_is_one_valid_tag_for_every_word(words: int, best: list[int]) -> None:
+    tags = tagged(words, *best).tags
+    assert len(tags) == words
+    assert set(tags) <= set(TAGGING.labels)
+    for before, tag in zip(("O", *tags), tags, strict=False):
+        assert not tag.startswith("I-") or before in (tag, "B-" + tag[2:])
+
+
+def test_iob1_becomes_iob2_and_iob2_stays() -> None:
+    assert iob2(["I-a", "I-a", "B-a", "O", "I-b", "I-a"]) == ("B-a", "I-a", "B-a", "O", "B-b", "B-a")
+    good = ("B-a", "I-a", "O", "B-b", "B-b")
+    assert iob2(good) == good
+    assert iob2(["I-x"], known={"O", "I-x"}) == ("I-x",)
 
 
 def test_a_required_stream_or_channel_that_is_missing_blocks() -> None:

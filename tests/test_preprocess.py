@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import BundleError
 from edge_runtime.messages import Sample
-from edge_runtime.preprocess import CLIP_SIGMA, Tokenizer, image_tensor, text_tensors, window_tensors
+from edge_runtime.preprocess import CLIP_SIGMA, Tokenizer, image_tensor, text_tensors, window_tensors, words_of
 from edge_runtime.streams import NS_PER_MS, CameraStream, Channel, SensorStream, TextStream
 from tests import tiny
 from tests.conftest import noise
@@ -81,6 +81,31 @@ def test_text_becomes_padded_pieces_and_a_mask() -> None:
 def test_text_beyond_the_model_s_length_is_cut() -> None:
     tensors = text_tensors(TextStream(4, 1000), Tokenizer(tiny.tokenizer_model()), "stop " * 40)
     assert tensors["mask"][0].tolist() == [1.0] * 4
+
+
+WORDS = Tokenizer(tiny.tokenizer_model())
+BY_WORD = TextStream(6, 1000, word_pieces=5)
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=40))
+def test_every_word_has_its_own_row_of_pieces(text: str) -> None:
+    words = words_of(text)
+    tensors = text_tensors(BY_WORD, WORDS, text)
+    assert tensors["ids"].shape == tensors["mask"].shape == (1, 6, 5)
+    there = tensors["mask"][0].max(axis=1)
+    assert there.tolist() == [1.0] * min(len(words), 6) + [0.0] * max(0, 6 - len(words))
+    for row, word in enumerate(words[:6]):
+        alone = text_tensors(BY_WORD, WORDS, word)
+        assert (alone["ids"][0, 0] == tensors["ids"][0, row]).all()
+        assert (alone["mask"][0, 0] == tensors["mask"][0, row]).all()
+
+
+def test_a_word_of_which_nothing_is_left_is_still_a_word() -> None:
+    invisible = "\u200b"  # not white space, and dropped by the tokenizer
+    assert WORDS.encode(invisible) == []
+    tensors = text_tensors(BY_WORD, WORDS, f"stop {invisible} now")
+    assert tensors["mask"][0].sum(axis=1).tolist()[1:2] == [1.0]
+    assert tensors["mask"][0, 2].sum() > 0
 
 
 def test_bytes_that_are_no_tokenizer_are_refused() -> None:

@@ -10,6 +10,7 @@ from edge_runtime import config
 from edge_runtime.capture.cameras import CameraSource, ImagesSource, VideoSource
 from edge_runtime.capture.files import FileSource, StdinSource, Timeline
 from edge_runtime.capture.intake import Intake
+from edge_runtime.capture.recording_source import RecordingSource
 from edge_runtime.capture.source import Source
 from edge_runtime.capture.world_source import WorldSource
 from edge_runtime.capture.zmq_source import ZmqSource
@@ -33,6 +34,7 @@ _ANY = (CameraStream, SensorStream, TextStream)
 SOURCES: dict[type, _Maker] = {
     config.ZmqSource: (_ANY, lambda item, at: ZmqSource(at.intake, item.bind)),
     config.WorldSource: (_ANY, lambda item, at: WorldSource(at.intake, item, at.decisions)),
+    config.RecordingSource: (_ANY, lambda item, at: RecordingSource(at.intake, item, at.streams)),
     config.CameraSource: ((CameraStream,), lambda item, at: CameraSource(at.intake, item)),
     config.VideoSource: ((CameraStream,), lambda item, at: VideoSource(at.intake, item)),
     config.ImagesSource: ((CameraStream,), lambda item, at: ImagesSource(at.intake, item)),

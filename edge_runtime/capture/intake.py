@@ -44,9 +44,17 @@ class Intake:
         self._unrouted: Counter[str] = Counter()
 
     def frame(
-        self, stream: str, image: NDArray[np.uint8], captured_ns: int | None = None, id: str | None = None
+        self,
+        stream: str,
+        image: NDArray[np.uint8],
+        captured_ns: int | None = None,
+        id: str | None = None,
+        encoded: bytes | memoryview | None = None,
     ) -> None:
-        """A decoded picture [height, width, 3] uint8 BGR; the caller must not write into it afterwards."""
+        """A decoded picture [height, width, 3] uint8 BGR, and the JPEG it came from, if it came as one.
+
+        The caller must not write into either afterwards.
+        """
         spec = self._streams.get(stream)
         if not isinstance(spec, CameraStream):
             self.unrouted("unknown_stream", stream)
@@ -63,12 +71,12 @@ class Intake:
             self.refuse(stream, frozen)
             return
         self._recovered(stream)
-        self._mailboxes[stream].put(lambda seq: Frame(stream, seq, stamp, admitted, id))
+        self._mailboxes[stream].put(lambda seq: Frame(stream, seq, stamp, admitted, id, encoded))
 
     def jpeg(
         self, stream: str, data: bytes | memoryview, captured_ns: int | None = None, id: str | None = None
     ) -> None:
-        """A JPEG picture of at most 8 MiB; decoded here, on the source's thread."""
+        """A JPEG picture of at most 8 MiB; decoded here, on the source's thread. `data` must not change afterwards."""
         if not isinstance(self._streams.get(stream), CameraStream):
             self.unrouted("unknown_stream", stream)
             return
@@ -78,7 +86,7 @@ class Intake:
         if isinstance(image, Refusal):
             self.refuse(stream, image)
             return
-        self.frame(stream, image, arrived_ns, id)
+        self.frame(stream, image, arrived_ns, id, data)
 
     def sample(
         self, stream: str, values: Mapping[str, float], captured_ns: int | None = None, id: str | None = None

@@ -5,10 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from edge_runtime.config import Config
+    from edge_runtime.runtime import Runtime
 
 log = logging.getLogger("edge_runtime")
 
@@ -28,22 +34,30 @@ def run(config_file: Path, verbose: bool) -> None:
 
     SIGTERM and Ctrl-C finish the decision in hand and end within two seconds; SIGHUP reads CONFIG again.
     """
+    from edge_runtime.config import load_config
+
+    serve(lambda: load_config(config_file), verbose)
+
+
+def serve(load: Callable[[], Config], verbose: bool, begin: Callable[[Runtime], None] | None = None) -> None:
+    """Run what `load` gives until a signal ends it; SIGHUP calls `load` again. `begin` is called before the start."""
     # OpenCV reports every failed attempt to open a camera; we report each change of state once.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "16")
-    from edge_runtime.config import load_config
     from edge_runtime.runtime import Runtime
 
     set_up_logging(verbose)
-    runtime = Runtime(load_config(config_file))
+    runtime = Runtime(load())
 
     def stop(number: int, frame: FrameType | None) -> None:
         runtime.stop()
 
     def reload(number: int, frame: FrameType | None) -> None:
-        runtime.reload(lambda: load_config(config_file))
+        runtime.reload(load)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGHUP, reload)
+    if begin is not None:
+        begin(runtime)
     runtime.run()

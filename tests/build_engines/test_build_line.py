@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
+from build_engines import world_data
 from build_engines.cli import main
 from build_engines.compile import find_compiler
-from edge_runtime.bundle import open_bundle
+from calibration.moments import admitted
+from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.clock import RealClock
+from edge_runtime.config import Config, RecordConfig
 from edge_runtime.errors import BundleError
+from edge_runtime.messages import Frame
 from edge_runtime.pipeline import Pipeline
+from edge_runtime.recording.recorder import Recorder
+from edge_runtime.wire import BundleId, DecisionMessage, Latency
+from tests.conftest import tiny_config
+from tests.test_runtime import driving
 
 
 def _call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -233,3 +245,96 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(
     arguments = ("run", recipe_file, "--data", world, "--out", tmp_path, "--work", tmp_path / "work")
     assert _call(monkeypatch, *arguments, "--from", "bundle", "--to", "bundle") == 2
     assert (tmp_path / "tiny" / "thesis.txt").read_text() == "precious"
+
+
+def record_live(bundle: Path, split: Path, path: Path, moments: int) -> None:
+    """What a split holds, sent to a live runtime over its socket, each frame after the answer to the one before."""
+    configuration = msgspec.structs.replace(tiny_config(bundle), record=RecordConfig(str(path)))
+    lines = [json.loads(line) for line in (split / "messages.jsonl").read_text().splitlines()]
+    with driving(configuration) as (_, vehicle):
+        for number, line in enumerate(lines[: 4 * moments]):
+            head = {"schema": 1, "stream": line["stream"], "captured_ns": time.monotonic_ns(), "id": str(number)}
+            if "frame" not in line:
+                vehicle.socket.send_json(head | {key: line[key] for key in ("values", "text") if key in line})
+                continue
+            picture = (split / line["frame"]).read_bytes()
+            vehicle.socket.send_multipart([json.dumps(head).encode(), picture])
+            while not (vehicle.decisions and vehicle.decisions[-1].inputs["camera.front"].id == str(number)):
+                vehicle.read()
+
+
+def record_offline(bundle: Bundle, data: Path, split: str, path: Path, noise: bool = False) -> None:
+    """A split as a recording: every episode a session, every labelled moment a decision."""
+    recorder = Recorder(path, RealClock())
+    manifest = bundle.manifest
+    identity = BundleId(manifest.name, manifest.version, bundle.digest)
+    sets = world_data.read(data, split, manifest.streams)
+    for number, (moment, begins, messages) in enumerate(admitted(manifest.streams, sets)):
+        if begins:
+            recorder.session(Config("x", "b", ()), identity, manifest.streams)
+        for message in messages:
+            if noise and isinstance(message, Frame):
+                dark = np.random.default_rng(number).integers(0, 12, (16, 16, 3), dtype=np.uint8)
+                message = dataclasses.replace(message, image=dark)  # noqa: PLW2901
+            recorder.message(message)
+        recorder.decision(
+            DecisionMessage(
+                1, "x", identity, number, moment.reference_ns, moment.reference_ns, "", moment.label, 1.0, {}, [],
+                "model", None, {}, Latency(0.0, 0.0, 0.0, {}, 0.0), {}, {}, {},
+            )
+        )  # fmt: skip
+    recorder.close()
+
+
+@pytest.fixture
+def from_recordings(recipe_file: Path, tmp_path: Path) -> Path:
+    """The recipe, calibrating from drive.mcap beside it."""
+    path = tmp_path / "tiny.toml"
+    text = recipe_file.read_text()
+    assert "[calibrate]\n" in text
+    path.write_text(text.replace("[calibrate]\n", '[calibrate]\nrecordings = ["drive.mcap"]\n'))
+    return path
+
+
+def test_a_recorded_live_run_can_be_calibrated_from(
+    built: Path, from_recordings: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    work = tmp_path / "work"
+    shutil.copytree(built / "work", work)
+    arguments = ("calibrate", from_recordings, "--data", world, "--out", tmp_path / "out", "--work", work)
+    assert _call(monkeypatch, *arguments) == 2
+    assert "drive.mcap: cannot be read" in capsys.readouterr().err
+    record_live(built / "out" / "tiny", world / "train", tmp_path / "drive.mcap", 200)
+    assert _call(monkeypatch, *arguments) == 0
+    ranges = json.loads((work / "tiny" / "calibration" / "ranges.json").read_text())
+    assert len(ranges["samples"]) == 64
+    assert all(name.startswith("drive/") for name in ranges["samples"])
+    assert "| drive |" in (work / "tiny" / "calibration" / "coverage.md").read_text()
+    capsys.readouterr()
+    assert _call(monkeypatch, *arguments) == 0
+    assert "nothing has changed" in capsys.readouterr().out
+    (tmp_path / "drive.mcap").unlink()
+    record_live(built / "out" / "tiny", world / "train", tmp_path / "drive.mcap", 220)
+    assert _call(monkeypatch, *arguments) == 0
+    assert "nothing has changed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("split", "noise", "message"),
+    [
+        ("train", True, "do not fit the evaluation split"),
+        ("val", False, "calibrate on data that is not evaluated"),
+    ],
+)
+def test_a_recording_of_noise_or_of_what_is_evaluated_exits_3(
+    built: Path, from_recordings: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], split: str, noise: bool, message: str,
+) -> None:  # fmt: skip
+    work = tmp_path / "work"
+    shutil.copytree(built / "work", work)
+    bundle = open_bundle(built / "out" / "tiny", allow_unsigned=True)
+    record_offline(bundle, world, split, tmp_path / "drive.mcap", noise)
+    arguments = ("calibrate", from_recordings, "--data", world, "--out", tmp_path / "out", "--work", work)
+    assert _call(monkeypatch, *arguments) == 3
+    assert message in capsys.readouterr().err

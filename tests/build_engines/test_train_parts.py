@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from build_engines.augment import Augmenter
 from build_engines.datasets import Batch, Prepared, fit_channels
+from build_engines.heads import class_weights, fit_temperature
 from build_engines.model import FusedModel
 from build_engines.recipe import AugmentRecipe, Recipe
-from build_engines.train import LossOf, class_weights, encode, fit_temperature
+from build_engines.train import LossOf, encode
 from edge_runtime.errors import UserError
 from edge_runtime.streams import Channel, SensorStream
 
@@ -60,7 +60,7 @@ def test_a_mixed_batch_is_judged_by_both_labels_and_their_shares(recipe: Recipe,
     with torch.no_grad():
         logits = fused.fusion(encode(fused, replace(batch, vision=mixed[:, None]))[0], torch.ones(6, 1))
     truth = torch.from_numpy(labels)
-    own, other = (cross_entropy(logits, one, judge.weights) for one in (truth, truth[torch.from_numpy(mix.partner)]))
+    own, other = (judge.fused(logits, one) for one in (truth, truth[torch.from_numpy(mix.partner)]))
     assert loss == pytest.approx(mix.share * float(own) + (1 - mix.share) * float(other), abs=1e-5)
     shared = replace(batch, rows=rows[::-1].copy())
     with pytest.raises(UserError, match="label of its own"):

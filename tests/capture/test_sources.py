@@ -25,7 +25,9 @@ from edge_runtime.capture.zmq_source import ZmqSource
 from edge_runtime.clock import RealClock
 from edge_runtime.errors import ConfigError
 from edge_runtime.mailbox import Mailbox
-from edge_runtime.messages import Message
+from edge_runtime.messages import Frame, Message, Sample, Utterance
+from edge_runtime.recording.recorder import Recorder
+from edge_runtime.wire import BundleId
 from tests import tiny
 from tests.conftest import jpeg, noise, wait_for
 
@@ -129,6 +131,21 @@ def make_stdin(folder: Path, inbox: Inbox) -> Source:
     return StdinSource(inbox.intake, "text", read)
 
 
+def write_recording(path: Path, steps: int = 10) -> Path:
+    """Every 10 ms a frame and a sample, and one sentence; what a bundle of other streams would have sent, too."""
+    recorder = Recorder(path, RealClock())
+    streams = tiny.STREAMS | {"lidar": tiny.STREAMS["sensors"]}
+    recorder.session(config.Config("x", "b", ()), BundleId("tiny", "1.0.0", "0" * 64), streams)
+    for step in range(steps):
+        at_ns = 5_000_000_000 + step * 10_000_000
+        recorder.message(Frame("camera", step, at_ns, noise(100, step), f"f{step}"))
+        recorder.message(Sample("sensors", step, at_ns + 1_000_000, {"a": float(step)}))
+        recorder.message(Sample("lidar", step, at_ns + 1_000_000, {"a": float(step)}))
+    recorder.message(Utterance("text", 0, at_ns + 2_000_000, "go on", "en"))
+    recorder.close()
+    return path
+
+
 CASES: dict[str, Case] = {
     "zmq": (make_zmq, "sensors", None),
     "video": (
@@ -147,6 +164,11 @@ CASES: dict[str, Case] = {
         8,
     ),
     "stdin": (make_stdin, "text", 4),
+    "recording": (
+        lambda folder, inbox: inbox.open(config.RecordingSource(str(write_recording(folder / "r.mcap")))),
+        "sensors",
+        10,
+    ),
 }
 
 
@@ -266,12 +288,48 @@ def test_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     assert len(inbox.take("sensors")) == 2
 
 
+@pytest.mark.parametrize("speed", [1.0, 5.0])
+def test_a_recording_plays_all_its_streams_at_its_own_spacing(tmp_path: Path, speed: float) -> None:
+    inbox = Inbox()
+    source = inbox.open(config.RecordingSource(str(write_recording(tmp_path / "r.mcap")), speed=speed))
+    before_ns = time.monotonic_ns()
+    source.start()
+    wait_for(lambda: source.ended, "the end")
+    frames, samples, (sentence,) = inbox.take("camera"), inbox.take("sensors"), inbox.take("text")
+    assert [frame.id for frame in frames] == [f"f{step}" for step in range(10)]
+    assert all((frame.image == noise(100, step)).all() for step, frame in enumerate(frames))  # type: ignore[union-attr]
+    assert isinstance(sentence, Utterance) and (sentence.text, sentence.lang) == ("go on", "en")
+    assert [sample.values for sample in samples] == [{"a": float(step)} for step in range(10)]  # type: ignore[union-attr]
+    assert frames[0].captured_ns >= before_ns
+    for stream in (frames, samples):
+        steps = [later.captured_ns - earlier.captured_ns for earlier, later in pairwise(stream)]
+        assert all(abs(step - 10_000_000 / speed) < 2000 for step in steps)
+
+
+def test_a_recording_may_play_in_a_loop_and_be_stopped(tmp_path: Path) -> None:
+    inbox = Inbox()
+    source = inbox.open(config.RecordingSource(str(write_recording(tmp_path / "r.mcap")), speed=20.0, loop=True))
+    source.start()
+    wait_for(lambda: inbox.captured("text") >= 3, "the third round")
+    source.stop(10)
+    assert source.ended
+
+
+def test_a_recording_of_other_streams_is_refused(tmp_path: Path) -> None:
+    recording = config.RecordingSource(str(write_recording(tmp_path / "r.mcap")))
+    streams = {"microphone": tiny.STREAMS["text"]}
+    with pytest.raises(ConfigError, match=r"no message of the bundle's streams \['microphone'\]"):
+        open_sources((recording,), streams, Inbox().intake, "")
+
+
 MISTAKES = {
     "no such stream": (config.VideoSource("nose", "x.mp4"), "no fitting stream 'nose'; there are \\['camera'\\]"),
     "wrong kind of stream": (config.StdinSource("camera"), "no fitting stream 'camera'"),
     "no such video": (config.VideoSource("camera", "none.mp4"), "no such file"),
     "no such folder": (config.ImagesSource("camera", "none"), "no such folder"),
     "no such file": (config.FileSource("sensors", "none.csv"), "cannot be read"),
+    "no such recording": (config.RecordingSource("none.mcap"), "cannot be read"),
+    "no recording": (config.RecordingSource(__file__), "no MCAP file"),
     "no such type": (config.FileSource("sensors", __file__), "neither .csv nor .jsonl"),
 }
 

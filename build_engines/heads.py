@@ -1,0 +1,93 @@
+"""What depends on the kind of head while training: the loss, the answer, temperature and thresholds.
+
+Shapes: P moments, K labels. A label's number is its place; with a sigmoid head, K means that no label holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+
+
+def class_weights(counts: NDArray[np.float64], power: float) -> Tensor:
+    """(mean count / count) ** power, for classes that occur; 1 for those that do not."""
+    counts = np.asarray(counts, dtype=np.float64)
+    seen = counts > 0
+    weights = np.ones(len(counts))
+    weights[seen] = (counts[seen].mean() / counts[seen]) ** power
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+class FusedLoss:
+    """The mean loss of logits [P, K] against labels [P]: cross-entropy, or binary cross-entropy per label."""
+
+    def __init__(self, head: str, counts: NDArray[np.float64], power: float, smoothing: float) -> None:
+        """`counts`: how often each label occurs ([K]; with a sigmoid head [K + 1], none at the end)."""
+        self._sigmoid, self._smoothing = head == "sigmoid", smoothing
+        if self._sigmoid:
+            pairs = [class_weights(np.array([counts.sum() - count, count]), power) for count in counts[:-1]]
+            self._weights = torch.stack(pairs)
+        else:
+            self._weights = class_weights(counts, power)
+
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+        if not self._sigmoid:
+            return cross_entropy(logits, label, self._weights, label_smoothing=self._smoothing)
+        truth = targets(label, logits.shape[1])
+        weights = torch.where(truth > 0, self._weights[:, 1], self._weights[:, 0])
+        smooth = truth * (1 - self._smoothing) + self._smoothing / 2
+        return binary_cross_entropy_with_logits(logits, smooth, weights, reduction="none").sum(1).mean()
+
+
+def targets(label: Tensor, count: int) -> Tensor:
+    """Labels [P] as float32 [P, count]: 1 where the label holds, nowhere for the number `count`."""
+    return one_hot(label, count + 1)[:, :count].float()
+
+
+def answers(head: str, logits: Tensor, limit: float = 0.5) -> NDArray[np.int64]:
+    """The label's number for each row of logits [P, K]; with a sigmoid head K where no chance reaches `limit`."""
+    best: NDArray[np.int64] = logits.argmax(1).numpy()
+    if head != "sigmoid":
+        return best
+    reached = logits.sigmoid().amax(1).numpy() >= limit
+    return np.where(reached, best, logits.shape[1])
+
+
+def fit_temperature(logits: Tensor, labels: Tensor, head: str = "softmax") -> float:
+    """The temperature with the least negative log-likelihood (Guo et al. 2017, arXiv:1706.04599)."""
+    candidates = torch.logspace(-1, 1, 201)
+    if head == "sigmoid":
+        truth = targets(labels, logits.shape[1])
+        losses = [float(binary_cross_entropy_with_logits(logits / value, truth)) for value in candidates]
+    else:
+        losses = [float(cross_entropy(logits / value, labels)) for value in candidates]
+    return round(float(candidates[int(np.argmin(losses))]), 4)
+
+
+def fit_thresholds(logits: Tensor, labels: Tensor, names: Sequence[str], temperature: float) -> dict[str, float]:
+    """Each sigmoid label's threshold with the best macro-F1 of that label against its absence.
+
+    Few moments make a luckiest threshold, so what lies within one moment (1 / P) of the best counts as equal, and the
+    one nearest to a half is taken.
+    """
+    chances = (logits / temperature).sigmoid().double().numpy()
+    truth = targets(labels, logits.shape[1]).numpy() > 0
+    found = {}
+    for column, name in enumerate(names):
+        values = np.unique(chances[:, column])
+        candidates = np.unique(np.append((values[1:] + values[:-1]) / 2, 0.5).clip(0.01, 0.99).round(4))
+        scores = np.array(
+            [
+                f1_score(truth[:, column], chances[:, column] >= one, average="macro", zero_division=0)
+                for one in candidates
+            ]
+        )
+        good = candidates[scores >= scores.max() - 1 / len(truth)]
+        found[name] = float(good[np.abs(good - 0.5).argmin()])
+    return found

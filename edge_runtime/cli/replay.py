@@ -1,0 +1,160 @@
+"""`edge-runtime replay`: decide a recording again, and compare."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edge_runtime.bundle import Bundle
+    from edge_runtime.config import EngineConfig
+    from edge_runtime.recording.reader import Recording
+    from edge_runtime.replay import Answer
+
+BACKENDS = ("recorded", "auto", "onnxruntime", "tensorrt")
+ROWS = 12
+
+
+@dataclass
+class Comparison:
+    """What was decided live against what was decided now."""
+
+    decisions: int = 0
+    changed: int = 0
+    """Decisions of which anything differs."""
+    labels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Recorded and replayed label to how often they met."""
+    first: str = ""
+    """The first difference, in words."""
+
+    def add(self, recorded: Answer, replayed: Answer) -> None:
+        self.decisions += 1
+        self.labels[recorded.label, replayed.label] += 1
+        if different := recorded.differences(replayed):
+            self.changed += 1
+            if not self.first:
+                name = different[0]
+                old, new = getattr(recorded, name), getattr(replayed, name)
+                self.first = f"decision {recorded.seq}: {name} was {old!r}, is {new!r}"
+
+
+@click.command()
+@click.argument("file", metavar="FILE.mcap", type=click.Path(path_type=Path))
+@click.option("--bundle", "bundle_name", help="Decide with this bundle.  [default: the one that was recorded]")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the decisions here, one per line.")
+@click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="Pace.  [default: as fast as it goes]")
+@click.option("--check", is_flag=True, help="Exit with code 3 unless every decision is the recorded one, bit for bit.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="recorded", show_default=True, help="Engines to use.")
+@click.option("--key", "keys", multiple=True, type=click.Path(path_type=Path), help="Trusted public key; repeatable.")
+@click.option("--allow-unsigned", is_flag=True, help="Accept a bundle without a signature.")
+def replay(
+    file: Path,
+    bundle_name: str | None,
+    out: Path | None,
+    speed: float | None,
+    check: bool,
+    backend: str,
+    keys: tuple[Path, ...],
+    allow_unsigned: bool,
+) -> None:
+    """Decide FILE.mcap again: the same messages in the same order, through the device's own code.
+
+    With the bundle and the engines of the recording the decisions are the same, bit for bit; with others, the table
+    says what changed. Decisions made while an engine failed are as they were recorded and may differ.
+    """
+    import msgspec
+    from rich.console import Console
+
+    from edge_runtime.bundle import open_bundle
+    from edge_runtime.bundles import bundle_path
+    from edge_runtime.errors import GateRefused, UserError
+    from edge_runtime.recording.reader import Recording
+
+    recording = Recording(file)
+    session = recording.session
+    bundle = open_bundle(bundle_path(bundle_name or session.bundle_path), keys, allow_unsigned)
+    engine = session.engine
+    if backend != "recorded":
+        engine = msgspec.structs.replace(engine, backend=backend)
+    console = Console(stderr=True)
+    try:
+        lines = None if out is None else out.open("wb")
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); check the path") from None
+    try:
+        found = _replay(recording, bundle, engine, lines, speed, console)
+    finally:
+        if lines is not None:
+            lines.close()
+    if recording.cut:
+        console.print(f"[yellow]the end of {file} is missing[/]; replayed up to where it was cut off", soft_wrap=True)
+    same = bundle.digest == session.bundle.digest
+    _show(console, found, recording, bundle, same)
+    if check and found.changed:
+        other = "" if same else "; the bundle is another than the recorded one"
+        raise GateRefused(f"{found.changed} of {found.decisions} decisions differ; {found.first}{other}")
+    if check and not found.decisions:
+        raise GateRefused(f"{file} holds no decision")
+
+
+def _replay(
+    recording: Recording,
+    bundle: Bundle,
+    engine: EngineConfig,
+    lines: IO[bytes] | None,
+    speed: float | None,
+    console: Any,
+) -> Comparison:
+    from rich.progress import Progress
+
+    from edge_runtime.pipeline import Pipeline
+    from edge_runtime.replay import answer_line, recorded_answer, replay
+
+    found = Comparison()
+    pipeline = Pipeline(bundle, engine)
+    start: tuple[int, float] | None = None
+    try:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("replaying", total=recording.size)
+            for recorded, replayed in replay(recording, pipeline):
+                if speed is not None:
+                    start = start or (replayed.captured_ns, time.monotonic())
+                    due = start[1] + (replayed.captured_ns - start[0]) / 1e9 / speed
+                    time.sleep(max(0.0, due - time.monotonic()))
+                found.add(recorded_answer(recorded), replayed)
+                if lines is not None:
+                    lines.write(answer_line(replayed))
+                progress.update(task, completed=recording.position)
+    finally:
+        pipeline.close()
+    return found
+
+
+def _show(console: Any, found: Comparison, recording: Recording, bundle: Bundle, same: bool) -> None:
+    from rich.table import Table
+
+    manifest, recorded = bundle.manifest, recording.session.bundle
+    which = "the recorded bundle" if same else f"recorded with {recorded.name} {recorded.version}, another bundle"
+    console.print(
+        f"{found.decisions} decisions replayed with {manifest.name} {manifest.version} ({which}): "
+        f"{found.decisions - found.changed} identical, {found.changed} changed",
+        soft_wrap=True,
+        highlight=False,
+    )
+    moved = [(pair, count) for pair, count in found.labels.most_common() if pair[0] != pair[1]]
+    if not found.changed:
+        return
+    agreed = found.decisions - sum(count for _, count in moved)
+    console.print(f"labels agree in {agreed} of {found.decisions} ({agreed / found.decisions:.1%})", highlight=False)
+    if moved:
+        table = Table(title="labels that changed", title_justify="left")
+        for column in ("recorded", "replayed", "decisions"):
+            table.add_column(column, justify="right" if column == "decisions" else "left")
+        for (old, new), count in moved[:ROWS]:
+            table.add_row(old, new, str(count))
+        console.print(table)

@@ -1,0 +1,132 @@
+"""Read a recording in the order in which the loop took messages and made decisions."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import zstandard
+from mcap.exceptions import McapError
+from mcap.records import Channel, Schema
+from mcap.records import Message as McapMessage
+from mcap.stream_reader import StreamReader
+
+from edge_runtime.errors import UserError
+from edge_runtime.messages import Message
+from edge_runtime.recording.records import (
+    DECISION,
+    FORMAT,
+    NAMES,
+    SESSION,
+    STATUS,
+    STREAMS,
+    CompressedImage,
+    Record,
+    SensorSample,
+    Sentence,
+    Session,
+    to_message,
+)
+from edge_runtime.wire import DecisionMessage, StatusMessage
+
+Event = Session | Message | DecisionMessage | StatusMessage
+MAX_RECORD_BYTES = 1 << 30
+
+_BROKEN = (McapError, struct.error, zstandard.ZstdError, ValueError, RuntimeError, EOFError)
+"""What the libraries raise on bytes that are not, or not all of, an MCAP file."""
+
+
+class Recording:
+    """A recording's file. One that was cut short (a power cut) is read up to the cut."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UserError if there is no recording at `path`."""
+        self.path = path
+        self.cut = False
+        """Whether the end of the file is missing; known once `events` has ended."""
+        try:
+            self.size = path.stat().st_size
+        except OSError as error:
+            raise UserError(f"recording {path}: cannot be read ({error.strerror}); check the path") from None
+        self.position = 0
+        """Bytes read so far."""
+        first = next(self.events(), None)
+        if not isinstance(first, Session):
+            raise UserError(f"recording {path}: does not begin with a session; it was not made by edge-runtime record")
+        self.session = first
+        """The first bundle that decided."""
+
+    def events(self) -> Iterator[Event]:
+        """All that was recorded, pictures decoded. Raises UserError naming the place where the file is damaged."""
+        channels: dict[int, Channel] = {}
+        schemas: dict[int, str] = {}
+        self.cut = False
+        with self.path.open("rb") as file:
+            for record in self._records(file):
+                if isinstance(record, Schema):
+                    schemas[record.id] = record.name
+                elif isinstance(record, Channel):
+                    channels[record.id] = record
+                elif isinstance(record, McapMessage) and record.channel_id in channels:
+                    channel = channels[record.channel_id]
+                    event = self._event(channel.topic, schemas.get(channel.schema_id, ""), record.data)
+                    if event is not None:
+                        yield event
+
+    def _records(self, file: IO[bytes]) -> Iterator[object]:
+        records = iter(StreamReader(file, validate_crcs=True, record_size_limit=MAX_RECORD_BYTES).records)
+        while True:
+            try:
+                record = next(records)
+            except StopIteration:
+                self.position = self.size
+                return
+            except _BROKEN as error:
+                self.position = file.tell()
+                if self.position < 8 or self._is_damaged(file):
+                    what = f"is damaged or no MCAP file (byte {self.position} of {self.size}: {error})"
+                    raise UserError(f"recording {self.path}: {what}; check the path or copy it again") from None
+                self.cut = True
+                return
+            self.position = file.tell()
+            yield record
+
+    def _is_damaged(self, file: IO[bytes]) -> bool:
+        """Broken before the end; a file that merely ends too early was read to its last byte."""
+        return file.tell() < os.fstat(file.fileno()).st_size
+
+    def _event(self, topic: str, schema: str, data: bytes) -> Event | None:
+        try:
+            if topic == DECISION:
+                return _decision.decode(data)
+            if topic == STATUS:
+                return _status.decode(data)
+            if topic == SESSION:
+                return self._session(data)
+            kind = next((kind for kind in _records if schema.startswith(NAMES[kind])), None)
+            if kind is None or not topic.startswith(STREAMS):
+                return None  # somebody else's channel
+            return to_message(topic.removeprefix(STREAMS), _records[kind].decode(data))
+        except (msgspec.DecodeError, ValueError) as error:
+            raise UserError(f"recording {self.path}: {topic}: a message cannot be read ({error})") from None
+
+    def _session(self, data: bytes) -> Session:
+        if (number := msgspec.json.decode(data, type=_Format).format) > FORMAT:
+            raise UserError(f"recording {self.path}: has format {number}; this edge-runtime reads up to {FORMAT}")
+        return _session.decode(data)
+
+
+class _Format(msgspec.Struct, frozen=True):
+    format: int
+
+
+_decision = msgspec.json.Decoder(DecisionMessage)
+_status = msgspec.json.Decoder(StatusMessage)
+_session = msgspec.json.Decoder(Session)
+_records: dict[type, msgspec.json.Decoder[Record]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (CompressedImage, SensorSample, Sentence)
+}

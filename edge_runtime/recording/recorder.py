@@ -1,0 +1,236 @@
+"""Write a recording while the runtime runs, without holding it up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from io import BufferedWriter
+from pathlib import Path
+
+import msgspec
+from mcap.writer import CompressionType, Writer
+from msgspec import Struct
+
+from edge_runtime.clock import Clock
+from edge_runtime.config import Config
+from edge_runtime.errors import ConfigError
+from edge_runtime.messages import Frame, Message, Sample, Utterance
+from edge_runtime.recording.records import (
+    DECISION,
+    FORMAT,
+    NAMES,
+    SESSION,
+    STATUS,
+    STREAMS,
+    Session,
+    encode,
+    schema_of,
+    stream_schema,
+    to_record,
+)
+from edge_runtime.streams import StreamSpec
+from edge_runtime.wire import BundleId, DecisionMessage, RecordingHealth, StatusMessage
+
+log = logging.getLogger("edge_runtime.recording")
+
+MAX_WAITING_BYTES = 64 << 20
+"""Beyond this the disk is too slow for what comes in, and recording stops."""
+SMALL_MESSAGE_BYTES = 500
+"""What a message without a picture counts for."""
+FLUSH_INTERVAL_NS = 1_000_000_000
+"""A power cut loses about this much."""
+CHUNK_BYTES = 1 << 20
+CLOSE_TIMEOUT_S = 3.0
+
+_Item = tuple[int, "Message | Struct"]
+"""When, on the monotonic clock, and what."""
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or where that is taken `stem-2`, `stem-3`..."""
+    number, found = 1, path
+    while found.exists():
+        number += 1
+        found = path.with_stem(f"{path.stem}-{number}")
+    return found
+
+
+def _create(path: Path) -> BufferedWriter:
+    try:
+        return path.open("xb")
+    except FileExistsError:
+        raise ConfigError(f"record {path}: is there already; choose another name or remove it") from None
+    except OSError as error:
+        raise ConfigError(f"record {path}: cannot be written ({error.strerror}); check the path") from None
+
+
+class Recorder:
+    """A sink of the run flow that also takes its messages. The loop thread calls it; a thread of its own writes.
+
+    Nothing here blocks or raises into the loop. Where the disk is full or too slow, or the size limit is reached,
+    recording stops and says so, in the log and in `health`; what was written up to there is whole and replays.
+    """
+
+    def __init__(self, path: Path, clock: Clock, max_gb: float | None = None) -> None:
+        """Opens a fresh file at `path`. Raises ConfigError if that cannot be."""
+        self.path = path
+        self._clock = clock
+        self._max_bytes = None if max_gb is None else int(max_gb * 1e9)
+        # Wall time is read once: log times keep the monotonic clock's order whatever happens to the wall clock.
+        self._start_ns, self._start_wall_ns = clock.now_ns(), clock.wall_ns()
+        self._file = _create(path)
+        self._writer = Writer(self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD)
+        self._channels: dict[str, int] = {}
+        self._streams: Mapping[str, StreamSpec] = {}
+        self._batch: list[_Item] = []
+        self._batches: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
+        # Each counter is written by one thread only: put by the loop, done by the writer.
+        self._put_bytes = 0
+        self._done_bytes = 0
+        self._written = 0
+        self._size = 0
+        self._last_flush_ns = 0
+        self._stopped: str | None = None
+        self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
+        self._thread.start()
+
+    def session(self, config: Config, bundle: BundleId, streams: Mapping[str, StreamSpec]) -> None:
+        """A bundle with these streams begins to decide, its memory empty."""
+        self._streams = dict(streams)
+        start = Session(
+            FORMAT, config.name, version("edge-runtime"), bundle, config.bundle, config.engine,
+            self._start_ns, self._start_wall_ns,
+        )  # fmt: skip
+        self._add(self._clock.now_ns(), start)
+
+    def message(self, message: Message) -> None:
+        """The loop took `message` into its memory."""
+        size = SMALL_MESSAGE_BYTES
+        if isinstance(message, Frame):
+            size += message.image.nbytes if message.encoded is None else len(message.encoded)
+            if message.encoded is not None:
+                # The decoded picture need not wait in memory.
+                self._add(message.captured_ns, to_record(message, self._wall_ns(message.captured_ns)), size)
+                return
+        self._add(message.captured_ns, message, size)
+
+    def decision(self, message: DecisionMessage) -> None:
+        self._add(message.published_ns, message)
+
+    def status(self, message: StatusMessage) -> None:
+        self._add(message.published_ns, message)
+
+    def serve(self) -> None:
+        """Hand over what the turn brought. Only now, so that the writer does not compete with a decision."""
+        if self._batch and self._stopped is None:
+            if self._put_bytes - self._done_bytes > MAX_WAITING_BYTES:
+                self._stop(f"the disk is too slow: {MAX_WAITING_BYTES >> 20} MiB wait to be written")
+                self._batches.put(None)
+            else:
+                self._batches.put(self._batch)
+        if self._batch:
+            self._batch = []
+
+    def health(self) -> RecordingHealth:
+        """How far it is. Any thread."""
+        return RecordingHealth(str(self.path), self._written, round(self._size / 1e6, 3), self._stopped)
+
+    def close(self) -> None:
+        self.serve()
+        self._batches.put(None)
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.warning("record: %s is left without its index: the disk did not keep up; it can be read", self.path)
+
+    def _add(self, at_ns: int, what: Message | Struct, size: int = SMALL_MESSAGE_BYTES) -> None:
+        if self._stopped is None:
+            self._put_bytes += size
+            self._batch.append((at_ns, what))
+
+    def _wall_ns(self, at_ns: int) -> int:
+        return max(0, self._start_wall_ns + at_ns - self._start_ns)
+
+    def _stop(self, reason: str) -> None:
+        self._stopped = reason
+        log.error("record: stopped, decisions go on: %s (%s)", reason, self.path)
+
+    # The rest runs on the writer's thread.
+
+    def _write(self) -> None:
+        try:
+            self._writer.start("", f"edge-runtime {version('edge-runtime')}")
+            while (batch := self._batches.get()) is not None:
+                self._write_batch(batch)
+                if self._max_bytes is not None and self._size > self._max_bytes:
+                    self._stop(f"the file has reached max_gb = {self._max_bytes / 1e9:g}")
+                    break
+            self._writer.finish()  # type: ignore[no-untyped-call]
+            self._sync()
+            self._file.close()
+        except OSError as error:
+            self._stop(f"{error.strerror or error}")
+            self._close_broken()
+        except Exception as error:  # a recording that breaks must not take the runtime with it
+            log.exception("record: failed")
+            self._stop(f"internal error: {error}")
+            self._close_broken()
+        finally:
+            while not self._batches.empty():  # what will not be written need not fill the memory
+                self._batches.get_nowait()
+
+    def _write_batch(self, batch: Sequence[_Item]) -> None:
+        for at_ns, what in batch:
+            wall_ns = self._wall_ns(at_ns)
+            record: Struct
+            if isinstance(what, Frame | Sample | Utterance):
+                topic, record = STREAMS + what.stream, to_record(what, wall_ns)
+                self._done_bytes += what.image.nbytes if isinstance(what, Frame) else 0
+            else:
+                topic, record = self._topic(what), what
+                self._done_bytes += len(what.data) if topic.startswith(STREAMS) else 0  # type: ignore[attr-defined]
+            channel = self._channels.get(topic) or self._channel(topic, record)
+            sequence = getattr(record, "seq", 0) & 0xFFFFFFFF
+            self._writer.add_message(channel, wall_ns, encode(record), wall_ns, sequence)
+            self._done_bytes += SMALL_MESSAGE_BYTES
+            self._written += 1
+        now_ns = self._clock.now_ns()
+        if now_ns - self._last_flush_ns >= FLUSH_INTERVAL_NS:
+            self._writer.flush()  # type: ignore[no-untyped-call]
+            self._sync()
+            self._last_flush_ns = now_ns
+        self._size = self._file.tell()
+
+    def _topic(self, record: Struct) -> str:
+        if isinstance(record, DecisionMessage):
+            return DECISION
+        if isinstance(record, StatusMessage):
+            return STATUS
+        if isinstance(record, Session):
+            return SESSION
+        return STREAMS + record.frame_id  # type: ignore[attr-defined,no-any-return]  # a picture
+
+    def _channel(self, topic: str, record: Struct) -> int:
+        """Register the channel of a topic that is written for the first time."""
+        if topic.startswith(STREAMS):
+            stream = topic.removeprefix(STREAMS)
+            name, schema = stream_schema(self._streams[stream], stream)
+        else:
+            name, schema = NAMES[type(record)], schema_of(type(record))
+        number = self._writer.register_schema(name, "jsonschema", msgspec.json.encode(schema))
+        self._channels[topic] = self._writer.register_channel(topic, "json", number)
+        return self._channels[topic]
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _close_broken(self) -> None:
+        """What is written stays; what still lies in Python's buffer cannot be."""
+        try:
+            self._file.close()
+        except OSError:
+            pass

@@ -1,0 +1,103 @@
+"""Decide a recording again: the same messages in the same order at the same times, through the same pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Struct
+
+from edge_runtime.messages import Frame, Message, Sample, Utterance
+from edge_runtime.pipeline import Outcome, Pipeline
+from edge_runtime.recording.reader import Recording
+from edge_runtime.recording.records import Session
+from edge_runtime.report import input_state
+from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+from edge_runtime.wire import DecisionMessage, InputState
+
+_FITTING = {CameraStream: Frame, SensorStream: Sample, TextStream: Utterance}
+
+
+class Answer(Struct, frozen=True):
+    """The part of a decision that must come out the same, bit for bit, where bundle and engines are the same."""
+
+    seq: int
+    captured_ns: int
+    """Capture time of the message that called for it."""
+    taken_ns: int
+    """When the loop took that message up: the time at which ages are taken."""
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    tags: list[str]
+    source: str
+    reason: str | None
+    inputs: dict[str, InputState]
+
+    def differences(self, other: Answer) -> list[str]:
+        """The fields that are not equal."""
+        names = self.__struct_fields__
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+
+def taken_ns(decision: DecisionMessage) -> int:
+    """When the decision's message was taken up. Exact: dividing whole nanoseconds by 1e6 and multiplying again is off
+    by less than half a nanosecond below 2**51 ns.
+    """
+    return decision.captured_ns + round(decision.latency_ms.queue * 1e6)
+
+
+def recorded_answer(decision: DecisionMessage) -> Answer:
+    """What the live runtime said."""
+    return Answer(
+        decision.seq, decision.captured_ns, taken_ns(decision), decision.label, decision.confidence,
+        decision.probabilities, decision.tags, decision.source, decision.reason, decision.inputs,
+    )  # fmt: skip
+
+
+def replay(recording: Recording, pipeline: Pipeline) -> Iterator[tuple[DecisionMessage, Answer]]:
+    """Every recorded decision, and what `pipeline` (fresh) says in its place.
+
+    An engine that failed in the live run need not fail here: such decisions may differ. With another bundle, messages
+    of streams or channels that it lacks are left out.
+    """
+    for event in recording.events():
+        if isinstance(event, Session):
+            pipeline.reset()
+        elif isinstance(event, Frame | Sample | Utterance):
+            message = _fitting(pipeline.streams.get(event.stream), event)
+            if message is not None:
+                pipeline.add(message)
+        elif isinstance(event, DecisionMessage):
+            outcome = pipeline.decide(event.captured_ns, taken_ns(event))
+            for part in outcome.aligned.slices.values():
+                pipeline.settle(part)
+            yield event, _answer(event, outcome)
+
+
+def _answer(event: DecisionMessage, outcome: Outcome) -> Answer:
+    said = outcome.verdict
+    inputs = {name: input_state(part) for name, part in outcome.aligned.slices.items()}
+    return Answer(
+        event.seq, event.captured_ns, taken_ns(event), said.label, said.confidence,
+        dict(said.probabilities), list(said.tags), said.source, said.reason, inputs,
+    )  # fmt: skip
+
+
+def _fitting(spec: StreamSpec | None, message: Message) -> Message | None:
+    """`message` as far as the stream can take it: its own kind, the channels it has."""
+    if spec is None or not isinstance(message, _FITTING[type(spec)]):
+        return None
+    if isinstance(spec, SensorStream) and isinstance(message, Sample):
+        known = {channel.name for channel in spec.channels}
+        values = {name: value for name, value in message.values.items() if name in known}
+        if not values:
+            return None
+        if len(values) < len(message.values):
+            return Sample(message.stream, message.seq, message.captured_ns, values, message.id)
+    return message
+
+
+def answer_line(answer: Answer) -> bytes:
+    """One line of JSON Lines."""
+    return msgspec.json.encode(answer) + b"\n"

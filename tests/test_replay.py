@@ -1,0 +1,198 @@
+"""A replay decides what the live run decided, bit for bit; and says what another bundle would have decided."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.cli import EXIT_GATE, EXIT_USER
+from edge_runtime.config import RecordConfig, RecordingSource, ZmqSource
+from edge_runtime.pipeline import Pipeline
+from edge_runtime.recording.reader import Recording
+from edge_runtime.recording.records import Session
+from edge_runtime.replay import Answer, recorded_answer, replay
+from edge_runtime.runtime import Runtime
+from edge_runtime.wire import DecisionMessage
+from tests import tiny
+from tests.cli.test_cli import command
+from tests.conftest import WAIT_S, running, tiny_config
+from tests.recording.conftest import drive, recorded  # noqa: F401  (a fixture)
+from tests.test_runtime import driving
+
+Recorded = tuple[Path, list[DecisionMessage]]
+
+
+def replayed(path: Path, bundle: Bundle) -> list[tuple[Answer, Answer]]:
+    """What was decided, and what is decided now."""
+    pipeline = Pipeline(bundle)
+    try:
+        return [(recorded_answer(old), new) for old, new in replay(Recording(path), pipeline)]
+    finally:
+        pipeline.close()
+
+
+def test_a_live_run_replays_bit_for_bit(recorded: Recorded, tiny_bundle: Bundle) -> None:  # noqa: F811
+    path, seen = recorded
+    pairs = replayed(path, tiny_bundle)
+    assert all(old == new for old, new in pairs)
+    answers = {new.seq: new for _, new in pairs}
+    assert all(answers[one.seq] == recorded_answer(one) for one in seen)
+    # It is no replay of nothing: all labels, stale inputs, heartbeats and safe decisions are in it.
+    assert {new.label for _, new in pairs} == set(tiny.LABELS)
+    assert any(new.reason == "camera stale" for _, new in pairs)
+    assert any(new.taken_ns == new.captured_ns for _, new in pairs)
+    assert [new.seq for _, new in pairs] == list(range(len(pairs)))
+
+
+@given(st.integers(0, 2**48), st.integers(0, 2**48))
+def test_the_time_that_ages_were_taken_at_is_known_exactly(captured_ns: int, queue_ns: int) -> None:
+    queue = msgspec.json.decode(msgspec.json.encode(queue_ns / 1e6), type=float)
+    assert captured_ns + round(queue * 1e6) == captured_ns + queue_ns
+
+
+def test_hysteresis_and_a_failing_engine_replay_too(tmp_path: Path) -> None:
+    policies: Mapping[str, tuple[float, object]] = {
+        "held": (1.0, tiny.DecisionPolicy("stop", hold=3, heartbeat_ms=200)),
+        "broken": (float("nan"), tiny.DecisionPolicy("stop", heartbeat_ms=200)),
+    }
+    for name, (scale, policy) in policies.items():
+        bundle = tiny.write_bundle(tmp_path / name, scale=scale, policy=policy)  # type: ignore[arg-type]
+        path = tmp_path / f"{name}.mcap"
+        configuration = msgspec.structs.replace(tiny_config(bundle), record=RecordConfig(str(path)))
+        with driving(configuration) as (_, vehicle):
+            drive(vehicle, 12)
+        pairs = replayed(path, open_bundle(bundle, allow_unsigned=True))
+        assert len(pairs) > 12 and all(old == new for old, new in pairs)
+
+
+def test_after_a_reload_the_memory_starts_afresh(tmp_path: Path, tiny_bundle_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    first = msgspec.structs.replace(tiny_config(tiny_bundle_path), record=RecordConfig(str(path)))
+    with driving(first) as (runtime, vehicle):
+        vehicle.answer(240, "f1")
+        vehicle.text("stop")
+        vehicle.answer(240, "f2")
+        fixed = ZmqSource(runtime.input_endpoints[0])
+        runtime.reload(lambda: msgspec.structs.replace(first, source=(fixed,), record=None))  # refused
+        vehicle.answer(240, "f3")
+        runtime.reload(lambda: msgspec.structs.replace(first, source=(fixed,)))
+        while vehicle.decisions[-1].reason != "camera missing":
+            vehicle.read()
+        assert not vehicle.answer(240, "f4").inputs["text"].present
+    assert sum(isinstance(event, Session) for event in Recording(path).events()) == 2
+    assert all(old == new for old, new in replayed(path, open_bundle(tiny_bundle_path, allow_unsigned=True)))
+
+
+def test_a_recording_played_live_is_recorded_again_and_replays(
+    recorded: Recorded,  # noqa: F811
+    tmp_path: Path,
+    tiny_bundle: Bundle,
+) -> None:
+    path = tmp_path / "again.mcap"
+    base = tiny_config(tiny_bundle.path, RecordingSource(str(recorded[0]), speed=0.5), stop_at_end=True)
+    runtime = Runtime(msgspec.structs.replace(base, record=RecordConfig(str(path))))
+    with running(runtime):
+        runtime_ended(runtime)
+    pairs = replayed(path, tiny_bundle)
+    assert len(pairs) >= 3 and all(old == new for old, new in pairs)
+    frames = [event.encoded for event in Recording(path).events() if hasattr(event, "encoded")]
+    original = [event.encoded for event in Recording(recorded[0]).events() if hasattr(event, "encoded")]
+    assert set(frames) <= set(original) and None not in frames
+
+
+def runtime_ended(runtime: Runtime) -> None:
+    from edge_runtime import Subscriber
+
+    with Subscriber(runtime.decisions_endpoint) as subscriber:
+        while subscriber.status is None or subscriber.status.state != "stopped":
+            assert subscriber.receive(WAIT_S) is not None
+
+
+def test_the_command_checks_writes_and_compares(recorded: Recorded, tmp_path: Path) -> None:  # noqa: F811
+    path, _ = recorded
+    lines = tmp_path / "decisions.jsonl"
+    wide = os.environ | {"COLUMNS": "160"}
+    assert command("replay", path).returncode == EXIT_USER  # the bundle is not signed
+    same = command("replay", path, "--allow-unsigned", "--check", "--out", lines, env=wide)
+    assert same.returncode == 0, same.stderr
+    answers = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert f"{len(answers)} identical, 0 changed" in same.stderr
+
+    weaker = tiny.write_bundle(tmp_path / "weaker", scale=0.5, version="2.0.0")
+    other = command("replay", path, "--bundle", weaker, "--allow-unsigned", env=wide)
+    assert other.returncode == 0
+    assert "recorded with tiny 1.0.0, another bundle" in other.stderr and "labels agree in" in other.stderr
+    swapped = tiny.write_bundle(tmp_path / "swapped", scale=-1.0)
+    refused = command("replay", path, "--bundle", swapped, "--allow-unsigned", "--check", env=wide)
+    assert refused.returncode == EXIT_GATE
+    assert "labels that changed" in refused.stderr
+    assert "decision 0: " in refused.stderr and "another than the recorded one" in refused.stderr
+
+
+def test_a_changed_recording_fails_the_check(recorded: Recorded, tiny_bundle: Bundle) -> None:  # noqa: F811
+    """The comparison can fail: one bit of one probability is a difference, and named."""
+    old, new = replayed(recorded[0], tiny_bundle)[0]
+    label = next(iter(new.probabilities))
+    nudged = new.probabilities | {label: new.probabilities[label] * (1 + 2**-52)}
+    assert old.differences(msgspec.structs.replace(new, probabilities=nudged)) == ["probabilities"]
+
+
+CONFIG = """
+name = "svc"
+bundle = "{bundle}"
+allow_unsigned = true
+stop_at_end = true
+[publish]
+bind = "ipc://{folder}/out"
+[[source]]
+kind = "{kind}"
+bind = "ipc://{folder}/in"
+{more}
+"""
+
+
+def test_record_ends_cleanly_on_a_signal_or_in_time_and_overwrites_nothing(
+    tmp_path: Path, tiny_bundle_path: Path
+) -> None:
+    config, path = tmp_path / "svc.toml", tmp_path / "drive.mcap"
+    config.write_text(CONFIG.format(bundle=tiny_bundle_path, folder=tmp_path, kind="zmq", more=""))
+    line = [sys.executable, "-m", "edge_runtime", "record", str(config), "-o", str(path)]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        while "decisions at" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    recording = Recording(path)
+    assert sum(isinstance(event, DecisionMessage) for event in recording.events()) >= 1 and not recording.cut
+    again = command("record", config, "-o", path, "--seconds", "0.3")
+    assert (again.returncode, "is there already" in again.stderr) == (EXIT_USER, True)
+    timed = command("record", config, "-o", tmp_path / "timed.mcap", "--seconds", "0.3")
+    assert timed.returncode == 0, timed.stderr
+    assert not Recording(tmp_path / "timed.mcap").cut
+
+
+def test_a_drive_through_the_built_in_world_replays_bit_for_bit(tmp_path: Path) -> None:
+    config, path = tmp_path / "car.toml", tmp_path / "drive.mcap"
+    text = CONFIG.format(bundle="shipped:vehicle", folder=tmp_path, kind="world", more="seed = 3\nduration_s = 2.0\n")
+    config.write_text(text + f'[record]\npath = "{path}"\n[engine]\nbackend = "onnxruntime"\n')
+    run = command("run", config)
+    assert run.returncode == 0, run.stderr
+    checked = command("replay", path, "--allow-unsigned", "--check")
+    assert checked.returncode == 0, checked.stderr
+    decisions = [event for event in Recording(path).events() if isinstance(event, DecisionMessage)]
+    assert sum(one.source == "model" for one in decisions) > 10
