@@ -49,10 +49,10 @@ class LayoutModule(Protocol):
 
 LAYOUTS = {
     "home": "build_engines.home_data",
-    "images": "build_engines.images_data",
     "ner": "build_engines.ner_data",
     "world": "build_engines.world_data",
     "samples": "build_engines.samples_data",
+    "images": "build_engines.images_data",
 }
 """Name in a recipe (or `--layout`) to the module that reads it; where two have the same marker, the first is meant."""
 RECIPE_FILE = "report/recipe.json"
