@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from build_engines.evaluation.commands import degrade_command
+from build_engines.evaluation.commands import compare_command, degrade_command
 from edge_runtime.cli import run_command as run_and_exit
 from edge_runtime.errors import UserError
 
@@ -152,6 +152,7 @@ def evaluate_command(
         ) from None
 
 
+cli.add_command(compare_command)
 cli.add_command(degrade_command)
 
 

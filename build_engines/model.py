@@ -5,6 +5,8 @@ Shapes: P fused pairs, n modalities (each camera, text, sensors), d features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,12 @@ class Fusion(nn.Module):
     Where a modality is absent its features are replaced by a learned token, whatever was fed.
     """
 
-    def __init__(self, recipe: FusionRecipe, modalities: int, features: int, labels: int) -> None:
+    fixed: Tensor
+
+    def __init__(
+        self, recipe: FusionRecipe, modalities: int, features: int, labels: int, weights: Sequence[float] = ()
+    ) -> None:
+        """`weights` fixes what kind `weighted` would else learn: one per modality, not negative."""
         super().__init__()
         self.kind = recipe.kind
         width = recipe.width
@@ -29,7 +36,8 @@ class Fusion(nn.Module):
         if recipe.kind == "concat":
             hidden = joint + modalities
         elif recipe.kind == "weighted":
-            self.alpha = nn.Parameter(torch.zeros(modalities))
+            self.alpha = None if weights else nn.Parameter(torch.zeros(modalities))
+            self.register_buffer("fixed", torch.tensor(weights, dtype=torch.float32), persistent=False)
             self.projections = nn.ModuleList([nn.Linear(features, width) for _ in range(modalities)])
             hidden = width
         elif recipe.kind == "gated":
@@ -67,12 +75,20 @@ class Fusion(nn.Module):
         assert isinstance(last, nn.Linear)
         last.bias.add_(offsets)
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """What kind `weighted` multiplies each modality with where all are present; they sum to 1. Others: empty."""
+        if self.kind != "weighted":
+            return ()
+        raw = self.fixed if self.alpha is None else self.alpha.detach().exp()
+        return tuple((raw / raw.sum()).tolist())
+
     def _projected(self, features: Tensor) -> Tensor:
         return torch.stack([layer(features[:, i]) for i, layer in enumerate(self.projections)], dim=1)
 
     def _weighted(self, features: Tensor, presence: Tensor) -> Tensor:
         """alpha V + beta T + ..., the weights positive and summing to 1 over the modalities that are present."""
-        weights = self.alpha.exp() * presence
+        weights = (self.fixed if self.alpha is None else self.alpha.exp()) * presence
         weights = weights / (weights.sum(1, keepdim=True) + 1e-6)
         return (weights.unsqueeze(-1) * torch.tanh(self._projected(features))).sum(1)
 
@@ -118,7 +134,8 @@ class FusedModel(nn.Module):
         if recipe.head == "tagging":
             self.fusion = Tagger(model.fusion, model.features, len(recipe.labels))
         else:
-            self.fusion = Fusion(model.fusion, len(self.modalities), model.features, len(recipe.labels))
+            fixed = tuple(model.fusion.weights[name] for name in self.modalities) if model.fusion.weights else ()
+            self.fusion = Fusion(model.fusion, len(self.modalities), model.features, len(recipe.labels), fixed)
 
 
 def _encoders(

@@ -84,6 +84,9 @@ class FusionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     width: Count = 128
     heads: Count = 4
     dropout: Fraction = 0.1
+    weights: dict[str, NotNegative] = {}
+    """For kind `weighted`: stream to its weight, fixed instead of learned; `build-engines compare` chooses them by
+    cross-validation."""
 
 
 class ModelRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -199,6 +202,14 @@ class WordsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Chance that half of an entity's letters and digits become others of their kind: a name never seen before."""
     case: Fraction = 0.0
     """Chance that a sentence loses its capitals; a fifth of it that it is all capitals."""
+    capitals: Fraction = 0.0
+    """Chance that an outside word gets a capital: not every capital begins a name."""
+    common: Fraction = 0.0
+    """Chance that an outside word becomes another common word (Faker's), half of them with a capital."""
+    known: dict[str, Literal["person", "place"]] = {}
+    """Entity type to the list of common names (Faker's) that may stand in for its entities."""
+    known_share: Fraction = 0.5
+    """Part of the replacements for these types that come from the list; the rest from the training data."""
 
 
 class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -500,9 +511,15 @@ def check(recipe: Recipe) -> str | None:
         return "all cameras of model.vision must have the same width and height"
     encoders = {"vision": model.vision, "text": model.text, "sensors": model.sensors}
     stages = (*(name for name, encoder in encoders.items() if encoder), "fusion")
-    if problem := _check_tagging(recipe):
-        return problem
-    return check_common(recipe) or _unknown_stages(recipe, stages)
+    return _check_weights(recipe) or _check_tagging(recipe) or check_common(recipe) or _unknown_stages(recipe, stages)
+
+
+def _check_weights(recipe: Recipe) -> str | None:
+    fusion, weights = recipe.model.fusion, recipe.model.fusion.weights
+    if weights and (fusion.kind != "weighted" or set(weights) != set(recipe.modalities) or not sum(weights.values())):
+        names = ", ".join(recipe.modalities)
+        return f"model.fusion.weights is for kind = 'weighted' and needs a weight for each of {names}, not all 0"
+    return None
 
 
 def _check_tagging(recipe: Recipe) -> str | None:

@@ -64,3 +64,33 @@ def degrade_command(
         write_files(report, files)
     if not found.passed:
         raise GateRefused("degrade: " + "; ".join(found.verdicts))
+
+
+@click.command("compare")
+@click.argument("recipe_file", metavar="RECIPE", type=_PATH)
+@click.option("--data", type=_PATH, default=None, help="Data folder instead of the recipe's.")
+@click.option("--work", type=_PATH, default=Path("build"), show_default=True, help="Where builds leave their models.")
+@click.option("--epochs", type=click.IntRange(1), default=None, help="Shorten (or lengthen) every training to this.")
+@click.option("--shared-encoders", is_flag=True, help="Fit heads on the recipe's own encoders: quick.")
+@click.option("--report", type=_PATH, default=None, help="Write here instead of WORK/NAME/compare.")
+def compare_command(
+    recipe_file: Path, data: Path | None, work: Path, epochs: int | None, shared_encoders: bool, report: Path | None
+) -> None:
+    """Does fusion help? RECIPE's modalities alone, every fusion and classical methods on the same split."""
+    from build_engines.evaluation.compare import compare
+    from build_engines.evaluation.run import write_files
+    from build_engines.line import provide_data
+    from build_engines.recipe import load_recipe
+    from build_engines.stages import make_job
+
+    recipe, digest = load_recipe(recipe_file)
+    console = Console()
+    job = make_job(recipe, digest, data, work, work, console)
+    provide_data(job)
+    found = compare(job, shared_encoders, epochs)
+    console.print(found.table())
+    for line in found.lines():
+        console.print(f"- {line}", highlight=False, soft_wrap=True)
+    folder = report or job.work / "compare"
+    write_files(folder, found.files())
+    console.print(f"compare: {folder / 'compare.md'}", highlight=False, soft_wrap=True)
