@@ -9,6 +9,7 @@ from functools import partial
 import msgspec
 
 from build_engines import evaluate as ev
+from build_engines import tagging
 from build_engines.compile import ENGINES
 from build_engines.datasets import layout_of_recipe
 from build_engines.evaluate import Evaluation
@@ -84,7 +85,7 @@ def write_candidate(
         "plan_f1_macro": best.decisions_macro_f1,
         "plan_model_f1_macro": best.macro_f1.value,
         "plan_model_f1_macro_difference": best.difference.value,
-    }
+    } | tagging.figures(exact.predictions)
     candidate = write_bundle(
         job.work / "candidate",
         msgspec.structs.replace(

@@ -88,11 +88,11 @@ def plot(covered: Coverage) -> bytes:
     height = 2.0 + 0.32 * max(len(labels), len(conditions), 6)
     figure = Figure(figsize=(14, height), layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subplots(1, 3, width_ratios=(3, 2, 2.5))
-    for axes, title, names, key in (
-        (left, "label", labels, _label),
-        (middle, "condition", conditions, _condition),
-    ):
+    bars: list[tuple[str, list[str], Callable[[Signature], str]]] = [("label", labels, _label)]
+    if len(conditions) > 1:
+        bars.append(("condition", conditions, _condition))
+    *plots, right = figure.subplots(1, len(bars) + 1, width_ratios=(3, 2, 2.5) if len(bars) > 1 else (3, 2))
+    for axes, (title, names, key) in zip(plots, bars, strict=True):
         shown = {name: part for name, part in covered.parts.items() if name != "distinct"}
         for index, (name, part) in enumerate(shown.items()):
             counts = Counter(key(one) for one in part)
@@ -102,7 +102,7 @@ def plot(covered: Coverage) -> bytes:
         axes.set(title=f"Share of each {title}", xlabel="%")
         axes.set_yticks(np.arange(len(names)), names)
         axes.invert_yaxis()
-    left.legend(loc="lower right")
+    plots[0].legend(loc="lower right")
     table = np.full((len(labels), len(covered.streams)), np.nan)
     for row, label in enumerate(labels):
         some = [one for one in covered.chosen if one.label == label]

@@ -50,11 +50,11 @@ class LayoutModule(Protocol):
 LAYOUTS = {
     "home": "build_engines.home_data",
     "ner": "build_engines.ner_data",
-    "world": "build_engines.world_data",
     "samples": "build_engines.samples_data",
+    "world": "build_engines.world_data",
     "images": "build_engines.images_data",
 }
-"""Name in a recipe (or `--layout`) to the module that reads it; where two have the same marker, the first is meant."""
+"""Name in a recipe (or `--layout`) to the module that reads it; where several markers fit, the first is meant."""
 RECIPE_FILE = "report/recipe.json"
 """In a bundle: the recipe it was built from, as it was understood."""
 
@@ -135,6 +135,7 @@ def recipe_json(recipe: AnyRecipe) -> bytes:
     """`recipe` as it was understood, without where things lie on this machine: what `report/recipe.json` holds."""
     found: dict[str, Any] = msgspec.to_builtins(recipe)
     found["data"] = ""
+    found["calibrate"]["recordings"] = [Path(file).name for file in recipe.calibrate.recordings]
     for stage in found.get("onnx", {}).get("stages", ()):
         stage["file"] = Path(stage["file"]).name
     if tokenizer := found.get("onnx", {}).get("tokenizer"):

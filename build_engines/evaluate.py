@@ -115,7 +115,7 @@ def evaluate(
         raise UserError("evaluate: the split holds no labelled moment")
     if head.kind == "tagging":
         scores = score(*tagging.token_pairs(predictions, head.labels[0]), head.labels)
-        return Evaluation(scores, predictions, refused, scores)
+        return Evaluation(scores, predictions, refused, scores, timings)
     truth = [one.truth for one in predictions]
     scores = score(truth, [one.label for one in predictions], head.labels)
     return Evaluation(
@@ -186,8 +186,6 @@ def as_markdown(bundle: Bundle, split: str, result: Evaluation, ablation: Sequen
     """The evaluation for people: report/evaluation.md."""
     manifest = bundle.manifest
     text = markdown(result.scores, f"{manifest.name} {manifest.version} on {split}", ablation)
-    if manifest.head.kind == "tagging":
-        text += tagging.markdown(tagging.report_of(result.predictions, manifest.head.labels[0]))
     return text.encode()
 
 

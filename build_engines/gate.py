@@ -111,7 +111,7 @@ def disagreements(found: Mapping[str, Agreement], gate: GateRecipe) -> list[str]
 
 def refuse_poor_reference(found: Evaluation, labels: Sequence[str], gate: GateRecipe) -> None:
     """FP32 itself must be worth comparing with: better than always saying the commonest label, and at its floors."""
-    truth, _ = judged_pairs(found.predictions, labels)
+    truth, _ = judged_pairs(found.predictions)
     commonest = max(truth.count(label) for label in set(truth)) / len(truth)
     swapped = _swapped(found, labels)
     if found.model.accuracy <= commonest:

@@ -83,7 +83,7 @@ def judge_candidate(job: Job, bundle: Bundle) -> None:
             if chosen.passed
             else "the reduced precision loses too much"
         )
-        raise GateRefused(f"evaluate: {what}:\n{lines}")
+        raise GateRefused(f"evaluate: {what}:\n{lines}{'' if chosen.passed else _blame(found, plan)}")
 
 
 def _settle(
@@ -93,7 +93,7 @@ def _settle(
     plan = dict(found.plan)
     chosen = judge.add("plan", plan)
     while not chosen.passed and job.recipe.gate.fallback and set(plan.values()) != {"fp32"}:
-        worst = max((name for name in plan if plan[name] != "fp32"), key=lambda name: _cost(found, name, plan[name]))
+        worst = _costliest(found, plan)
         plan = plan | {worst: LOWER[plan[worst]] if LOWER[plan[worst]] in _files_of(manifest, worst) else "fp32"}
         notes.append(f"gate: {chosen.failures[0]}; {worst} falls back to {plan[worst]}")
         chosen = judge.add("plan", plan)
@@ -114,6 +114,23 @@ def _files_of(manifest: Manifest, stage: str) -> Mapping[str, str]:
 
 def _nearest(precision: str, files: Mapping[str, str]) -> str:
     return precision if precision in files else "fp16" if "fp16" in files else "fp32"
+
+
+def _costliest(found: Sensitivity, plan: Mapping[str, str]) -> str:
+    """The reduced stage of `plan` that costs most by the sensitivity table."""
+    return max((name for name in plan if plan[name] != "fp32"), key=lambda name: _cost(found, name, plan[name]))
+
+
+def _blame(found: Sensitivity, plan: Mapping[str, str]) -> str:
+    """In words, which stage of a refused plan to look at."""
+    if set(plan.values()) == {"fp32"}:
+        return ""
+    worst = _costliest(found, plan)
+    loss, error = _cost(found, worst, plan[worst])
+    return (
+        f"\n  {worst} in {plan[worst]} costs most: {loss:.4f} of macro-F1 by itself, logits {error:.1%} off; "
+        "take it out of quantise.stages, or let gate.fallback give its precision back"
+    )
 
 
 def _cost(found: Sensitivity, stage: str, precision: str) -> tuple[float, float]:
@@ -196,7 +213,7 @@ class Judge:
             found = ev.evaluate(pipeline, evaluation_moments(self._job, self._bundle))
         finally:
             pipeline.close()
-        truth, answers = judged_pairs(found.predictions, self._bundle.manifest.head.labels)
+        truth, answers = judged_pairs(found.predictions)
         return _Run(found, tuple(truth), tuple(answers), tuple(pipeline.logits))
 
     def _bytes(self, plan: Mapping[str, str]) -> int:

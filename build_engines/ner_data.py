@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from build_engines.common_names import CommonNames
 from build_engines.datasets import NO_WORD, Batch, Ints, Prepared, read_file, read_json_lines
 from build_engines.ner_augment import SentenceAugmenter, Tagged
-from build_engines.recipe import Recipe
+from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from build_engines.tokenizer import SamplingEncoder, train_tokenizer
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.decide import iob2
@@ -30,6 +31,8 @@ from edge_runtime.streams import StreamSpec, TextStream
 MARKER = "*.conll"
 AT_NS = 1_000_000_000
 OUTSIDE = "O"
+NAMES_REPEATED = 4
+"""How often the tokenizer sees each common name, so that the short ones become pieces of their own."""
 HELD_OUT = 5
 """Of a single file, every sentence of this number is evaluated."""
 NAMES = {"train": ("eng.train",), "val": ("valid", "dev", "testa", "eng.testa"), "test": ("testb", "eng.testb")}
@@ -131,8 +134,11 @@ def text_stream(streams: Mapping[str, StreamSpec]) -> tuple[str, TextStream]:
     raise UserError(f"the ner layout needs a text stream; there are {', '.join(streams)}")
 
 
-def read(data: Path, split: str, streams: Mapping[str, StreamSpec]) -> Iterator[LabelledSet]:
-    """Every sentence of `split` as a group of its own."""
+def read(
+    data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
+) -> Iterator[LabelledSet]:
+    """Every sentence of `split` as a group of its own. The fields need no saying: `dataset` is not looked at."""
+    del dataset
     name, _ = text_stream(streams)
     for one in sentences(data, split):
         message = RawMessage(name, AT_NS, text=" ".join(one.words))
@@ -144,7 +150,10 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     del work  # small enough to need no cache
     train, val = sentences(data, "train"), sentences(data, recipe.evaluate_split)
     _, spec = text_stream(recipe.streams)
-    model = train_tokenizer(recipe.tokenizer, [word for one in train for word in one.words])
+    words = [word for one in train for word in one.words]
+    if recipe.train.words.known:
+        words += CommonNames().words() * NAMES_REPEATED
+    model = train_tokenizer(recipe.tokenizer, words)
     source = SentenceSource(recipe, spec, model, train)
     digest = hashlib.sha256(read_file(split_file(data, "train"))).hexdigest()
     return Prepared(dict(recipe.streams), model, source, _val_batches(recipe, spec, Tokenizer(model), val), digest)

@@ -140,6 +140,8 @@ class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Channel to the number that stands for each word of it."""
     aux: dict[str, str] = {}
     """Auxiliary label of a modality to its field; its classes are the training split's values, in order."""
+    bins: dict[str, tuple[float, ...]] = {}
+    """Auxiliary label whose field is a number to the edges of its classes, which are then called `0`, `1`, ..."""
 
     exclude: tuple[str, ...] = ()
     """Ids of rows that are left out of every split, e.g. ones that the data holds a second time."""
@@ -200,6 +202,14 @@ class WordsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Chance that half of an entity's letters and digits become others of their kind: a name never seen before."""
     case: Fraction = 0.0
     """Chance that a sentence loses its capitals; a fifth of it that it is all capitals."""
+    capitals: Fraction = 0.0
+    """Chance that an outside word gets a capital: not every capital begins a name."""
+    common: Fraction = 0.0
+    """Chance that an outside word becomes another common word (Faker's), half of them with a capital."""
+    known: dict[str, Literal["person", "place"]] = {}
+    """Entity type to the list of common names (Faker's) that may stand in for its entities."""
+    known_share: Fraction = 0.5
+    """Part of the replacements for these types that come from the list; the rest from the training data."""
 
 
 class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -212,6 +222,8 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     label_smoothing: Fraction = 0.05
     class_balance: Annotated[float, Meta(ge=0, le=1)] = 0.5
     """Weight of a class = (mean count / its count) ** this."""
+    offsets: bool = False
+    """Move a softmax head's logits, by a constant per label, to where macro-F1 on the evaluated split is best."""
     modality_dropout: dict[str, Fraction] = {}
     """Stream to the chance of being absent in a training pair."""
     aux_weight: NotNegative = 1.0
@@ -493,11 +505,8 @@ def check(recipe: Recipe) -> str | None:
             return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
     if model.vision and (problem := _check_vision(model.vision)):
         return problem
-    augment = recipe.train.augment
-    if augment.mixup + augment.cutmix > 1:
-        return f"train.augment.mixup and cutmix add up to {augment.mixup + augment.cutmix:g}; at most 1"
-    if augment.mixup + augment.cutmix and (not model.vision or len(recipe.modalities) > 1):
-        return "train.augment.mixup and cutmix mix pictures with their labels; they are for models of one camera alone"
+    if problem := _check_train(recipe):
+        return problem
     if len({_size(recipe.streams[name]) for name in (model.vision.streams if model.vision else ())}) > 1:
         return "all cameras of model.vision must have the same width and height"
     encoders = {"vision": model.vision, "text": model.text, "sensors": model.sensors}
@@ -535,6 +544,18 @@ def _check_vision(vision: VisionRecipe) -> str | None:
         return (
             f"model.vision.blocks has {len(vision.blocks)} numbers; widths needs {stages}, one for each but the first"
         )
+    return None
+
+
+def _check_train(recipe: Recipe) -> str | None:
+    model = recipe.model
+    if recipe.train.offsets and recipe.head != "softmax":
+        return f"train.offsets is for a softmax head; the head is {recipe.head!r}"
+    augment = recipe.train.augment
+    if augment.mixup + augment.cutmix > 1:
+        return f"train.augment.mixup and cutmix add up to {augment.mixup + augment.cutmix:g}; at most 1"
+    if augment.mixup + augment.cutmix and (not model.vision or len(recipe.modalities) > 1):
+        return "train.augment.mixup and cutmix mix pictures with their labels; they are for models of one camera alone"
     return None
 
 

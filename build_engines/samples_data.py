@@ -7,6 +7,7 @@ fields mean. What is null, empty or not there never arrives, as on a device.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -126,10 +127,14 @@ class _Reader:
             raise UserError(f"{self._where}: {row['id']}: {path} holds several values; one is wanted")
         return found
 
-    def aux(self, row: Row, path: str) -> str | None:
-        """The value of an auxiliary label, or None."""
-        found = self._field(row, path)
-        return None if found is None else _word(found)
+    def aux(self, row: Row, name: str) -> str | None:
+        """The class of an auxiliary label, or None where the row has none."""
+        found = self._field(row, path := self._dataset.aux[name])
+        if found is None or name not in self._dataset.bins:
+            return None if found is None else _word(found)
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise UserError(f"{self._where}: {row['id']}: {path} is {found!r}; dataset.bins.{name} needs numbers")
+        return str(bisect_right(self._dataset.bins[name], found))
 
     def cluster(self, row: Row) -> str:
         return " ".join(_word(self._field(row, field)) for field in self._dataset.groups)
@@ -210,7 +215,7 @@ def _aux_classes(recipe: Recipe, rows: list[Row], reader: _Reader) -> dict[str, 
                 raise UserError(
                     f"recipe {recipe.name}: the auxiliary label {name!r} has no field; add it to dataset.aux"
                 )
-            values = (reader.aux(row, recipe.dataset.aux[name]) for row in rows)
+            values = (reader.aux(row, name) for row in rows)
             found[name] = tuple(sorted({value for value in values if value is not None}))
             if len(found[name]) != size:
                 raise UserError(
@@ -225,6 +230,6 @@ def _aux(recipe: Recipe, classes: Mapping[str, tuple[str, ...]], rows: list[Row]
     found = {}
     for name, known in classes.items():
         numbers = {value: index for index, value in enumerate(known)}
-        values = (reader.aux(row, recipe.dataset.aux[name]) for row in rows)
+        values = (reader.aux(row, name) for row in rows)
         found[name] = np.array([numbers.get(value, NO_CLASS) if value else NO_CLASS for value in values], np.int64)
     return found

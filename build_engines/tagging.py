@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from build_engines.evaluate import Prediction
 
 
+OUTSIDE = "O"
+"""The tag of a word that belongs to no entity; the first label of a tagging head."""
+
+
 class TagReport(Struct, frozen=True):
     """Scores of tagged sentences. Averages over tags are those of scikit-learn's classification report."""
 
@@ -35,12 +39,12 @@ class TagReport(Struct, frozen=True):
     sentences: int
 
 
-def fitted(tags: Sequence[str], words: int, outside: str) -> tuple[str, ...]:
+def fitted(tags: Sequence[str], words: int, outside: str = OUTSIDE) -> tuple[str, ...]:
     """`tags` with exactly one for each of `words`: a word without an answer counts as outside."""
     return (*tags[:words], *[outside] * (words - len(tags)))
 
 
-def token_pairs(predictions: Iterable[Prediction], outside: str) -> tuple[list[str], list[str]]:
+def token_pairs(predictions: Iterable[Prediction], outside: str = OUTSIDE) -> tuple[list[str], list[str]]:
     """The right and the given tag of every word of all sentences."""
     truth: list[str] = []
     answers: list[str] = []
@@ -50,11 +54,25 @@ def token_pairs(predictions: Iterable[Prediction], outside: str) -> tuple[list[s
     return truth, answers
 
 
-def judged_pairs(predictions: Sequence[Prediction], labels: Sequence[str]) -> tuple[list[str], list[str]]:
+def judged_pairs(predictions: Sequence[Prediction]) -> tuple[list[str], list[str]]:
     """What the gate compares: the right and the model's own answer of every moment, of a tagging head of every word."""
-    if any(one.head == "tagging" for one in predictions):
-        return token_pairs(predictions, labels[0])
+    if is_tagging(predictions):
+        return token_pairs(predictions)
     return [one.truth for one in predictions], [one.answer for one in predictions]
+
+
+def judged_groups(predictions: Iterable[Prediction]) -> list[str]:
+    """For each of the `judged_pairs`, what it belongs to: the words of a sentence are not independent."""
+    return [
+        one.cluster or one.group
+        for one in predictions
+        for _ in range(len(one.truth_tags) if one.head == "tagging" else 1)
+    ]
+
+
+def is_tagging(predictions: Iterable[Prediction]) -> bool:
+    """Whether a tagging head decided."""
+    return any(one.head == "tagging" for one in predictions)
 
 
 def token_rows(
@@ -66,7 +84,7 @@ def token_rows(
     return truth, np.concatenate(rows)
 
 
-def report(truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], outside: str = "O") -> TagReport:
+def report(truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], outside: str = OUTSIDE) -> TagReport:
     """Scores of `answers` against `truth`: a sentence's tags each, of equal length."""
     from seqeval.metrics import classification_report
 
@@ -111,7 +129,7 @@ def report(truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], out
     )
 
 
-def report_of(predictions: Sequence[Prediction], outside: str) -> TagReport:
+def report_of(predictions: Sequence[Prediction], outside: str = OUTSIDE) -> TagReport:
     """The report of a tagging bundle's decisions."""
     truth = [one.truth_tags for one in predictions]
     return report(truth, [fitted(one.tags, len(one.truth_tags), outside) for one in predictions], outside)
@@ -149,13 +167,28 @@ def tables(found: TagReport, title: str) -> list[Table]:
     return made
 
 
-def markdown(found: TagReport) -> str:
-    """The same as Markdown."""
-    lines = ["", "## Tags", "", f"{found.micro.support} words in {found.sentences} sentences."]
-    for name, rows in _sections(found):
-        lines += ["", f"| {name} | precision | recall | f1-score | support |", "| --- | ---: | ---: | ---: | ---: |"]
-        lines += [f"| {label} | {' | '.join(_cells(one))} |" for label, one in rows]
-    return "\n".join(lines) + "\n"
+def cells(found: TagReport) -> list[tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]]:
+    """The same as columns and rows of words."""
+    return [
+        ((name, "precision", "recall", "f1-score", "support"), tuple((label, *_cells(one)) for label, one in rows))
+        for name, rows in _sections(found)
+    ]
+
+
+def headline(found: TagReport) -> str:
+    """The report in a line."""
+    return (
+        f"token micro-F1 {found.micro.f1:.4f} (without outside {found.micro_named.f1:.4f}), exact-span entity F1 "
+        f"{found.spans_micro.f1:.4f} over {found.spans_micro.support} entities in {found.sentences} sentences"
+    )
+
+
+def figures(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """What a tagging bundle's manifest says of itself beside the figures of every bundle."""
+    if not is_tagging(predictions):
+        return {}
+    found = report_of(predictions)
+    return {"token_f1_micro": found.micro.f1, "span_f1_micro": found.spans_micro.f1}
 
 
 def _cells(one: ClassScore) -> tuple[str, str, str, str]:

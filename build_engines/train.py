@@ -19,8 +19,8 @@ from torch.nn.functional import cross_entropy
 
 from build_engines.augment import Augmenter, Mix
 from build_engines.datasets import NO_WORD, Batch, Ints, Prepared
-from build_engines.heads import FusedLoss, answers, class_weights, fit_temperature, fit_thresholds
-from build_engines.model import FusedModel
+from build_engines.heads import FusedLoss, answers, class_weights, fit_offsets, fit_temperature, fit_thresholds
+from build_engines.model import FusedModel, Fusion
 from build_engines.recipe import Recipe
 from build_engines.weights import load_weights, save_weights
 from edge_runtime.errors import UserError
@@ -51,6 +51,8 @@ class TrainingRecord(Struct, frozen=True):
     epochs: tuple[EpochRecord, ...]
     thresholds: dict[str, float] = {}
     """Of a sigmoid head's labels, chosen on the validation split."""
+    offsets: dict[str, float] = {}
+    """What was added to a softmax head's logits for its macro-F1 there; it is in the weights."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,15 @@ def train(
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
     logits, labels = predict(kept, prepared.val)
+    offsets: dict[str, float] = {}
+    if plan.offsets:
+        moved = fit_offsets(logits, labels)
+        logits = logits + moved
+        assert isinstance(kept.fusion, Fusion)  # the softmax head's
+        kept.fusion.add_to_logits(moved)
+        after = f1_score(labels.numpy(), answers(recipe.head, logits), average="macro", zero_division=0)
+        console.print(f"logits moved: val F1 {history[-1].val_macro_f1:.3f} -> {after:.3f}")
+        offsets = {name: round(float(value), 4) for name, value in zip(recipe.labels, moved, strict=True)}
     temperature = fit_temperature(logits, labels, recipe.head)
     record = TrainingRecord(
         recipe_sha256=recipe_digest,
@@ -115,6 +126,7 @@ def train(
         streams=prepared.streams,
         epochs=(*(initial.record.epochs if initial is not None else ()), *history),
         thresholds=fit_thresholds(logits, labels, recipe.labels, temperature) if recipe.head == "sigmoid" else {},
+        offsets=offsets,
     )
     return Trained(kept, record)
 

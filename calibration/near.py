@@ -18,9 +18,10 @@ from edge_runtime.messages import Tensor
 
 MAX_BITS = 2
 """Hashes of pictures may differ in this many of their 64 bits: a recompressed or barely moved picture does."""
-MAX_SIGMA = 0.05
-"""Sensor values, in units of their deviation, may differ by this much."""
-_ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
+MAX_SIGMA = 0.25
+"""Sensor values, in units of their deviation, may differ by this much: the noise of a car's sensors while it stands."""
+_ONES = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
+"""Set bits of each 16-bit number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,14 @@ NOTHING = Fingerprint()
 
 
 class _Group:
-    """Fingerprints of one `exact`, ready to be searched: by the mean reading first, which orders them."""
+    """Fingerprints of one `exact`, ready to be searched: in the order of the reading that varies most."""
 
     def __init__(self, prints: Sequence[Fingerprint], places: Sequence[int]) -> None:
         readings = np.frombuffer(b"".join(one.readings for one in prints), np.float32).reshape(len(prints), -1)
-        means = readings.mean(axis=1, dtype=np.float64) if readings.shape[1] else np.zeros(len(prints))
-        order = np.argsort(means, kind="stable")
-        self._means = means[order]
+        self._first = int(readings.std(axis=0).argmax()) if readings.shape[1] else None
+        keys = np.zeros(len(prints), np.float32) if self._first is None else readings[:, self._first]
+        order = np.argsort(keys, kind="stable")
+        self._keys = keys[order]
         self._readings = readings[order]
         self._hashes = np.array([one.hashes for one in prints], np.uint64).reshape(len(prints), -1)[order]
         self._places = np.array(places, np.int64)[order]
@@ -64,13 +66,13 @@ class _Group:
     def near(self, one: Fingerprint) -> NDArray[np.int64]:
         """The places of those near `one`."""
         readings = np.frombuffer(one.readings, np.float32)
-        mean = float(readings.mean(dtype=np.float64)) if readings.size else 0.0
-        # Where all readings are within MAX_SIGMA, so is their mean.
-        low, high = np.searchsorted(self._means, (mean - MAX_SIGMA - 1e-6, mean + MAX_SIGMA + 1e-6))
+        key = 0.0 if self._first is None else float(readings[self._first])
+        # A little more than the limit, which is held below: no rounding may leave one out.
+        low, high = np.searchsorted(self._keys, (key - 1.01 * MAX_SIGMA, key + 1.01 * MAX_SIGMA))
         found = np.arange(low, high)
         for camera, value in enumerate(one.hashes):
             apart = self._hashes[found, camera] ^ np.uint64(value)
-            bits = _ONES[apart.view(np.uint8).reshape(len(found), 8)].sum(axis=1)
+            bits = _ONES[apart.view(np.uint16).reshape(len(found), 4)].sum(axis=1)
             found = found[bits <= MAX_BITS]
         if readings.size and len(found):
             found = found[np.abs(self._readings[found] - readings).max(axis=1) <= MAX_SIGMA]
@@ -89,7 +91,8 @@ def first_of_each(prints: Sequence[Fingerprint], labels: Sequence[str]) -> list[
     """Places of the moments to keep, in order: one is left out if one that was kept before it, of the same label, is
     near it. Moments without pictures and readings are all kept.
 
-    Time: a group's size times what is within reach of each mean; groups are those of the same sentence and label.
+    Time: a group's size times what is within reach of each in the reading that varies most; groups are those of the
+    same sentence and label.
     """
     left_out: set[int] = set()
     for places in _grouped(prints, lambda place: (prints[place].exact, labels[place])).values():

@@ -115,6 +115,10 @@ class RecordConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """MCAP file. An earlier recording is never overwritten: `drive.mcap` becomes `drive-2.mcap`."""
     max_gb: Positive | None = None
     """Stop recording at this size."""
+    jpeg_quality: Annotated[int, Meta(ge=50, le=100)] | None = None
+    """Keep a camera's decoded pictures as JPEG of this quality: large ones at a high rate are too much for lossless
+    PNG. A replay then need not decide the same. Pictures that come as JPEG are kept as they are, always.
+    """
 
 
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -267,7 +267,8 @@ class Runtime:
         from edge_runtime.recording.recorder import Recorder, free_name
 
         settings = self._config.record
-        self._recorder = Recorder(free_name(Path(settings.path)), self._clock, settings.max_gb)
+        path = free_name(Path(settings.path))
+        self._recorder = Recorder(path, self._clock, settings.max_gb, settings.jpeg_quality)
         cleanup.callback(self._recorder.close)
         self._sinks.append(self._recorder)
         self._record_session()

@@ -64,7 +64,10 @@ BAD = {
     "wrong type": (GOOD.replace("allow_unsigned = true", "allow_unsigned = 3"), "allow_unsigned"),
     "out of range": (GOOD + "[engine]\nthreads = 0\n", "threads"),
     "name": (GOOD.replace('"hub"', '"Hub!"'), "name"),
-    "record": (GOOD + '[record]\nfile = "x"\n', r"record: unknown key 'file'; valid keys are max_gb, path"),
+    "record": (
+        GOOD + '[record]\nfile = "x"\n',
+        r"record: unknown key 'file'; valid keys are jpeg_quality, max_gb, path",
+    ),
     "record limit": (GOOD + '[record]\npath = "x"\nmax_gb = 0\n', "max_gb"),
     "not toml": ("name = ", "is not TOML"),
     "open to the network": (GOOD + '[publish]\nbind = "tcp://0.0.0.0:5560"\n', "open to the network"),

@@ -123,7 +123,8 @@ def test_the_command_checks_writes_and_compares(recorded: Recorded, tmp_path: Pa
     lines = tmp_path / "decisions.jsonl"
     wide = os.environ | {"COLUMNS": "160"}
     assert command("replay", path).returncode == EXIT_USER  # the bundle is not signed
-    same = command("replay", path, "--allow-unsigned", "--check", "--out", lines, env=wide)
+    paced = ("--speed", "20", "--backend", "onnxruntime")
+    same = command("replay", path, "--allow-unsigned", "--check", "--out", lines, *paced, env=wide)
     assert same.returncode == 0, same.stderr
     answers = [json.loads(line) for line in lines.read_text().splitlines()]
     assert f"{len(answers)} identical, 0 changed" in same.stderr

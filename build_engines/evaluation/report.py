@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from build_engines import tagging
 from build_engines.evaluate import Evaluation, Prediction, by_condition
 from build_engines.evaluation import figures
 from build_engines.evaluation.binary import Curves, curves
@@ -113,9 +114,9 @@ def analyse(
 def intervals(result: Evaluation, seed: int, count: int = DRAWS) -> Intervals:
     """Bootstrap intervals over groups, decisions and model on the same resamples."""
     predictions = result.predictions
-    drawn = resamples([one.cluster or one.group for one in predictions], count, seed)
-    truth = [one.truth for one in predictions]
-    said, answers = [one.label for one in predictions], [one.answer for one in predictions]
+    drawn = resamples(tagging.judged_groups(predictions), count, seed)
+    truth, answers = tagging.judged_pairs(predictions)
+    said = answers if tagging.is_tagging(predictions) else [one.label for one in predictions]
 
     def shares(given: Sequence[str]) -> np.ndarray:
         right = np.array([a == b for a, b in zip(given, truth, strict=True)], float)
@@ -178,9 +179,13 @@ def headline(bundle: Bundle, result: Evaluation, found: Findings) -> list[str]:
     """The report in a few lines."""
     scores, sure = result.scores, found.intervals
     worst = min((name for name, one in scores.classes.items() if one.support), key=lambda name: scores.classes[name].f1)
+    tags = tagging.is_tagging(result.predictions)
     lines = [
-        f"macro-F1 {words(sure.f1_macro)}, accuracy {words(sure.accuracy)} over {scores.count} decisions",
-        f"the model alone, without the policy: macro-F1 {words(sure.model_f1_macro)}, "
+        f"macro-F1 {words(sure.f1_macro)}, accuracy {words(sure.accuracy)} over {scores.count} "
+        f"{'words' if tags else 'decisions'}",
+        tagging.headline(tagging.report_of(result.predictions))
+        if tags
+        else f"the model alone, without the policy: macro-F1 {words(sure.model_f1_macro)}, "
         f"accuracy {words(sure.model_accuracy)}",
         f"worst label: {worst}, F1 {words(sure.classes[worst])}, {scores.classes[worst].support} cases",
     ]
@@ -221,8 +226,25 @@ def labelled_sections(bundle: Bundle, result: Evaluation, found: Findings) -> li
 
 
 def tagging_sections(bundle: Bundle, result: Evaluation, found: Findings) -> list[Section]:
-    """What there is to say of a tagging head: its label is only the commonest tag, so the figures are by sentence."""
-    return [_classes(result.scores, found.intervals), *_conditions(bundle, result), *_rival(found), _latency(found)]
+    """What there is to say of a tagging head: figures are by word and by entity."""
+    parts = tagging.cells(tagging.report_of(result.predictions, bundle.manifest.head.labels[0]))
+    tables = [
+        Section(title, (text,), Cells(*part))
+        for title, text, part in zip(
+            ("Tags", "Entities"),
+            (tagging.cut_words(result.predictions) + ".", "Found with exactly their words and their type (seqeval)."),
+            parts,
+            strict=True,
+        )
+    ]
+    return [
+        *tables,
+        _classes(result.scores, found.intervals),
+        *_rival(found),
+        *_degradation(found),
+        _latency(found),
+        *_refused(result),
+    ]
 
 
 SECTIONS: dict[str, Callable[[Bundle, Evaluation, Findings], list[Section]]] = {
@@ -383,7 +405,7 @@ def document(bundle: Bundle, split: str, result: Evaluation, found: Findings) ->
             name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro, "count": s.count} for name, s in conditions.items()
         },
         "modalities": ablation,
-    }
+    } | ({"tagging": tagging.report_of(result.predictions)} if tagging.is_tagging(result.predictions) else {})
 
 
 def full_report(

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from build_engines import tagging
 from build_engines.evaluate import Prediction
 from build_engines.intervals import Interval, bootstrap, interval, resamples
 from edge_runtime.errors import UserError
@@ -54,21 +55,29 @@ def against(name: str, this: Sequence[Prediction], rival: Sequence[Prediction], 
     if missing := [one.id for one in this if one.id not in by_id]:
         raise UserError(f"--rival {name}: lacks {len(missing)} of the moments, e.g. {missing[0]!r}; use the same split")
     others = [by_id[one.id] for one in this]
-    truth = [one.truth for one in this]
-    said, other = [one.label for one in this], [one.label for one in others]
-    ours, theirs, p_value = mcnemar(
-        [a == b for a, b in zip(said, truth, strict=True)], [a == b for a, b in zip(other, truth, strict=True)]
-    )
+    if tagging.is_tagging(this):
+        (truth, said), (_, other) = tagging.judged_pairs(this), tagging.judged_pairs(others)
+    else:
+        truth = [one.truth for one in this]
+        said, other = [one.label for one in this], [one.label for one in others]
+    # The test wants independent cases: a sentence is right where all its words are.
+    ours, theirs, p_value = mcnemar([_is_right(one) for one in this], [_is_right(one) for one in others])
     from build_engines.metrics import score
 
     labels = sorted({*truth, *said, *other})
     rivals, own = score(truth, other, labels), score(truth, said, labels)
-    drawn = resamples([one.cluster or one.group for one in this], draws, seed)
+    drawn = resamples(tagging.judged_groups(this), draws, seed)
     apart = bootstrap(truth, said, drawn) - bootstrap(truth, other, drawn)
     return Rivalry(
         name, len(truth), ours, theirs, p_value, rivals.accuracy, rivals.f1_macro,
         interval(own.f1_macro - rivals.f1_macro, apart),
     )  # fmt: skip
+
+
+def _is_right(one: Prediction) -> bool:
+    if one.head == "tagging":
+        return tagging.fitted(one.tags, len(one.truth_tags)) == one.truth_tags
+    return one.label == one.truth
 
 
 def read_predictions(path: Path) -> list[Prediction]:

@@ -19,8 +19,20 @@ if TYPE_CHECKING:
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="MCAP file to write.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="End after this time.")
 @click.option("--max-gb", type=click.FloatRange(min=0, min_open=True), help="Stop recording at this size.")
+@click.option(
+    "--jpeg-quality",
+    type=click.IntRange(50, 100),
+    help="Keep a camera's decoded pictures as JPEG, not losslessly; a replay then need not decide the same.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def record(config_file: Path, out: Path, seconds: float | None, max_gb: float | None, verbose: bool) -> None:
+def record(
+    config_file: Path,
+    out: Path,
+    seconds: float | None,
+    max_gb: float | None,
+    jpeg_quality: int | None,
+    verbose: bool,
+) -> None:
     """Do as `run CONFIG` does, and record it: every message that was admitted, every decision.
 
     The file opens in Foxglove and other MCAP readers; `replay` decides it again. Ends as `run` does. Where the disk is
@@ -34,7 +46,7 @@ def record(config_file: Path, out: Path, seconds: float | None, max_gb: float | 
 
     if out.exists():
         raise ConfigError(f"--out {out}: is there already; choose another name or remove it")
-    recording = RecordConfig(str(out.absolute()), max_gb)
+    recording = RecordConfig(str(out.absolute()), max_gb, jpeg_quality)
 
     def load() -> Config:
         return msgspec.structs.replace(load_config(config_file), record=recording)

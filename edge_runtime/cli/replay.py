@@ -93,6 +93,8 @@ def replay(
             lines.close()
     if recording.cut:
         console.print(f"[yellow]the end of {file} is missing[/]; replayed up to where it was cut off", soft_wrap=True)
+    if session.jpeg_quality is not msgspec.UNSET:
+        console.print(f"[yellow]recorded with jpeg_quality = {session.jpeg_quality}[/]: decisions may differ")
     same = bundle.digest == session.bundle.digest
     _show(console, found, recording, bundle, same)
     if check and found.changed:

@@ -75,8 +75,9 @@ class Recorder:
     recording stops and says so, in the log and in `health`; what was written up to there is whole and replays.
     """
 
-    def __init__(self, path: Path, clock: Clock, max_gb: float | None = None) -> None:
+    def __init__(self, path: Path, clock: Clock, max_gb: float | None = None, jpeg_quality: int | None = None) -> None:
         """Opens a fresh file at `path`. Raises ConfigError if that cannot be."""
+        self._jpeg_quality = jpeg_quality
         self.path = path
         self._clock = clock
         self._max_bytes = None if max_gb is None else int(max_gb * 1e9)
@@ -103,7 +104,7 @@ class Recorder:
         self._streams = dict(streams)
         start = Session(
             FORMAT, config.name, version("edge-runtime"), bundle, config.bundle, config.engine,
-            self._start_ns, self._start_wall_ns,
+            self._start_ns, self._start_wall_ns, msgspec.UNSET if self._jpeg_quality is None else self._jpeg_quality,
         )  # fmt: skip
         self._add(self._clock.now_ns(), start)
 
@@ -187,7 +188,7 @@ class Recorder:
             wall_ns = self._wall_ns(at_ns)
             record: Struct
             if isinstance(what, Frame | Sample | Utterance):
-                topic, record = STREAMS + what.stream, to_record(what, wall_ns)
+                topic, record = STREAMS + what.stream, to_record(what, wall_ns, self._jpeg_quality)
                 self._done_bytes += what.image.nbytes if isinstance(what, Frame) else 0
             else:
                 topic, record = self._topic(what), what

@@ -127,6 +127,7 @@ def write_samples(data: Path, split: str, count: int, seed: int) -> list[dict[st
     for index in range(count):
         ill = bool(rng.random() < 0.35)
         row = row_of(index, split, ill)
+        row["sensors"] = {"spo2_percent": round(float((80 if ill else 95) + rng.normal()), 3), "sex": "MF"[index % 2]}
         (data / str(row["image"])).write_bytes(picture(rng, ill))
         if index % 5 == 1:
             row["image"] = None

@@ -8,6 +8,7 @@ import pytest
 
 import build_engines
 from build_engines.cli import main
+from build_engines.datasets import recipe_json
 from build_engines.recipe import load_recipe
 from edge_runtime.errors import ConfigError
 
@@ -59,3 +60,12 @@ def test_the_command_line_exits_2_with_one_line(
         main()
     assert caught.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_recordings_lie_beside_the_recipe_and_a_bundle_does_not_say_where(recipe_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(recipe_file.read_text().replace("[calibrate]\n", '[calibrate]\nrecordings = ["a/drive.mcap"]\n'))
+    recipe, _ = load_recipe(path)
+    assert recipe.calibrate.recordings == (str(tmp_path / "a" / "drive.mcap"),)
+    written = recipe_json(recipe)
+    assert b'"drive.mcap"' in written and str(tmp_path).encode() not in written

@@ -18,53 +18,64 @@ def _run(*arguments: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def ruined(recipe_file: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build up to the quantise stage, with ranges of the text stage that clip nearly everything away."""
+def everything(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe, but the fusion head may be quantised too."""
+    path = tmp_path_factory.mktemp("everything") / "everything.toml"
+    path.write_text(recipe_file.read_text().replace('["vision", "text"]', '["vision", "text", "fusion"]'))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ruined(everything: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build up to the quantise stage, with ranges of text and fusion that clip nearly everything away."""
     folder = tmp_path_factory.mktemp("ruined")
-    base = (recipe_file, "--data", world, "--out", folder / "out", "--work", folder / "work")
+    base = (everything, "--data", world, "--out", folder / "out", "--work", folder / "work")
     assert _run("run", *base, "--to", "calibrate") == 0
     ranges = folder / "work" / "tiny" / "calibration" / "ranges.json"
     read = json.loads(ranges.read_text())
-    for one in read["stages"]["text"].values():
-        one["thresholds"] = {method: value / 1000 for method, value in one["thresholds"].items()}
+    for stage in ("text", "fusion"):
+        for one in read["stages"][stage].values():
+            one["thresholds"] = {method: value / 1000 for method, value in one["thresholds"].items()}
     ranges.write_text(json.dumps(read))
     assert _run("quantise", *base) == 0
     return folder
 
 
 def test_the_plan_leaves_the_stage_in_half_and_its_int8_does_not_ship(
-    ruined: Path, recipe_file: Path, world: Path
+    ruined: Path, everything: Path, world: Path
 ) -> None:
     plan = json.loads((ruined / "work" / "tiny" / "quantised" / "plan.json").read_text())
-    assert plan["choices"]["text"]["precision"] == "fp16"
-    assert any(reason.startswith("text: INT8 loses too much") for reason in plan["reasons"])
-    base = (recipe_file, "--data", world, "--out", ruined / "out", "--work", ruined / "work")
+    for stage in ("text", "fusion"):
+        assert plan["choices"][stage]["precision"] == "fp16"
+        assert any(reason.startswith(f"{stage}: INT8 loses too much") for reason in plan["reasons"])
+    base = (everything, "--data", world, "--out", ruined / "out", "--work", ruined / "work")
     assert _run("run", *base, "--from", "compile") == 0
     bundle = open_bundle(ruined / "out" / "tiny", [ruined / "out" / "tiny.pem"])
-    assert "int8" not in {
-        p: f for stage in bundle.manifest.stages if stage.name == "text" for p, f in stage.files.items()
-    }
+    precisions = {stage.name: set(stage.files) for stage in bundle.manifest.stages}
+    assert "int8" not in precisions["text"] | precisions["fusion"]
     assert "text: INT8 loses too much" in bundle.read("report/gate.md").decode()
 
 
-def test_forced_it_falls_back_and_says_so_or_ends_with_3(
-    ruined: Path, recipe_file: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("stage", ["text", "fusion"])
+def test_forced_it_falls_back_and_says_so_or_ends_with_3_and_names_it(
+    ruined: Path, everything: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
 ) -> None:
     work = tmp_path / "work"
     shutil.copytree(ruined / "work", work)
     plan = work / "tiny" / "quantised" / "plan.json"
     read = json.loads(plan.read_text())
-    read["choices"]["text"] = {"precision": "int8", "method": "minmax"}
+    read["choices"][stage] = {"precision": "int8", "method": "minmax"}
     plan.write_text(json.dumps(read))
     rigid = tmp_path / "rigid.toml"
-    rigid.write_text(recipe_file.read_text().replace("min_gain = 0.01", "min_gain = 0.01\nfallback = false"))
+    rigid.write_text(everything.read_text().replace("min_gain = 0.01", "min_gain = 0.01\nfallback = false"))
     base = ("--data", world, "--out", tmp_path / "out", "--work", work, "--from", "compile")
     assert _run("run", rigid, *base) == 3
     said = capsys.readouterr().err
     assert "the reduced precision loses too much" in said
     assert "macro-F1" in said
+    assert f"{stage} in int8 costs most" in said
     assert not (tmp_path / "out").exists()
-    assert _run("run", recipe_file, *base) == 0
+    assert _run("run", everything, *base) == 0
     bundle = open_bundle(tmp_path / "out" / "tiny", allow_unsigned=True)
-    assert bundle.manifest.precision["tensorrt"]["text"] == "fp16"
-    assert "text falls back to fp16" in bundle.read("report/gate.md").decode()
+    assert bundle.manifest.precision["tensorrt"][stage] == "fp16"
+    assert f"{stage} falls back to fp16" in bundle.read("report/gate.md").decode()

@@ -129,6 +129,24 @@ def test_auxiliary_labels_come_from_their_field(recipe: Recipe, data: Path) -> N
         prepare(wrong, data, data)
 
 
+def test_an_auxiliary_number_falls_into_its_bin(recipe: Recipe, tmp_path: Path) -> None:
+    assert recipe.model.vision is not None
+    for split in ("train", "val"):
+        rows = [
+            row_of(index, split, index % 2 == 0) | {"image": None, "site": split, "targets": {"bend": value}}
+            for index, value in enumerate((-0.9, -0.2, 0.0, 0.3, None))
+        ]
+        write_rows(tmp_path, split, rows)
+    vision = msgspec.structs.replace(recipe.model.vision, aux={"bend": 3})
+    found = msgspec.structs.replace(
+        recipe,
+        model=msgspec.structs.replace(recipe.model, vision=vision),
+        dataset=msgspec.structs.replace(recipe.dataset, aux={"bend": "targets.bend"}, bins={"bend": (-0.5, 0.0)}),
+    )
+    prepared = prepare(found, tmp_path, tmp_path)
+    assert prepared.val[0].aux["bend"].tolist() == [0, 1, 2, 2, -100]
+
+
 def _road() -> tuple[SensorStream, Batch]:
     channels = (
         Channel("steering", "1", -1.0, 1.0, mean=0.1, std=0.4),

@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 from build_engines.augment import Augmenter
 from build_engines.datasets import Batch, Prepared, fit_channels
-from build_engines.heads import class_weights, fit_temperature
+from build_engines.heads import class_weights, fit_offsets, fit_temperature
 from build_engines.model import FusedModel
 from build_engines.recipe import AugmentRecipe, Recipe
 from build_engines.train import LossOf, encode
@@ -30,6 +31,19 @@ def test_temperature_of_overconfident_logits_is_found() -> None:
     logits = torch.randn(4000, 4, generator=generator) * 2
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
     assert fit_temperature(logits * 3.0, labels) == pytest.approx(3.0, rel=0.1)
+
+
+def test_offsets_take_macro_f1_to_its_best_and_nothing_where_there_is_nothing_to_gain() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(2000, generator=generator) < 0.1).long()  # a rare label that the argmax seldom names
+    logits = torch.stack([torch.zeros(2000), labels * 1.5 - 2.0 + torch.randn(2000, generator=generator)], dim=1)
+    before = f1_score(labels, logits.argmax(1), average="macro")
+    moved = fit_offsets(logits, labels)
+    assert moved[0] == 0
+    assert 0.2 < moved[1] <= 1.0
+    assert f1_score(labels, (logits + moved).argmax(1), average="macro") > before + 0.03
+    perfect = torch.nn.functional.one_hot(labels, 2).float() * 9
+    assert fit_offsets(perfect, labels).tolist() == [0.0, 0.0]
 
 
 def test_augmentation_keeps_form_and_repeats_with_its_seed() -> None:

@@ -25,6 +25,8 @@ MISTAKES = {
     "no config": (["run", "none.toml"], "cannot be read"),
     "no bundle": (["bundle", "verify", "nowhere"], "no such directory"),
     "no shipped bundle": (["bundle", "inspect", "shipped:moon"], "no such shipped bundle; there are"),
+    "no recording": (["replay", "none.mcap"], "cannot be read"),
+    "nowhere to record": (["record", "none.toml"], "--out"),
     "no command": (["fly"], "No such command"),
     "no runtime": (["send", "text", "hello", "--connect", "ipc:///nonexistent/socket"], "error"),
     "bad value": (["send", "sensor", "co2"], "expected CHANNEL=NUMBER"),

@@ -214,6 +214,28 @@ def test_pictures_come_back_bit_for_bit(seed: int, shape: tuple[int, int], as_jp
     assert (back.seq, back.captured_ns, back.id, back.encoded) == (3, 5, "x", None if encoded is None else encoded)
 
 
+def test_pictures_may_be_kept_smaller_and_the_session_says_so(tmp_path: Path) -> None:
+    image = cv2.GaussianBlur(noise(100, 0, (120, 160)), (0, 0), 3)
+    own = jpeg(image)
+    for quality in (None, 80):
+        path = tmp_path / f"{quality}.mcap"
+        recorder = Recorder(path, RealClock(), jpeg_quality=quality)
+        recorder.session(CONFIG, BUNDLE, tiny.STREAMS)
+        recorder.message(Frame("camera", 0, 1, np.asarray(image, np.uint8)))
+        recorder.message(Frame("camera", 1, 2, np.asarray(image, np.uint8), encoded=own))
+        recorder.close()
+    assert Recording(tmp_path / "None.mcap").session.jpeg_quality is msgspec.UNSET
+    assert Recording(tmp_path / "80.mcap").session.jpeg_quality == 80
+    exact, kept = messages(tmp_path / "None.mcap")
+    assert isinstance(exact, Frame) and isinstance(kept, Frame)
+    assert_array_equal(exact.image, image)
+    near, kept_too = messages(tmp_path / "80.mcap")
+    assert isinstance(near, Frame) and isinstance(kept_too, Frame)
+    assert near.encoded is not None and not (near.image == image).all()
+    assert kept.encoded == kept_too.encoded == own
+    assert (tmp_path / "80.mcap").stat().st_size < (tmp_path / "None.mcap").stat().st_size
+
+
 def test_numpy_s_numbers_are_numbers(tmp_path: Path) -> None:
     with recording_to(tmp_path / "a.mcap") as recorder:
         recorder.message(Sample("sensors", 0, 1, {"a": np.float32(0.1)}))  # type: ignore[dict-item]

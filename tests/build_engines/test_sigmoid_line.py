@@ -1,0 +1,130 @@
+"""A sigmoid head through the whole line by its command: samples folder to a signed bundle, and its evaluation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from build_engines.datasets import RECIPE_FILE, layout_for
+from build_engines.heads import FusedLoss, answers, fit_temperature, fit_thresholds
+from edge_runtime.bundle import Bundle, Head, open_bundle
+from edge_runtime.decide import model_answer
+from tests.build_engines.samples_folder import RECIPE, write_samples
+from tests.build_engines.test_build_line import _call
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ward")
+    (folder / "ward.toml").write_text(RECIPE)
+    write_samples(folder / "data", "train", 120, 1)
+    write_samples(folder / "data", "val", 60, 2)
+    arguments = ("--data", folder / "data", "--out", folder / "out", "--work", folder / "work")
+    with pytest.MonkeyPatch.context() as patch:
+        assert _call(patch, "run", folder / "ward.toml", *arguments) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(built: Path) -> Bundle:
+    return open_bundle(built / "out" / "ward", [built / "out" / "ward.pem"])
+
+
+def test_the_bundle_says_what_its_head_is_and_where_it_decides(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    assert (manifest.head.kind, manifest.head.labels) == ("sigmoid", ("ill",))
+    assert manifest.decision.safe_label == "undecided"
+    assert 0 < manifest.decision.thresholds["ill"] < 1
+    assert next(stage for stage in manifest.stages if stage.name == "fusion").outputs[0].shape == (1, 1)
+    assert manifest.figures["f1_macro"] > 0.9
+
+
+def test_evaluate_needs_no_layout_for_a_held_out_split_elsewhere(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_samples(tmp_path / "elsewhere", "test", 40, 3)
+    scores, lines = tmp_path / "scores.json", tmp_path / "decisions.jsonl"
+    arguments = ("--bundle", built / "out" / "ward", "--data", tmp_path / "elsewhere", "--split", "test")
+    options = ("--trusted-key", built / "out" / "ward.pem", "--json", scores, "--predictions", lines, "--ablate")
+    assert _call(monkeypatch, "evaluate", *arguments, *options) == 0
+    found = json.loads(scores.read_text())
+    assert set(found["scores"]["classes"]) == {"ill", "none"}
+    assert found["scores"]["f1_macro"] > 0.9
+    assert set(found["conditions"]) == {"PA", "AP"}
+    decisions = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {one["label"] for one in decisions} == {"ill", "none"}
+    assert decisions[0]["cluster"] == "test 0"
+    assert found["modalities"]["camera.front + text + sensors"]["f1_macro"] > 0.9
+
+
+def test_the_recipe_in_the_bundle_is_whole_and_tells_nothing_of_the_machine(built: Path, bundle: Bundle) -> None:
+    text = bundle.read(RECIPE_FILE).decode()
+    found = json.loads(text)
+    assert found["layout"] == "samples"
+    assert found["dataset"]["values"] == {"0": "none", "1": "ill"}
+    assert str(built) not in text
+    layout = layout_for(bundle, built / "data", "val")
+    assert layout.dataset.label == "finding.code"
+
+
+def test_a_folder_of_another_layout_is_known_by_its_files(bundle: Bundle, world: Path) -> None:
+    assert layout_for(bundle, world, "val").MARKER == "messages.jsonl"
+
+
+def test_no_input_at_all_gives_the_safe_decision(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = tmp_path / "decisions.jsonl"
+    arguments = ("--bundle", built / "out" / "ward", "--data", built / "data", "--allow-unsigned")
+    drop = [word for kind in ("camera", "text", "sensors") for word in ("--drop", kind)]
+    assert _call(monkeypatch, "evaluate", *arguments, *drop, "--predictions", lines) == 0
+    decisions = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {(one["label"], one["source"]) for one in decisions} == {("undecided", "safe")}
+
+
+def test_a_missing_picture_is_one_line(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(built / "data" / "val", tmp_path / "val")
+    (tmp_path / "val" / "images" / "002.jpg").unlink()
+    arguments = ("--bundle", built / "out" / "ward", "--data", tmp_path, "--allow-unsigned")
+    assert _call(monkeypatch, "evaluate", *arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert "002.jpg" in said.replace("\n", "")
+    assert "Traceback" not in said
+
+
+def test_loss_counts_rare_labels_more_and_none_as_the_absence_of_all() -> None:
+    counts = np.array([10.0, 90.0])  # ill, none
+    logits = torch.tensor([[0.0]])
+    even = FusedLoss("sigmoid", counts, 0.0, 0.0)
+    assert float(even(logits, torch.tensor([0]))) == pytest.approx(np.log(2))
+    balanced = FusedLoss("sigmoid", counts, 1.0, 0.0)
+    assert float(balanced(logits, torch.tensor([0]))) == pytest.approx(5 * np.log(2))
+    assert float(balanced(logits, torch.tensor([1]))) == pytest.approx(np.log(2) / 1.8)
+    assert answers("sigmoid", torch.tensor([[2.0, -1.0], [-1.0, -2.0]])).tolist() == [0, 2]
+
+
+def test_temperature_and_threshold_of_a_sigmoid_head_are_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 1, generator=generator) * 2
+    ill = torch.rand(4000, generator=generator) < logits[:, 0].sigmoid()
+    labels = torch.where(ill, 0, 1)
+    assert fit_temperature(logits * 3, labels, "sigmoid") == pytest.approx(3.0, rel=0.15)
+    shifted = torch.linspace(-4, 4, 400)[:, None]
+    truth = torch.where(shifted[:, 0] > 1.0, 0, 1)
+    found = fit_thresholds(shifted, truth, ("ill",), 1.0)["ill"]
+    assert found == pytest.approx(1 / (1 + np.exp(-1.0)), abs=0.01)
+
+
+def test_the_models_own_answer_uses_the_threshold() -> None:
+    from edge_runtime.bundle import DecisionPolicy
+
+    head = Head("sigmoid", ("a", "b"), "stage:fusion:logits")
+    policy = DecisionPolicy("none", thresholds={"a": 0.9})
+    assert model_answer(head, policy, np.array([1.0, 0.5], np.float32)) == "b"
+    assert model_answer(head, policy, np.array([1.0, -0.5], np.float32)) == "none"
+    assert model_answer(head, policy, np.array([3.0, 0.5], np.float32)) == "a"
