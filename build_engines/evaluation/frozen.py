@@ -23,6 +23,8 @@ FOLDS = 5
 EPOCHS = 12
 BATCH = 256
 RATE = 3e-3
+FEWEST_STEPS = 60
+"""Small sets are gone through more often: a head that has hardly moved says nothing of its features."""
 Ints = NDArray[np.int64]
 
 
@@ -55,9 +57,11 @@ def fit_fusion(
     head = Fusion(fusion, features.shape[1], features.shape[2], len(recipe.labels), weights)
     counts = np.bincount(labels.numpy(), minlength=len(recipe.labels) + (recipe.head == "sigmoid")).astype(float)
     loss_of = FusedLoss(recipe.head, counts, recipe.train.class_balance, recipe.train.label_smoothing)
-    steps = -(-len(labels) // BATCH) * epochs
+    batches = -(-len(labels) // BATCH)
+    epochs = max(epochs, -(-FEWEST_STEPS // batches))
+    steps = batches * epochs
     optimiser = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=recipe.train.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, max(2, steps), pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, steps, pct_start=0.1)
     head.train()
     for _ in range(epochs):
         for rows in torch.randperm(len(labels)).split(BATCH):  # type: ignore[no-untyped-call]
