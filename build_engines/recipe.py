@@ -222,6 +222,8 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     label_smoothing: Fraction = 0.05
     class_balance: Annotated[float, Meta(ge=0, le=1)] = 0.5
     """Weight of a class = (mean count / its count) ** this."""
+    class_weights: dict[str, Positive] = {}
+    """Label to a factor on its weight; `build-engines improve` proposes them."""
     offsets: bool = False
     """Move a softmax head's logits, by a constant per label, to where macro-F1 on the evaluated split is best."""
     modality_dropout: dict[str, Fraction] = {}
@@ -497,6 +499,8 @@ def check(recipe: Recipe) -> str | None:
     for name, kind in wanted:
         if not isinstance(recipe.streams.get(name), kind):
             return f"the model reads the stream {name!r}, which must be a {kind.__name__} under [streams]"
+    if unknown := set(recipe.train.class_weights) - set(recipe.labels):
+        return f"train.class_weights names {sorted(unknown)[0]!r}; the labels are {', '.join(recipe.labels)}"
     for name in recipe.train.modality_dropout:
         if name not in recipe.modalities:
             return f"train.modality_dropout names {name!r}; the model reads {', '.join(recipe.modalities)}"
