@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from build_engines.datasets import Batch, layout_of_recipe
+import build_engines
+from build_engines.datasets import Batch, answer_names, layout_of_recipe
 from build_engines.mirror import Mirror
 from build_engines.recipe import DatasetRecipe, MirrorRecipe, Recipe, load_recipe
 from build_engines.samples_data import prepare, read
@@ -16,6 +20,28 @@ from calibration.moments import replay
 from edge_runtime.errors import ConfigError, UserError
 from edge_runtime.streams import Channel, SensorStream
 from tests.build_engines.samples_folder import RECIPE, row_of, write_rows, write_samples
+
+ROOT = Path(build_engines.__file__).parents[1]
+DATA = Path(os.environ.get("EDGE_RUNTIME_DATA", ROOT.parent / "shared" / "data"))
+REAL = {"driving_rc": "driving-rc", "driving_sim": "driving-sim", "medical": "medical-cxr"}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_real_data_is_read_by_its_recipe(name: str) -> None:
+    data = DATA / REAL[name]
+    if not (data / "val").is_dir():
+        pytest.skip(f"no {REAL[name]} data at {data}; set EDGE_RUNTIME_DATA to its parent folder")
+    found, _ = load_recipe(ROOT / "build_engines" / "recipes" / f"{name}.toml")
+    assert isinstance(found, Recipe)
+    refused: Counter[str] = Counter()
+    sets = islice(layout_of_recipe(found).read(data, "val", found.streams), 200)
+    seen = list(replay(found.streams, sets, refused=refused))
+    assert {moment.label for moment, _ in seen} == set(answer_names(found))
+    assert all(moment.cluster for moment, _ in seen)
+    present = Counter(name for _, one in seen for name, part in one.slices.items() if part.present)
+    assert all(present[stream] > 0 for stream in found.modalities)
+    assert present[found.trigger] == len(seen)
+    assert not [reason for reason in refused if reason.startswith("camera")]
 
 
 @pytest.fixture(scope="module")
