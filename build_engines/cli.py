@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from build_engines.evaluation.commands import compare_command, degrade_command
+from build_engines.evaluation.commands import compare_command, degrade_command, improve_command
 from edge_runtime.cli import run_command as run_and_exit
 from edge_runtime.errors import UserError
 
@@ -99,6 +99,7 @@ for _name, _summary in _ONE_STAGE.items():
 @click.option("--ablate", is_flag=True, help="Also score every subset of the modalities.")
 @click.option("--report", type=_PATH, default=None, help="Write the full report here: JSON, Markdown, HTML, pictures.")
 @click.option("--rival", default=None, help="Test against this: a bundle, or a file that --predictions wrote.")
+@click.option("--improve", type=_PATH, default=None, help="Try what would mend the worst, keep what is proven, here.")
 @click.option("--degrade", is_flag=True, help="Also measure inputs that are missing, late or bad.")
 @click.option("--trusted-key", "keys", type=_PATH, multiple=True, help="Public key (PEM) to trust; repeatable.")
 @click.option("--allow-unsigned", is_flag=True, help="Evaluate a bundle that nobody signed.")
@@ -113,6 +114,7 @@ def evaluate_command(
     ablate: bool,
     report: Path | None,
     rival: str | None,
+    improve: Path | None,
     degrade: bool,
     keys: tuple[Path, ...],
     allow_unsigned: bool,
@@ -120,7 +122,8 @@ def evaluate_command(
     """Score a bundle on labelled data, with the code that runs on the device."""
     from build_engines import evaluate as ev
     from build_engines.datasets import layout_for
-    from build_engines.evaluation.run import further
+    from build_engines.evaluation.improve import Loop
+    from build_engines.evaluation.run import further, improve_bundle
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path as find_bundle
     from edge_runtime.pipeline import Pipeline
@@ -139,6 +142,8 @@ def evaluate_command(
         if report is not None or rival is not None or degrade:
             read = partial(layout.read, data, split, pipeline.streams)
             further(pipeline, read, split, result, console, report, rival, degrade, keys, allow_unsigned)
+        if improve is not None:
+            improve_bundle(Loop(bundle, partial(layout.read, data, split, pipeline.streams), split), console, improve)
     finally:
         pipeline.close()
     try:
@@ -154,6 +159,7 @@ def evaluate_command(
 
 cli.add_command(compare_command)
 cli.add_command(degrade_command)
+cli.add_command(improve_command)
 
 
 def main() -> None:

@@ -29,14 +29,26 @@ def class_weights(counts: NDArray[np.float64], power: float) -> Tensor:
 class FusedLoss:
     """The mean loss of logits [P, K] against labels [P]: cross-entropy, or binary cross-entropy per label."""
 
-    def __init__(self, head: str, counts: NDArray[np.float64], power: float, smoothing: float) -> None:
-        """`counts`: how often each label occurs ([K]; with a sigmoid head [K + 1], none at the end)."""
+    def __init__(
+        self,
+        head: str,
+        counts: NDArray[np.float64],
+        power: float,
+        smoothing: float,
+        factors: Sequence[float] = (),
+    ) -> None:
+        """`counts`: how often each label occurs ([K]; with a sigmoid head [K + 1], none at the end). `factors`: one
+        per label, by which its weight is multiplied."""
         self._sigmoid, self._smoothing = head == "sigmoid", smoothing
         if self._sigmoid:
             pairs = [class_weights(np.array([counts.sum() - count, count]), power) for count in counts[:-1]]
             self._weights = torch.stack(pairs)
+            if factors:
+                self._weights[:, 1] *= torch.tensor(factors, dtype=torch.float32)
         else:
             self._weights = class_weights(counts, power)
+            if factors:
+                self._weights *= torch.tensor(factors, dtype=torch.float32)
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
         if not self._sigmoid:

@@ -202,14 +202,6 @@ class WordsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Chance that half of an entity's letters and digits become others of their kind: a name never seen before."""
     case: Fraction = 0.0
     """Chance that a sentence loses its capitals; a fifth of it that it is all capitals."""
-    capitals: Fraction = 0.0
-    """Chance that an outside word gets a capital: not every capital begins a name."""
-    common: Fraction = 0.0
-    """Chance that an outside word becomes another common word (Faker's), half of them with a capital."""
-    known: dict[str, Literal["person", "place"]] = {}
-    """Entity type to the list of common names (Faker's) that may stand in for its entities."""
-    known_share: Fraction = 0.5
-    """Part of the replacements for these types that come from the list; the rest from the training data."""
 
 
 class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -222,6 +214,8 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     label_smoothing: Fraction = 0.05
     class_balance: Annotated[float, Meta(ge=0, le=1)] = 0.5
     """Weight of a class = (mean count / its count) ** this."""
+    class_weights: dict[str, Positive] = {}
+    """Label to a factor on its weight; `build-engines improve` proposes them."""
     offsets: bool = False
     """Move a softmax head's logits, by a constant per label, to where macro-F1 on the evaluated split is best."""
     modality_dropout: dict[str, Fraction] = {}
@@ -281,7 +275,7 @@ class GateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: Fraction = 0.0
     """Of the decisions in FP32, policy included."""
     macro_f1: Fraction = 0.0
-    macro_f1_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.99
+    macro_f1_ratio: Annotated[float, Meta(ge=1e-12, le=1)] = 0.99
     """A reduced precision keeps at least this part of FP32's macro-F1."""
     class_drop: Fraction = 0.03
     """No class's F1 falls by more than this."""
@@ -497,6 +491,8 @@ def check(recipe: Recipe) -> str | None:
     for name, kind in wanted:
         if not isinstance(recipe.streams.get(name), kind):
             return f"the model reads the stream {name!r}, which must be a {kind.__name__} under [streams]"
+    if unknown := set(recipe.train.class_weights) - set(recipe.labels):
+        return f"train.class_weights names {sorted(unknown)[0]!r}; the labels are {', '.join(recipe.labels)}"
     for name in recipe.train.modality_dropout:
         if name not in recipe.modalities:
             return f"train.modality_dropout names {name!r}; the model reads {', '.join(recipe.modalities)}"

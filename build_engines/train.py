@@ -169,7 +169,8 @@ class LossOf:
         plan = recipe.train
         self.plan = plan
         self.augment = Augmenter(plan.augment, recipe.seed)
-        self.fused = FusedLoss(recipe.head, prepared.train.counts, plan.class_balance, plan.label_smoothing)
+        factors = [plan.class_weights.get(label, 1.0) for label in recipe.labels] if plan.class_weights else []
+        self.fused = FusedLoss(recipe.head, prepared.train.counts, plan.class_balance, plan.label_smoothing, factors)
         encoders = (recipe.model.vision, recipe.model.text, recipe.model.sensors)
         sizes = {name: size for encoder in encoders if encoder for name, size in encoder.aux.items()}
         self.aux_weights = {

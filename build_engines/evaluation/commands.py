@@ -94,3 +94,19 @@ def compare_command(
     folder = report or job.work / "compare"
     write_files(folder, found.files())
     console.print(f"compare: {folder / 'compare.md'}", highlight=False, soft_wrap=True)
+
+
+@click.command("improve")
+@click.argument("recipe_file", metavar="RECIPE", type=_PATH)
+@click.option("--data", type=_PATH, default=None, help="Data folder instead of the recipe's.")
+@click.option("--work", type=_PATH, default=Path("build"), show_default=True, help="Where the build left its models.")
+@click.option("--report", type=_PATH, default=None, help="Write here instead of WORK/NAME/improve.")
+def improve_command(recipe_file: Path, data: Path | None, work: Path, report: Path | None) -> None:
+    """From the worst labels and weakest stages of RECIPE's build, take the next step; keep it only if proven."""
+    from build_engines.evaluation.run import improve_build
+    from build_engines.recipe import load_recipe
+    from build_engines.stages import make_job
+
+    recipe, digest = load_recipe(recipe_file)
+    job = make_job(recipe, digest, data, work, work, Console())
+    improve_build(job, report or job.work / "improve")

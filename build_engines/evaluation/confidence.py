@@ -14,7 +14,8 @@ from edge_runtime.bundle import Head
 BINS = 15
 POINTS = 200
 """At most so many points of a curve are kept."""
-SMALLEST = 1e-12
+SMALLEST = 1e-300
+"""A probability of 0 counts as this: its logarithm must be finite."""
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -89,7 +90,7 @@ def at_temperature(head: Head, probabilities: Floats, fitted: float, wanted: flo
     power = fitted / wanted
     safe = np.clip(probabilities, SMALLEST, 1.0)
     if head.kind == "sigmoid":
-        odds = (safe / np.clip(1.0 - probabilities, SMALLEST, 1.0)) ** power
+        odds = (safe / np.clip(1.0 - probabilities, 1e-16, 1.0)) ** power
         return np.asarray(odds / (1.0 + odds))
     logs = np.log(safe) * power
     raised = np.exp(logs - logs.max(axis=1, keepdims=True))

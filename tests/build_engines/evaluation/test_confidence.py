@@ -11,7 +11,7 @@ from build_engines.evaluation.confidence import at_temperature, calibration, ris
 from edge_runtime.bundle import Head
 from edge_runtime.decide import probabilities
 
-answers = st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=60)
+answers = st.lists(st.tuples(st.booleans(), st.floats(0, 1, allow_subnormal=False)), min_size=1, max_size=60)
 
 
 def test_calibration_error_of_a_worked_example() -> None:
