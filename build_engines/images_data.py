@@ -36,4 +36,4 @@ def read(
 
 def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     """Refused: pictures alone are no fused model's data."""
-    raise UserError(f"recipe {recipe.name}: the images layout is for [onnx] recipes; training needs home or world data")
+    raise UserError(f"recipe {recipe.name}: images are for [onnx] recipes; training needs another layout")

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from sklearn.metrics import f1_score
 
 from build_engines.augment import Augmenter
@@ -15,7 +16,7 @@ from build_engines.datasets import Batch, Prepared, fit_channels
 from build_engines.heads import class_weights, fit_offsets, fit_temperature
 from build_engines.model import FusedModel
 from build_engines.recipe import AugmentRecipe, Recipe
-from build_engines.train import LossOf, encode
+from build_engines.train import LossOf, encode, predict, train
 from edge_runtime.errors import UserError
 from edge_runtime.streams import Channel, SensorStream
 
@@ -44,6 +45,19 @@ def test_offsets_take_macro_f1_to_its_best_and_nothing_where_there_is_nothing_to
     assert f1_score(labels, (logits + moved).argmax(1), average="macro") > before + 0.03
     perfect = torch.nn.functional.one_hot(labels, 2).float() * 9
     assert fit_offsets(perfect, labels).tolist() == [0.0, 0.0]
+
+
+def test_moved_logits_are_in_the_weights(recipe: Recipe, prepared: Prepared) -> None:
+    found = {}
+    for offsets in (False, True):
+        lesson = msgspec.structs.replace(recipe.train, epochs=2, offsets=offsets)
+        found[offsets] = train(msgspec.structs.replace(recipe, train=lesson), "", prepared, Console(quiet=True))
+    moved = torch.tensor(list(found[True].record.offsets.values()))
+    assert len(moved) == 4
+    assert moved.any()  # after two epochs the rarest labels are hardly named
+    before, after = (predict(found[offsets].model, prepared.val)[0] for offsets in (False, True))
+    assert torch.allclose(after - before, moved, atol=1e-5)
+    assert found[False].record.offsets == {}
 
 
 def test_augmentation_keeps_form_and_repeats_with_its_seed() -> None:
