@@ -14,6 +14,7 @@ from build_engines.evaluate import Evaluation, evaluate
 from build_engines.evaluation import figures
 from build_engines.evaluation.page import Cells, Section
 from build_engines.evaluation.perturb import Fault, faults, late
+from build_engines.evaluation.rival import is_right
 from build_engines.metrics import score
 from calibration.moments import LabelledSet
 from edge_runtime.pipeline import Pipeline
@@ -134,7 +135,7 @@ def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) ->
             bar.update(task, note=f"{kind_of}: {name}")
             cells.append(_measure(pipeline, read, kind_of, name, drop, fault))
             bar.advance(task)
-    truth = [moment.label for moment in read()]
+    truth = [tag for moment in read() for tag in (moment.tags or (moment.label,))]
     majority = max(sorted(set(truth)), key=truth.count)
     always = score(truth, [majority] * len(truth), pipeline.bundle.manifest.head.labels)
     verdicts, passed = _verdicts(cells, always.f1_macro)
@@ -184,7 +185,7 @@ def _measure(
 
 def _cell(kind_of: str, name: str, decided: Evaluation, asked: Evaluation) -> Cell:
     count = len(decided.predictions)
-    wrong = [one for one in decided.predictions if one.source == "model" and one.label != one.truth]
+    wrong = [one for one in decided.predictions if one.source == "model" and not is_right(one)]
     return Cell(
         kind_of, name, asked.model.f1_macro, asked.model.accuracy, decided.scores.f1_macro, decided.scores.accuracy,
         sum(one.source == "safe" for one in decided.predictions) / count,
