@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from build_engines.common_names import CommonNames, common_words
 from build_engines.recipe import WordsRecipe
 
 VOWELS, CONSONANTS, DIGITS = "aeiou", "bcdfghjklmnprstvw", "0123456789"
@@ -47,8 +46,6 @@ class SentenceAugmenter:
         for one in train:
             for start, end, kind in spans(one.tags):
                 self._entities[kind].append(one.words[start:end])
-        self._names = CommonNames() if plan.known else None
-        self._words = common_words() if plan.common else []
 
     def __call__(self, one: Tagged, rng: np.random.Generator) -> Tagged:
         """`one`, changed at random."""
@@ -56,40 +53,18 @@ class SentenceAugmenter:
         for start, end, kind in reversed(spans(one.tags)):
             mention: Sequence[str] = words[start:end]
             if rng.random() < self._plan.swap:
-                mention = self._other(kind, rng)
+                choices = self._entities[kind]
+                mention = choices[int(rng.integers(len(choices)))]
             if rng.random() < self._plan.respell:
                 mention = [_respelled(word, rng) for word in mention]
             words[start:end] = mention
             tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (len(mention) - 1)]
-        self._change_outside(words, tags, rng)
         chance = rng.random()
         if chance < self._plan.case:
             words = [word.lower() for word in words]
         elif chance < 1.2 * self._plan.case:
             words = [word.upper() for word in words]
         return Tagged(one.id, tuple(words), tuple(tags))
-
-    def _change_outside(self, words: list[str], tags: Sequence[str], rng: np.random.Generator) -> None:
-        """Give words that are no part of an entity a capital, or another word's place, in `words`."""
-        plan = self._plan
-        if plan.capitals == plan.common == 0:
-            return
-        chances = rng.random((len(words), 2))
-        for index, (tag, word) in enumerate(zip(tags, list(words), strict=True)):
-            if tag[:2] in ("B-", "I-") or not word.isalpha():
-                continue
-            if chances[index, 0] < plan.common:
-                other = self._words[int(rng.integers(len(self._words)))]
-                words[index] = other.capitalize() if chances[index, 1] < 0.5 else other
-            elif chances[index, 1] < plan.capitals:
-                words[index] = word.capitalize()
-
-    def _other(self, kind: str, rng: np.random.Generator) -> Sequence[str]:
-        """Another entity of this type."""
-        if self._names is not None and kind in self._plan.known and rng.random() < self._plan.known_share:
-            return self._names.draw(self._plan.known[kind], rng)
-        choices = self._entities[kind]
-        return choices[int(rng.integers(len(choices)))]
 
 
 def _respelled(word: str, rng: np.random.Generator) -> str:

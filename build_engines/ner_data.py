@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from build_engines.common_names import CommonNames
 from build_engines.datasets import NO_WORD, Batch, Ints, Prepared, read_file, read_json_lines
 from build_engines.ner_augment import SentenceAugmenter, Tagged
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
@@ -31,8 +30,6 @@ from edge_runtime.streams import StreamSpec, TextStream
 MARKER = "*.conll"
 AT_NS = 1_000_000_000
 OUTSIDE = "O"
-NAMES_REPEATED = 4
-"""How often the tokenizer sees each common name, so that the short ones become pieces of their own."""
 HELD_OUT = 5
 """Of a single file, every sentence of this number is evaluated."""
 NAMES = {"train": ("eng.train",), "val": ("valid", "dev", "testa", "eng.testa"), "test": ("testb", "eng.testb")}
@@ -150,10 +147,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     del work  # small enough to need no cache
     train, val = sentences(data, "train"), sentences(data, recipe.evaluate_split)
     _, spec = text_stream(recipe.streams)
-    words = [word for one in train for word in one.words]
-    if recipe.train.words.known:
-        words += CommonNames().words() * NAMES_REPEATED
-    model = train_tokenizer(recipe.tokenizer, words)
+    model = train_tokenizer(recipe.tokenizer, [word for one in train for word in one.words])
     source = SentenceSource(recipe, spec, model, train)
     digest = hashlib.sha256(read_file(split_file(data, "train"))).hexdigest()
     return Prepared(dict(recipe.streams), model, source, _val_batches(recipe, spec, Tokenizer(model), val), digest)

@@ -202,14 +202,6 @@ class WordsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Chance that half of an entity's letters and digits become others of their kind: a name never seen before."""
     case: Fraction = 0.0
     """Chance that a sentence loses its capitals; a fifth of it that it is all capitals."""
-    capitals: Fraction = 0.0
-    """Chance that an outside word gets a capital: not every capital begins a name."""
-    common: Fraction = 0.0
-    """Chance that an outside word becomes another common word (Faker's), half of them with a capital."""
-    known: dict[str, Literal["person", "place"]] = {}
-    """Entity type to the list of common names (Faker's) that may stand in for its entities."""
-    known_share: Fraction = 0.5
-    """Part of the replacements for these types that come from the list; the rest from the training data."""
 
 
 class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -283,7 +275,7 @@ class GateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: Fraction = 0.0
     """Of the decisions in FP32, policy included."""
     macro_f1: Fraction = 0.0
-    macro_f1_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.99
+    macro_f1_ratio: Annotated[float, Meta(ge=1e-12, le=1)] = 0.99
     """A reduced precision keeps at least this part of FP32's macro-F1."""
     class_drop: Fraction = 0.03
     """No class's F1 falls by more than this."""

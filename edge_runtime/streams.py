@@ -9,7 +9,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-Positive = Annotated[float, Meta(gt=0)]
+# Not `gt=0`: that is checked against the smallest denormal, which counts as 0 on a thread that ran ONNX Runtime.
+Positive = Annotated[float, Meta(ge=1e-12)]
 Count = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,62}$")]
 

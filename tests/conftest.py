@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,17 @@ from tests import tiny
 
 WAIT_S = 20.0
 """Upper bound for things that happen within milliseconds on an idle machine."""
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> None:
+    """ONNX Runtime switches denormal numbers off for the thread that runs it (this one, in many tests): on again.
+
+    C11's fesetenv with FE_DFL_ENV, which is -1 in glibc; elsewhere nothing happens.
+    """
+    libm = ctypes.util.find_library("m")
+    if libm == "libm.so.6":
+        ctypes.CDLL(libm).fesetenv(ctypes.c_void_p(-1))
 
 
 @pytest.fixture(scope="session")

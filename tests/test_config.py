@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.bundle import Bundle
 from edge_runtime.config import (
     INSECURE_PHRASE,
     CameraSource,
@@ -14,6 +15,7 @@ from edge_runtime.config import (
     load_config,
 )
 from edge_runtime.errors import ConfigError
+from edge_runtime.pipeline import Pipeline
 
 GOOD = """
 name = "hub"
@@ -81,6 +83,18 @@ def test_a_mistake_is_named_in_one_line(tmp_path: Path, what: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(write(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_limits_hold_on_a_thread_that_ran_an_engine(tmp_path: Path, tiny_bundle: Bundle) -> None:
+    """ONNX Runtime switches denormal numbers off there, and with them comparisons against the smallest one."""
+    path = write(tmp_path, GOOD + '[record]\npath = "x"\nmax_gb = 0\n')
+    pipeline = Pipeline(tiny_bundle)
+    try:
+        pipeline.decide(0, 0, blocking=False)
+        with pytest.raises(ConfigError, match="max_gb"):
+            load_config(path)
+    finally:
+        pipeline.close()
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

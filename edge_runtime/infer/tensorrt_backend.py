@@ -59,13 +59,13 @@ class TensorRTBackend(Backend):
         except BaseException:
             device.close()
             raise
-        log.info("engines run on %s (%s)", backend.description, device.name)
+        log.info("engines run on %s", backend.description)
         return backend
 
     @property
     def description(self) -> str:
-        """Library and GPU in words."""
-        return f"{self._library} ({self._info.name}, compute {self._info.compute})"
+        """Library, GPU and the way to it, in words."""
+        return f"{self._library} ({self._info.name}, compute {self._info.compute}, {self._device.name})"
 
     def open_engine(
         self,

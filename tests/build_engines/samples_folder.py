@@ -72,8 +72,10 @@ dropout = 0.0
 [tokenizer]
 vocabulary = 300
 
+# Rows without a picture differ by a reading alone.
 [calibrate]
 samples = 32
+near_leak = 0.9
 
 [quantise]
 stages = ["vision"]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import build_engines
-from build_engines.common_names import CommonNames
 from build_engines.ner_augment import SentenceAugmenter, Tagged, spans
 from build_engines.ner_data import labels_of, prepare, read, sentences
 from build_engines.recipe import WordsRecipe, load_recipe
@@ -112,30 +111,6 @@ def test_augmented_sentences_keep_their_entities_types_and_their_tags_fit() -> N
         spelled.add(made.words)
     assert lengths == {3, 4, 5, 6} and len(spelled) > 50
     assert SentenceAugmenter(WordsRecipe(), train)(train[1], rng) == train[1]
-
-
-def test_common_names_stand_in_for_the_types_that_the_recipe_names() -> None:
-    train = [Tagged("a", ("Zzyx", "saw", "Qqqq"), ("B-PER", "O", "B-LOC"))]
-    augment = SentenceAugmenter(WordsRecipe(swap=0.99, known={"PER": "person"}, known_share=0.99), train)
-    names = CommonNames()
-    known = {word.lower() for word in (*names.given, *names.family)}
-    rng = np.random.default_rng(2)
-    made = [augment(train[0], rng) for _ in range(100)]
-    named = sum({word.lower() for word in one.words[:-2]} <= known for one in made)
-    assert named > 90
-    assert all(one.words[-2:] == ("saw", "Qqqq") and one.tags[0] == "B-PER" for one in made)
-    again = np.random.default_rng(2)
-    assert made[:5] == [augment(train[0], again) for _ in range(5)]
-
-
-def test_words_outside_change_and_stay_outside() -> None:
-    train = [Tagged("a", ("hello", "Anna", "!", "bye"), ("O", "B-PER", "O", "O"))]
-    augment = SentenceAugmenter(WordsRecipe(capitals=0.5, common=0.3), train)
-    rng = np.random.default_rng(3)
-    made = [augment(train[0], rng) for _ in range(100)]
-    assert {one.words[1:3] for one in made} == {("Anna", "!")} and {one.tags for one in made} == {train[0].tags}
-    firsts = {one.words[0] for one in made}
-    assert {"hello", "Hello"} <= firsts and len(firsts) > 10
 
 
 @needs_data
