@@ -72,6 +72,16 @@ class Matrix(Struct, frozen=True):
             if one.kind == "present"
         }
 
+    def points(self) -> list[tuple[str, float, float]]:
+        """For each cell, in words what kind, the share answered by the model, and the share of that wrong."""
+        titles = {"present": "a modality missing", "late": "late", "fault": "bad input"}
+        whole = self.cells[0]
+        return [
+            (titles[one.kind], 1.0 - one.safe, one.wrong / (1.0 - one.safe))
+            for one in self.cells
+            if one is not whole and one.safe < 1.0
+        ]
+
     def section(self) -> Section:
         """The matrix as a part of a report."""
         text = (
@@ -159,7 +169,7 @@ def _plan(pipeline: Pipeline) -> Iterator[tuple[str, str, tuple[str, ...], Fault
         for step in STEPS:
             yield "late", f"{ALL} {step:g}x", (), _late(pipeline, modalities, step)
     for name in modalities:
-        for what, fault in faults(name, manifest.streams[name]).items():
+        for what, fault in faults(name, manifest.streams[name], manifest.head.kind == "tagging").items():
             yield "fault", f"{name} {what}", (), fault
 
 
