@@ -13,7 +13,7 @@ from build_engines import tagging
 from build_engines.compile import ENGINES
 from build_engines.datasets import layout_of_recipe
 from build_engines.evaluate import Evaluation
-from build_engines.evaluation.degrade import degrade
+from build_engines.evaluation.degrade import degrade, limited
 from build_engines.evaluation.report import analyse, full_report, words
 from build_engines.gate import Judged
 from build_engines.job import Job
@@ -21,6 +21,9 @@ from build_engines.sensitivity import Sensitivity
 from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import Bundle, EngineFile, Manifest
 from edge_runtime.pipeline import Pipeline
+
+DEGRADED = 1500
+"""At most so many moments are put through every way of going bad, or the gate would take longer than the training."""
 
 
 def everything(job: Job, bundle: Bundle) -> tuple[Manifest, dict[str, bytes]]:
@@ -106,7 +109,8 @@ def _evaluation(job: Job, trial: Bundle, exact: Evaluation, best: Judged) -> dic
     layout, split = layout_of_recipe(job.recipe), job.recipe.evaluate_split
     pipeline = Pipeline(trial)
     try:
-        degradation = degrade(pipeline, partial(layout.read, job.data, split, pipeline.streams), job.console)
+        read = limited(partial(layout.read, job.data, split, pipeline.streams), DEGRADED)
+        degradation = degrade(pipeline, read, job.console)
     finally:
         pipeline.close()
     ev.show(job.console, trial, split, exact)

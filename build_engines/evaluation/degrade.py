@@ -14,6 +14,7 @@ from build_engines.evaluate import Evaluation, evaluate
 from build_engines.evaluation import figures
 from build_engines.evaluation.page import Cells, Section
 from build_engines.evaluation.perturb import Fault, faults, late
+from build_engines.evaluation.rival import is_right
 from build_engines.metrics import score
 from calibration.moments import LabelledSet
 from edge_runtime.pipeline import Pipeline
@@ -70,6 +71,16 @@ class Matrix(Struct, frozen=True):
             for one in self.cells
             if one.kind == "present"
         }
+
+    def points(self) -> list[tuple[str, float, float]]:
+        """For each cell, in words what kind, the share answered by the model, and the share of that wrong."""
+        titles = {"present": "a modality missing", "late": "late", "fault": "bad input"}
+        whole = self.cells[0]
+        return [
+            (titles[one.kind], 1.0 - one.safe, one.wrong / (1.0 - one.safe))
+            for one in self.cells
+            if one is not whole and one.safe < 1.0
+        ]
 
     def section(self) -> Section:
         """The matrix as a part of a report."""
@@ -134,7 +145,7 @@ def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) ->
             bar.update(task, note=f"{kind_of}: {name}")
             cells.append(_measure(pipeline, read, kind_of, name, drop, fault))
             bar.advance(task)
-    truth = [moment.label for moment in read()]
+    truth = [tag for moment in read() for tag in (moment.tags or (moment.label,))]
     majority = max(sorted(set(truth)), key=truth.count)
     always = score(truth, [majority] * len(truth), pipeline.bundle.manifest.head.labels)
     verdicts, passed = _verdicts(cells, always.f1_macro)
@@ -158,7 +169,7 @@ def _plan(pipeline: Pipeline) -> Iterator[tuple[str, str, tuple[str, ...], Fault
         for step in STEPS:
             yield "late", f"{ALL} {step:g}x", (), _late(pipeline, modalities, step)
     for name in modalities:
-        for what, fault in faults(name, manifest.streams[name]).items():
+        for what, fault in faults(name, manifest.streams[name], manifest.head.kind == "tagging").items():
             yield "fault", f"{name} {what}", (), fault
 
 
@@ -184,7 +195,7 @@ def _measure(
 
 def _cell(kind_of: str, name: str, decided: Evaluation, asked: Evaluation) -> Cell:
     count = len(decided.predictions)
-    wrong = [one for one in decided.predictions if one.source == "model" and one.label != one.truth]
+    wrong = [one for one in decided.predictions if one.source == "model" and not is_right(one)]
     return Cell(
         kind_of, name, asked.model.f1_macro, asked.model.accuracy, decided.scores.f1_macro, decided.scores.accuracy,
         sum(one.source == "safe" for one in decided.predictions) / count,

@@ -113,12 +113,21 @@ def reliability(after: Calibration, before: Calibration | None) -> bytes:
     return png(figure)
 
 
-def risk_coverage(lines: Mapping[str, RiskCoverage], point: tuple[float, float] | None = None) -> bytes:
-    """The share of wrong answers against the share answered; `point`: where the policy stands."""
+def risk_coverage(
+    lines: Mapping[str, RiskCoverage],
+    point: tuple[float, float] | None = None,
+    degraded: Sequence[tuple[str, float, float]] = (),
+) -> bytes:
+    """The share of wrong answers against the share answered; `point`: where the policy stands; `degraded`: where it
+    stands when inputs go bad, by kind."""
     figure = new_figure(5.8, 4.2)
     axes = figure.subplots()
     for name, one in lines.items():
         axes.step(one.coverage, one.risk, where="pre", lw=1.6, label=f"{plain(name)} (area {one.area:.3f})")
+    for index, kind in enumerate(dict.fromkeys(name for name, _, _ in degraded)):
+        places = [(x, y) for name, x, y in degraded if name == kind]
+        xs, ys = [x for x, _ in places], [y for _, y in places]
+        axes.scatter(xs, ys, s=22, marker="s^v"[index % 3], color=f"C{index + 1}", label=kind)
     if point is not None:
         axes.plot(*point, "o", color="black", label=f"the policy: {point[0]:.1%} answered, {point[1]:.1%} of it wrong")
     axes.set(xlabel="share answered by the model (coverage)", ylabel="share of that wrong (risk)", xlim=(0, 1.02))

@@ -258,4 +258,4 @@ def show(console: Console, found: Improvement) -> None:
     for line in (*(one.words for one in found.attempts), *found.notes):
         console.print(f"- {line}", highlight=False, soft_wrap=True)
     if found.settings:
-        console.print(found.settings, highlight=False, markup=False)
+        console.print(found.settings, highlight=False, markup=False, soft_wrap=True)

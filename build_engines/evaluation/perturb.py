@@ -142,8 +142,10 @@ class Misheard:
     """Word errors as speech recognition makes them: a word is dropped, changes places, or becomes another that was
     said before. Sentences without spaces (Chinese) are changed by character."""
 
-    def __init__(self, rate: float = WORD_ERRORS) -> None:
+    def __init__(self, rate: float = WORD_ERRORS, same_count: bool = False) -> None:
+        """`same_count`: words are replaced only, so that each word's tag stays with its place."""
         self._rate = rate
+        self._same_count = same_count
         self._heard: list[str] = []
 
     def __call__(self, raw: RawMessage, rng: np.random.Generator) -> RawMessage:
@@ -156,7 +158,7 @@ class Misheard:
             if rng.random() >= self._rate:
                 kept.append(unit)
                 continue
-            error = rng.integers(3)
+            error = 2 if self._same_count else rng.integers(3)
             if error == 1 and kept:
                 kept.insert(-1, unit)
             elif error == 2:
@@ -168,8 +170,8 @@ class Misheard:
 Fault = Callable[[Moments], Iterator[LabelledSet]]
 
 
-def faults(name: str, spec: StreamSpec) -> dict[str, Fault]:
-    """What can befall the stream `name`, by name of the fault."""
+def faults(name: str, spec: StreamSpec, tagged: bool = False) -> dict[str, Fault]:
+    """What can befall the stream `name`, by name of the fault. `tagged`: its words have tags, and keep their number."""
 
     def made(change: Callable[[], Change]) -> Fault:
         return lambda moments: changed(moments, name, change())
@@ -183,4 +185,4 @@ def faults(name: str, spec: StreamSpec) -> dict[str, Fault]:
     assert isinstance(spec, TextStream), kind(spec)
     if isinstance(spec, TextStream) and spec.word_pieces:
         return {}  # a tag per word: with other words, other tags would be right, and nobody says which
-    return {f"{WORD_ERRORS:.0%} of words wrong": made(Misheard)}
+    return {f"{WORD_ERRORS:.0%} of words wrong": made(partial(Misheard, same_count=tagged))}

@@ -378,7 +378,10 @@ def pictures(result: Evaluation, found: Findings) -> dict[str, bytes]:
         drawn["reliability.png"] = figures.reliability(found.confidence.shipped, found.confidence.plain)
     if found.policy is not None:
         lines = {"this model": found.policy.curve}
-        drawn["risk.png"] = figures.risk_coverage(lines, (found.policy.answered, found.policy.wrong_of_answered))
+        point = (found.policy.answered, found.policy.wrong_of_answered)
+        drawn["risk.png"] = figures.risk_coverage(
+            lines, point, found.degradation.points() if found.degradation is not None else ()
+        )
     if found.curves:
         drawn["curves.png"] = figures.curves(found.curves)
     if found.degradation is not None:

@@ -61,7 +61,7 @@ def against(name: str, this: Sequence[Prediction], rival: Sequence[Prediction], 
         truth = [one.truth for one in this]
         said, other = [one.label for one in this], [one.label for one in others]
     # The test wants independent cases: a sentence is right where all its words are.
-    ours, theirs, p_value = mcnemar([_is_right(one) for one in this], [_is_right(one) for one in others])
+    ours, theirs, p_value = mcnemar([is_right(one) for one in this], [is_right(one) for one in others])
     from build_engines.metrics import score
 
     labels = sorted({*truth, *said, *other})
@@ -74,7 +74,8 @@ def against(name: str, this: Sequence[Prediction], rival: Sequence[Prediction], 
     )  # fmt: skip
 
 
-def _is_right(one: Prediction) -> bool:
+def is_right(one: Prediction) -> bool:
+    """Whether a decision is right: its label, or every tag of its sentence."""
     if one.head == "tagging":
         return tagging.fitted(one.tags, len(one.truth_tags)) == one.truth_tags
     return one.label == one.truth

@@ -124,6 +124,8 @@ def test_word_errors_are_seeded_never_empty_and_about_as_many_as_asked() -> None
     assert once == again and once is not None
     lost = len(set(sentence.split()) - set(once.split()))
     assert 0.04 < lost / 200 < 0.2
+    tagged = next(faults("text", tiny.STREAMS["text"], tagged=True)["15% of words wrong"](moments)).messages[0].text
+    assert tagged is not None and len(tagged.split()) == 200
     short = next(fault([replace(_moment(0), messages=(RawMessage("text", AT_NS, text="停车"),))])).messages[0].text
     assert short and " " not in short
 
