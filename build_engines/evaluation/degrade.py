@@ -127,7 +127,7 @@ class Matrix(Struct, frozen=True):
         """For the terminal."""
         table = Table(title=f"degradation over {self.count} moments; majority macro-F1 {self.majority_f1_macro:.3f}")
         for name in ("inputs", *COLUMNS):
-            table.add_column(name, justify="left" if name == "inputs" else "right", no_wrap=name == "inputs")
+            table.add_column(name, justify="left" if name == "inputs" else "right", no_wrap=name != "inputs")
         before = ""
         for one in self.cells:
             if before and before != one.kind:
