@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
+from rich.console import Console
 
+import build_engines
 from build_engines.lexicon import Lessons, Lexicon
-from build_engines.recipe import LexiconRecipe, TextRecipe, TokenizerRecipe
+from build_engines.ner_data import labels_of, prepare
+from build_engines.recipe import LexiconRecipe, Recipe, TextRecipe, TokenizerRecipe, load_recipe
 from build_engines.tokenizer import train_tokenizer
+from build_engines.train import train
 from build_engines.word_encoder import WordEncoder
 from build_engines.word_lists import NAME_TRAITS, TRAITS, WordLists, english
 from edge_runtime.preprocess import Tokenizer
@@ -128,3 +136,31 @@ def test_an_encoder_learns_the_lists_and_puts_its_answer_into_the_word(tokenizer
 def test_without_a_lexicon_the_encoder_has_no_more_weights() -> None:
     names = dict(WordEncoder(TextRecipe("text", kind="words", width=8), 4, 10, 4).named_parameters())
     assert not [name for name in names if name.startswith(("traits", "known"))]
+
+
+def test_training_learns_the_lists_first_and_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("build_engines.ner_data.english", small_lists)  # the real ones take seconds to cut
+    data = tmp_path / "small.conll"
+    data.write_text("\n\n".join(["Anna B-person\nwent O\nto O\nOslo B-location"] * 40))
+    recipe, digest = load_recipe(Path(build_engines.__file__).parent / "recipes" / "ner.toml")
+    assert isinstance(recipe, Recipe)
+    assert recipe.model.text is not None
+    model = replace(recipe.model, text=replace(recipe.model.text, width=16))
+    plan = replace(recipe.train, epochs=1, lexicon=replace(recipe.train.lexicon, epochs=300.0))
+    recipe = replace(
+        recipe, labels=labels_of(data), model=model, train=plan, tokenizer=replace(recipe.tokenizer, vocabulary=330)
+    )
+    prepared = prepare(recipe, data, tmp_path)
+    log = io.StringIO()
+    first = train(recipe, digest, prepared, Console(file=log))
+    assert prepared.lexicon is not None
+    steps = round(300 * len(prepared.lexicon.words) / plan.lexicon.batch)
+    assert f"word lists: {steps} steps" in log.getvalue()
+    again = train(recipe, digest, prepared, Console(file=io.StringIO()))
+    assert [value.tolist() for value in first.model.state_dict().values()] == [
+        value.tolist() for value in again.model.state_dict().values()
+    ]
+    # What was learned is kept: training goes on from it without the lists coming first.
+    log = io.StringIO()
+    train(recipe, digest, prepared, Console(file=log), first)
+    assert "word lists" not in log.getvalue()
