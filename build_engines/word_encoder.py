@@ -13,6 +13,9 @@ from build_engines.recipe import TextRecipe
 from build_engines.word_lists import TRAITS
 
 KERNELS = (1, 3, 5)
+REACH = 3.0
+"""Largest value that a convolution of pieces gives, as of a ReLU6 (Howard et al. 2017, arXiv:1704.04861): pieces
+that are rare where the model is calibrated or used, such as those of addresses, must not stretch INT8's ranges."""
 
 
 class WordEncoder(nn.Module):
@@ -80,7 +83,7 @@ class WordEncoder(nn.Module):
         there = mask.unsqueeze(-1)
         pieces = self.dropout(self.embedding(ids)) * there
         across, kept = pieces.transpose(1, 2), there.transpose(1, 2)
-        maxima = [(relu(layer(across)) * kept).amax(2) for layer in self.spelling]
+        maxima = [(relu(layer(across)) * kept).amax(2).clamp(max=REACH) for layer in self.spelling]
         mean = pieces.sum(1) / there.sum(1).clamp(min=1.0)
         features: Tensor = self.word_norm(self.word(self.dropout(torch.cat([*maxima, mean], -1))))
         return features
