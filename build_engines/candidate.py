@@ -22,7 +22,7 @@ from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import Bundle, EngineFile, Manifest
 from edge_runtime.pipeline import Pipeline
 
-DEGRADED = 1500
+DEGRADED = 600
 """At most so many moments are put through every way of going bad, or the gate would take longer than the training."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -74,14 +74,16 @@ def evaluate(
     sets: Iterable[LabelledSet],
     drop: Sequence[str] = (),
     blocking: bool = True,
-    adapt: bool = True,
+    unknown: Collection[str] | None = None,
 ) -> Evaluation:
     """Decide every labelled moment of `sets` with `pipeline`, starting afresh with each group.
 
-    Messages of `drop` never arrive; then the truth is what the data says is right without them, unless `adapt` is
-    False: then it stays what was right with everything known. `blocking` = False switches off the policy's check of
-    required inputs, to see what the model itself makes of the rest.
+    Messages of `drop` never arrive. `unknown` names the streams without which something else may be right: where one
+    of them is absent, the truth is what the data says is right without it (default: those that are dropped; none:
+    always what is right with everything known). `blocking` = False switches off the policy's check of required
+    inputs, to see what the model itself makes of the rest.
     """
+    unknown = drop if unknown is None else unknown
     predictions: list[Prediction] = []
     refused: Counter[str] = Counter()
     timings: dict[str, list[int]] = {}
@@ -101,10 +103,8 @@ def evaluate(
         for part in outcome.aligned.slices.values():
             pipeline.settle(part)
         said = outcome.verdict
-        right = next(
-            (moment.label_without[name] for name in drop if adapt and name in moment.label_without),
-            moment.label,
-        )
+        absent = (name for name in unknown if not outcome.aligned.slices[name].present)
+        right = next((moment.label_without[name] for name in absent if name in moment.label_without), moment.label)
         predictions.append(
             Prediction(
                 moment.id, right, said.label, said.confidence, said.source, said.reason, dict(said.probabilities),
@@ -133,7 +133,7 @@ def ablate(pipeline: Pipeline, layout: Layout, data: Path, split: str) -> list[t
     for size in range(len(modalities), 0, -1):
         for kept in combinations(modalities, size):
             drop = [name for name in modalities if name not in kept]
-            result = evaluate(pipeline, layout.read(data, split, pipeline.streams), drop, blocking=False, adapt=False)
+            result = evaluate(pipeline, layout.read(data, split, pipeline.streams), drop, blocking=False, unknown=())
             found.append((" + ".join(kept), result.model))
     return found
 

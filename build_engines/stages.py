@@ -44,12 +44,17 @@ def _without_later(job: Job) -> Any:
     return {name: value for name, value in recipe.items() if name not in ("calibrate", "quantise", "compile", "gate")}
 
 
+def _training(job: Job) -> Any:
+    """The part that the weights depend on: the policy is for those who decide with them."""
+    return {name: value for name, value in _without_later(job).items() if name != "decision"}
+
+
 TRAINED: dict[str, BuildStage] = {
     "train": BuildStage(
         line.train_stage,
         requires=lambda job: (),
         ensures=lambda job: ("train/weights.npz", "train/training.json", "train/samples.npz"),
-        settings=_without_later,
+        settings=_training,
         splits=lambda job: ("train", job.recipe.evaluate_split),
     ),
     "export": BuildStage(

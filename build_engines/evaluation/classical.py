@@ -72,7 +72,7 @@ def _text_model(seed: int) -> Any:
     from sklearn.pipeline import make_pipeline
 
     grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, max_features=20_000)
-    return make_pipeline(grams, LogisticRegression(C=10.0, max_iter=200, class_weight="balanced", random_state=seed))
+    return make_pipeline(grams, LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced", random_state=seed))
 
 
 def classical(
@@ -133,6 +133,6 @@ def _stacked(inside: list[Floats], outside: list[Floats], truth: Any, seed: int)
     def joined(parts: list[Floats]) -> Floats:
         return np.concatenate([np.log(np.clip(part, 1e-4, 1.0)) for part in parts], axis=1)
 
-    model = LogisticRegression(max_iter=300, class_weight="balanced", random_state=seed)
+    model = LogisticRegression(max_iter=5000, class_weight="balanced", random_state=seed)
     model.fit(joined(inside), truth)
     return [str(name) for name in model.predict(joined(outside))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 from msgspec import Struct
@@ -33,7 +34,10 @@ Reader = Callable[[], Iterator[LabelledSet]]
 
 
 class Cell(Struct, frozen=True):
-    """One way of going bad, and what is left. The truth is what is right with everything known."""
+    """One way of going bad, and what is left.
+
+    The truth is what is right with everything known; where a late stream has become too old, what is right without it.
+    """
 
     kind: str
     """`present` (of the modalities only these), `late` or `fault`."""
@@ -85,7 +89,8 @@ class Matrix(Struct, frozen=True):
     def section(self) -> Section:
         """The matrix as a part of a report."""
         text = (
-            f"Over {self.count} moments; the truth is what is right with everything known. Always saying "
+            f"Over {self.count} moments; the truth is what is right with everything known, but where a late stream has "
+            "become too old, what the data says is right without it. Always saying "
             f"{self.majority!r} scores a macro-F1 of {self.majority_f1_macro:.3f} and an accuracy of "
             f"{self.majority_accuracy:.3f}.",
             "A late stream arrives so many of its maximum ages after it was captured while the others are fresh. "
@@ -105,10 +110,14 @@ class Matrix(Struct, frozen=True):
         """PNG of the matrix."""
         kinds = [one.kind for one in self.cells]
         breaks = [index for index in range(1, len(kinds)) if kinds[index] != kinds[index - 1]]
+        # Where every decision is the safe one there is no policy's F1 to be good or bad.
+        values = [[*_figures(one)] for one in self.cells]
+        for row, one in zip(values, self.cells, strict=True):
+            row[1] = float("nan") if one.safe == 1.0 else row[1]
         return figures.heat_map(
             [f"{one.kind}: {one.name}" for one in self.cells],
             [name.replace(" ", "\n", 1) for name in COLUMNS],
-            [_figures(one) for one in self.cells],
+            values,
             GOOD_IS_HIGH,
             "What is left when inputs go missing, old or bad",
             breaks,
@@ -141,9 +150,9 @@ def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) ->
         TextColumn("{task.fields[note]}"), console=console or Console(quiet=True), transient=True,
     ) as bar:  # fmt: skip
         task = bar.add_task("degrade", total=len(plan), note="")
-        for kind_of, name, drop, fault in plan:
-            bar.update(task, note=f"{kind_of}: {name}")
-            cells.append(_measure(pipeline, read, kind_of, name, drop, fault))
+        for trial in plan:
+            bar.update(task, note=f"{trial.kind}: {trial.name}")
+            cells.append(_measure(pipeline, read, trial))
             bar.advance(task)
     truth = [tag for moment in read() for tag in (moment.tags or (moment.label,))]
     majority = max(sorted(set(truth)), key=truth.count)
@@ -154,43 +163,51 @@ def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) ->
     )  # fmt: skip
 
 
-def _plan(pipeline: Pipeline) -> Iterator[tuple[str, str, tuple[str, ...], Fault | None]]:
-    """Kind and name of each cell, the streams that are dropped, and what happens to the others."""
+@dataclass(frozen=True)
+class _Trial:
+    """What is done to the inputs for one cell."""
+
+    kind: str
+    name: str
+    drop: tuple[str, ...] = ()
+    """Streams that never arrive."""
+    delayed: tuple[str, ...] = ()
+    fault: Fault | None = None
+
+
+def _plan(pipeline: Pipeline) -> Iterator[_Trial]:
     manifest = pipeline.bundle.manifest
     read = {source.split(":")[1] for stage in manifest.stages for source in stage.streams}
     modalities = manifest.presence or tuple(name for name in manifest.streams if name in read)
     for size in range(len(modalities), 0, -1):
         for kept in combinations(modalities, size):
-            yield "present", " + ".join(kept), tuple(name for name in modalities if name not in kept), None
+            yield _Trial("present", " + ".join(kept), drop=tuple(name for name in modalities if name not in kept))
     for name in modalities:
         for step in STEPS:
-            yield "late", f"{name} {step:g}x", (), _late(pipeline, (name,), step)
+            yield _late(pipeline, name, (name,), step)
     if len(modalities) > 1:
         for step in STEPS:
-            yield "late", f"{ALL} {step:g}x", (), _late(pipeline, modalities, step)
+            yield _late(pipeline, ALL, modalities, step)
     for name in modalities:
         for what, fault in faults(name, manifest.streams[name], manifest.head.kind == "tagging").items():
-            yield "fault", f"{name} {what}", (), fault
+            yield _Trial("fault", f"{name} {what}", fault=fault)
 
 
-def _late(pipeline: Pipeline, names: Sequence[str], step: float) -> Fault:
+def _late(pipeline: Pipeline, what: str, names: tuple[str, ...], step: float) -> _Trial:
     streams = pipeline.streams
     delays = {name: int(step * max_age_ns(streams[name])) for name in names}
-    return lambda moments: late(moments, delays, streams)
+    return _Trial("late", f"{what} {step:g}x", delayed=names, fault=lambda moments: late(moments, delays, streams))
 
 
-def _measure(
-    pipeline: Pipeline, read: Reader, kind_of: str, name: str, drop: Sequence[str], fault: Fault | None
-) -> Cell:
-    def moments() -> Iterator[LabelledSet]:
-        return read() if fault is None else fault(read())
+def _measure(pipeline: Pipeline, read: Reader, trial: _Trial) -> Cell:
+    def measured(blocking: bool) -> Evaluation:
+        moments = read() if trial.fault is None else trial.fault(read())
+        return evaluate(pipeline, moments, trial.drop, blocking, unknown=trial.delayed)
 
-    decided = evaluate(pipeline, moments(), drop, adapt=False)
+    decided = measured(blocking=True)
     # Where nothing was blocked, the model gave all the answers already.
-    asked = decided if all(one.probabilities or one.tags for one in decided.predictions) else None
-    if asked is None:
-        asked = evaluate(pipeline, moments(), drop, blocking=False, adapt=False)
-    return _cell(kind_of, name, decided, asked)
+    whole = all(one.probabilities or one.tags for one in decided.predictions)
+    return _cell(trial.kind, trial.name, decided, decided if whole else measured(blocking=False))
 
 
 def _cell(kind_of: str, name: str, decided: Evaluation, asked: Evaluation) -> Cell:

@@ -162,8 +162,8 @@ def heat_map(
     rows: Sequence[str], columns: Sequence[str], values: Any, good_is_high: Sequence[bool | None], title: str,
     breaks: Sequence[int] = (),
 ) -> bytes:  # fmt: skip
-    """`values` [rows, columns] in 0..1, written in; green is good, red is bad; None = neither, no colour. `breaks`:
-    rows before which a line is drawn."""
+    """`values` [rows, columns] in 0..1, written in (not a number: a dash); green is good, red is bad; None =
+    neither, no colour. `breaks`: rows before which a line is drawn."""
     table = np.array(values, float)
     figure = new_figure(2.6 + 1.25 * len(columns), 1.3 + 0.27 * len(rows))
     axes = figure.subplots()
@@ -174,8 +174,8 @@ def heat_map(
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(rows)), [plain(row) for row in rows], fontsize=9)
     for (row, column), value in np.ndenumerate(table):
-        if np.isfinite(value):
-            axes.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8.5)
+        words = f"{value:.3f}" if np.isfinite(value) else "-"
+        axes.text(column, row, words, ha="center", va="center", fontsize=8.5)
     for place in breaks:
         axes.axhline(place - 0.5, color="white", lw=3)
     axes.tick_params(length=0)

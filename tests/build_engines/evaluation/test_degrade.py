@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from build_engines.evaluate import evaluate
 from build_engines.evaluation.degrade import Cell, Matrix, degrade, limited
 from build_engines.evaluation.perturb import changed, faults, frozen, late
 from calibration.moments import LabelledSet, RawMessage
-from edge_runtime.bundle import open_bundle
+from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.pipeline import Pipeline
 from tests import tiny
 
@@ -76,6 +77,21 @@ def test_up_to_its_maximum_age_a_stream_counts_and_beyond_it_is_absent(matrix: M
     assert _cell(matrix, "text 2x").f1_macro == _cell(matrix, "camera + sensors").f1_macro
     stale = _cell(matrix, "everything 2x")
     assert (stale.safe, stale.wrong_confident) == (1.0, 0.0)
+
+
+def test_where_a_late_stream_is_absent_the_truth_is_what_is_right_without_it(tiny_bundle: Bundle) -> None:
+    moments = [replace(_moment(index), label_without={"text": "bright"}) for index in range(4)]
+    old = list(late(moments, {"text": 10**12}, tiny.STREAMS))
+    pipeline = Pipeline(tiny_bundle)
+
+    def truths(sets: list[LabelledSet], unknown: tuple[str, ...]) -> list[str]:
+        return [one.truth for one in evaluate(pipeline, sets, unknown=unknown).predictions]
+
+    try:
+        assert truths(old, ("text",)) == ["bright"] * 4
+        assert truths(old, ()) == truths(moments, ("text",)) == list(tiny.LABELS[:4])
+    finally:
+        pipeline.close()
 
 
 def test_readings_that_are_no_numbers_are_as_good_as_absent(matrix: Matrix) -> None:
