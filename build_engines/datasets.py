@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -24,6 +24,9 @@ from calibration.moments import LabelledSet
 from edge_runtime.bundle import NEGATIVE, Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.streams import SensorStream, StreamSpec
+
+if TYPE_CHECKING:
+    from build_engines.lexicon import Lexicon
 
 Ints = NDArray[np.int64]
 NO_WORD = -1
@@ -192,6 +195,8 @@ class Prepared:
     """The validation split as pairs, everything present that was recorded."""
     digest: str
     """sha256 over the training split's files."""
+    lexicon: Lexicon | None = None
+    """Listed words that the text encoder learns too."""
 
 
 def answer_names(recipe: Recipe) -> tuple[str, ...]:

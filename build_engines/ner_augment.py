@@ -56,7 +56,7 @@ class SentenceAugmenter:
                 choices = self._entities[kind]
                 mention = choices[int(rng.integers(len(choices)))]
             if rng.random() < self._plan.respell:
-                mention = [_respelled(word, rng) for word in mention]
+                mention = [respelled(word, rng) for word in mention]
             words[start:end] = mention
             tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (len(mention) - 1)]
         chance = rng.random()
@@ -67,7 +67,7 @@ class SentenceAugmenter:
         return Tagged(one.id, tuple(words), tuple(tags))
 
 
-def _respelled(word: str, rng: np.random.Generator) -> str:
+def respelled(word: str, rng: np.random.Generator) -> str:
     """About half of the letters and digits replaced by others of their kind and case."""
     return "".join(_other(char, rng) if rng.random() < 0.5 else char for char in word)
 

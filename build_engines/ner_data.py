@@ -12,6 +12,7 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from build_engines.datasets import NO_WORD, Batch, Ints, Prepared, read_file, re
 from build_engines.ner_augment import SentenceAugmenter, Tagged
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from build_engines.tokenizer import SamplingEncoder, train_tokenizer
+from build_engines.word_lists import WordLists, english
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.decide import iob2
 from edge_runtime.errors import UserError
@@ -147,10 +149,26 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     del work  # small enough to need no cache
     train, val = sentences(data, "train"), sentences(data, recipe.evaluate_split)
     _, spec = text_stream(recipe.streams)
-    model = train_tokenizer(recipe.tokenizer, [word for one in train for word in one.words])
+    lists = english() if recipe.model.text and recipe.model.text.lexicon else None
+    model = train_tokenizer(recipe.tokenizer, _to_cut(train, lists))
     source = SentenceSource(recipe, spec, model, train)
     digest = hashlib.sha256(read_file(split_file(data, "train"))).hexdigest()
-    return Prepared(dict(recipe.streams), model, source, _val_batches(recipe, spec, Tokenizer(model), val), digest)
+    batches = _val_batches(recipe, spec, Tokenizer(model), val)
+    lexicon = None
+    if lists is not None:
+        from build_engines.lexicon import Lexicon  # torch is loaded for training only
+
+        lexicon = Lexicon(lists, model, spec, recipe.seed)
+    return Prepared(dict(recipe.streams), model, source, batches, digest, lexicon)
+
+
+def _to_cut(train: Sequence[Tagged], lists: WordLists | None) -> Iterator[str]:
+    """The words from which the tokenizer learns its pieces."""
+    if lists is not None:
+        listed = lists.words()
+        for word, times in zip(listed, lists.repeats(listed), strict=True):
+            yield from repeat(word, int(times))
+    yield from (word for one in train for word in one.words)
 
 
 def _labels(recipe: Recipe, tagged: Sequence[Tagged], length: int) -> Ints:

@@ -57,6 +57,8 @@ class TextRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     dropout: Fraction = 0.3
     token_dropout: Fraction = 0.1
     """Chance of hiding a token while training."""
+    lexicon: Literal["", "english"] = ""
+    """For kind `words`: lists of words that the encoder learns, as `train.lexicon` says."""
     aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
     aux_in_features: bool = False
 
@@ -122,6 +124,8 @@ class TokenizerRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Smoothness of subword sampling while training (Kudo 2018, arXiv:1804.10959); 0 = off."""
     keep_case: bool = False
     """Tell capitals from small letters, as names need."""
+    mark_capitals: bool = False
+    """Tell them by a mark before the same small letter, so that pieces are shared; for words encoded one by one."""
 
 
 class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -204,6 +208,21 @@ class WordsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Chance that a sentence loses its capitals; a fifth of it that it is all capitals."""
 
 
+class LexiconRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a word encoder learns lists of words (`model.text.lexicon`): first by themselves, then beside the tags."""
+
+    epochs: Positive = 8.0
+    """Times that as many words are drawn as are listed, before the first sentence."""
+    batch: Count = 256
+    learning_rate: Positive = 3e-3
+    dropout: Fraction = 0.05
+    """Of the encoder meanwhile: words are learned by heart."""
+    beside: Count = 128
+    """Words drawn for every step of tagging."""
+    weight: NotNegative = 0.5
+    """Of their loss there."""
+
+
 class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """The optimiser (AdamW, one-cycle) and the regularisers."""
 
@@ -227,6 +246,7 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Random combinations per natural part and step, for layouts whose parts are labelled one by one."""
     augment: AugmentRecipe = AugmentRecipe()
     words: WordsRecipe = WordsRecipe()
+    lexicon: LexiconRecipe = LexiconRecipe()
 
 
 class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -527,6 +547,10 @@ def _check_tagging(recipe: Recipe) -> str | None:
     for name, spec in recipe.streams.items():
         if isinstance(spec, TextStream) and bool(spec.word_pieces) != tagging:
             return f"streams.{name}: word_pieces is for a tagging head, which needs it"
+    if not tagging and (recipe.tokenizer.mark_capitals or (model.text and model.text.lexicon)):
+        return "tokenizer.mark_capitals and model.text.lexicon are for words encoded one by one: a tagging head"
+    if recipe.tokenizer.mark_capitals and recipe.tokenizer.keep_case:
+        return "tokenizer.keep_case and mark_capitals exclude each other; leave one out"
     if tagging and (model.vision or model.sensors):
         return "a tagging head reads text only; leave out model.vision and model.sensors"
     return None

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
+from build_engines import capitals
 from build_engines.recipe import TokenizerRecipe
 from edge_runtime.errors import UserError
 from edge_runtime.preprocess import word_grid
 from edge_runtime.streams import TextStream
 
 
-def train_tokenizer(recipe: TokenizerRecipe, sentences: Sequence[str]) -> bytes:
+def train_tokenizer(recipe: TokenizerRecipe, sentences: Iterable[str]) -> bytes:
     """A unigram model with byte fallback: no sentence in any script can produce an unknown piece.
 
-    Width is folded, and case too unless the recipe keeps it. Deterministic for the same sentences. Raises UserError.
+    Width is folded, and case too unless the recipe keeps or marks it. Deterministic for the same sentences.
+    Raises UserError.
     """
+    if recipe.mark_capitals:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "rules.tsv"
+            file.write_text(capitals.rules(), encoding="ascii")
+            # No mark of the word's start: it would stand before a capital's mark, and apart from the letters.
+            return _train(
+                recipe, sentences, normalization_rule_tsv=str(file), user_defined_symbols=[capitals.MARK],
+                add_dummy_prefix=False,
+            )  # fmt: skip
+    return _train(recipe, sentences, normalization_rule_name="nmt_nfkc" if recipe.keep_case else "nmt_nfkc_cf")
+
+
+def _train(recipe: TokenizerRecipe, sentences: Iterable[str], **settings: Any) -> bytes:
     buffer = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -29,10 +47,10 @@ def train_tokenizer(recipe: TokenizerRecipe, sentences: Sequence[str]) -> bytes:
             model_type="unigram",
             byte_fallback=True,
             character_coverage=recipe.coverage,
-            normalization_rule_name="nmt_nfkc" if recipe.keep_case else "nmt_nfkc_cf",
             hard_vocab_limit=False,
             num_threads=1,
             minloglevel=2,
+            **settings,
         )
     except (RuntimeError, OSError) as error:
         reason = str(error).splitlines()[-1]

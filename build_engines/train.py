@@ -20,9 +20,11 @@ from torch.nn.functional import cross_entropy
 from build_engines.augment import Augmenter, Mix
 from build_engines.datasets import NO_WORD, Batch, Ints, Prepared
 from build_engines.heads import FusedLoss, answers, class_weights, fit_offsets, fit_temperature, fit_thresholds
+from build_engines.lexicon import Lessons
 from build_engines.model import FusedModel, Fusion
 from build_engines.recipe import Recipe
 from build_engines.weights import load_weights, save_weights
+from build_engines.word_encoder import WordEncoder
 from edge_runtime.errors import UserError
 from edge_runtime.streams import StreamSpec
 
@@ -75,6 +77,9 @@ def train(
     model, kept = FusedModel(recipe, vocabulary), FusedModel(recipe, vocabulary)
     if initial is not None:
         model.load_state_dict(initial.model.state_dict())
+    lessons = _lessons(recipe, prepared, model)
+    if lessons is not None and initial is None:
+        _learn_lists(lessons, model, rng, console)
     kept.load_state_dict(model.state_dict())
     plan = recipe.train
     optimiser = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate)
@@ -90,6 +95,8 @@ def train(
             total = 0.0
             for batch in prepared.train.epoch(rng):
                 loss = loss_of(model, batch)
+                if lessons is not None:
+                    loss = loss + lessons.beside(rng)
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), 2.0)
@@ -107,15 +114,8 @@ def train(
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
     logits, labels = predict(kept, prepared.val)
-    offsets: dict[str, float] = {}
-    if plan.offsets:
-        moved = fit_offsets(logits, labels)
-        logits = logits + moved
-        assert isinstance(kept.fusion, Fusion)  # the softmax head's
-        kept.fusion.add_to_logits(moved)
-        after = f1_score(labels.numpy(), answers(recipe.head, logits), average="macro", zero_division=0)
-        console.print(f"logits moved: val F1 {history[-1].val_macro_f1:.3f} -> {after:.3f}")
-        offsets = {name: round(float(value), 4) for name, value in zip(recipe.labels, moved, strict=True)}
+    offsets = _move_logits(recipe, kept, logits, labels, console) if plan.offsets else torch.zeros(len(recipe.labels))
+    logits = logits + offsets
     temperature = fit_temperature(logits, labels, recipe.head)
     record = TrainingRecord(
         recipe_sha256=recipe_digest,
@@ -126,9 +126,44 @@ def train(
         streams=prepared.streams,
         epochs=(*(initial.record.epochs if initial is not None else ()), *history),
         thresholds=fit_thresholds(logits, labels, recipe.labels, temperature) if recipe.head == "sigmoid" else {},
-        offsets=offsets,
+        offsets={name: round(float(value), 4) for name, value in zip(recipe.labels, offsets, strict=True)}
+        if plan.offsets
+        else {},
     )
     return Trained(kept, record)
+
+
+def _move_logits(recipe: Recipe, kept: FusedModel, logits: Tensor, labels: Tensor, console: Console) -> Tensor:
+    """What was added [labels] to the logits of `kept` for its macro-F1."""
+    moved = fit_offsets(logits, labels)
+    assert isinstance(kept.fusion, Fusion)  # the softmax head's
+    kept.fusion.add_to_logits(moved)
+    before, after = (
+        f1_score(labels.numpy(), answers(recipe.head, values), average="macro", zero_division=0)
+        for values in (logits, logits + moved)
+    )
+    console.print(f"logits moved: val F1 {before:.3f} -> {after:.3f}")
+    return moved
+
+
+def _lessons(recipe: Recipe, prepared: Prepared, model: FusedModel) -> Lessons | None:
+    if prepared.lexicon is None:
+        return None
+    assert isinstance(model.text, WordEncoder)  # the recipe's check
+    return Lessons(recipe.train.lexicon, prepared.lexicon, model.text)
+
+
+def _learn_lists(lessons: Lessons, model: FusedModel, rng: np.random.Generator, console: Console) -> None:
+    model.train()
+    mean = float("nan")
+    with _progress(console) as bar:
+        task = bar.add_task("learn word lists", total=lessons.steps, note="")
+        for done in range(lessons.steps):
+            loss = lessons.step(rng)
+            mean = loss if done == 0 else 0.98 * mean + 0.02 * loss
+            bar.update(task, advance=1, note=f"loss {mean:.3f}")
+    if not console.is_terminal:
+        console.print(f"word lists: {lessons.steps} steps, loss {mean:.3f}")
 
 
 def _progress(console: Console) -> Progress:

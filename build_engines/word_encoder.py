@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from build_engines.recipe import TextRecipe
+from build_engines.word_lists import TRAITS
 
 KERNELS = (1, 3, 5)
+REACH = 3.0
+"""Largest value that a convolution of pieces gives, as of a ReLU6 (Howard et al. 2017, arXiv:1704.04861): pieces
+that are rare where the model is calibrated or used, such as those of addresses, must not stretch INT8's ranges."""
 
 
 class WordEncoder(nn.Module):
@@ -20,6 +24,8 @@ class WordEncoder(nn.Module):
     A word is what its pieces say: their mean, and maxima over 1, 3 and 5 piece convolutions (dos Santos and Zadrozny
     2014). Words then see their neighbours by `layers` gated convolutions of 3 words with skip connections (Dauphin et
     al. 2017, arXiv:1612.08083).
+
+    With a lexicon, the encoder also answers what lists say of a word by itself, and adds its answer to the word.
     """
 
     def __init__(self, recipe: TextRecipe, tokens: int, vocabulary: int, features: int) -> None:
@@ -33,6 +39,9 @@ class WordEncoder(nn.Module):
         self.spelling = nn.ModuleList([nn.Conv1d(size, width, kernel, padding=kernel // 2) for kernel in KERNELS])
         self.word = nn.Linear(len(KERNELS) * width + size, width)
         self.word_norm = nn.LayerNorm(width)
+        self.listed = bool(recipe.lexicon)
+        if self.listed:
+            self.traits, self.known = nn.Linear(width, len(TRAITS)), nn.Linear(len(TRAITS), width)
         self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(recipe.layers)])
         self.context = nn.ModuleList([nn.Conv1d(width, 2 * width, 3, padding=1) for _ in range(recipe.layers)])
         self.project = nn.Linear(2 * width, features)
@@ -57,12 +66,24 @@ class WordEncoder(nn.Module):
         spelled = self._spelled(ids[rows, places], mask[rows, places])
         return torch.zeros(*ids.shape[:2], spelled.shape[-1]).index_put((rows, places), spelled)
 
+    def trait_logits(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """ids and mask [N, P] to the logits [N, traits] of what lists say of each word; with a lexicon only."""
+        logits: Tensor = self.traits(self._read(ids, mask))
+        return logits
+
     def _spelled(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask [N, P] to word features [N, width]."""
+        features = self._read(ids, mask)
+        if self.listed:
+            features = features + self.known(torch.sigmoid(self.traits(features)))
+        return features
+
+    def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """ids and mask [N, P] to what the pieces say [N, width]."""
         there = mask.unsqueeze(-1)
         pieces = self.dropout(self.embedding(ids)) * there
         across, kept = pieces.transpose(1, 2), there.transpose(1, 2)
-        maxima = [(relu(layer(across)) * kept).amax(2) for layer in self.spelling]
+        maxima = [(relu(layer(across)) * kept).amax(2).clamp(max=REACH) for layer in self.spelling]
         mean = pieces.sum(1) / there.sum(1).clamp(min=1.0)
         features: Tensor = self.word_norm(self.word(self.dropout(torch.cat([*maxima, mean], -1))))
         return features

@@ -63,3 +63,17 @@ def test_sampling_varies_but_repeats_in_any_process(model: bytes) -> None:
 def test_an_impossible_vocabulary_is_the_users_mistake() -> None:
     with pytest.raises(UserError, match="vocabulary"):
         train_tokenizer(TokenizerRecipe(vocabulary=300), ["".join(map(chr, range(0x4E00, 0x4E00 + 400)))])
+
+
+def test_marked_capitals_share_the_pieces_of_small_letters() -> None:
+    words = ["london", "London", "LONDON", "light", "Light", "kitchen"] * 5
+    model = train_tokenizer(TokenizerRecipe(vocabulary=320, mark_capitals=True), words)
+    tokenizer = Tokenizer(model)
+    small, first, every, wide = tokenizer.encode_words(["london", "London", "LONDON", "\uff2condon"])
+    (mark,) = {first[0]}
+    assert first == [mark, *small]
+    assert wide == first
+    assert every.count(mark) == len("london")
+    assert mark not in small
+    for word in ("Ωmega", "Привет", "打開", "🚗", "ﬁne", "\u00b4"):
+        assert 0 not in tokenizer.encode(word)
