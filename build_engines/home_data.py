@@ -34,8 +34,11 @@ NEEDS_PEOPLE = frozenset({"light_on", "generic_on", "fan_on", "media", "climate_
 """Actions that an empty room puts on hold (the data's README)."""
 
 
-def join_label(action: str, gesture: int, occupants: int) -> str:
-    """The data's rule: the cancel gesture wins; else an empty room holds what needs people; else the action."""
+def join_label(action: str, gesture: int | None, occupants: int) -> str:
+    """The data's rule: the cancel gesture wins; else an empty room holds what needs people; else the action.
+
+    `gesture` None: no hand is seen.
+    """
     if gesture == CANCEL_GESTURE:
         return CANCEL
     if occupants == 0 and action in NEEDS_PEOPLE:
@@ -55,7 +58,10 @@ def read(
             RawMessage(sensors, AT_NS, values=values),
             RawMessage(text, AT_NS, text=row["text"], lang=row.get("lang")),
         )
-        yield LabelledSet(row["id"], row["id"], AT_NS, row["label"], messages)
+        parts = row.get("labels")
+        # Nothing is known to be right without the sentence or without the room.
+        without = {camera: join_label(parts["action"], None, parts["occupants"])} if parts else {}
+        yield LabelledSet(row["id"], row["id"], AT_NS, row["label"], messages, without)
 
 
 def stream_names(streams: Mapping[str, StreamSpec]) -> tuple[str, str, str]:

@@ -30,9 +30,11 @@ needs_data = pytest.mark.skipif(
         ("light_on", 5, 1, "light_on"),
         ("light_off", 5, 0, "light_off"),
         ("query", 9, 0, "query"),
+        ("light_on", None, 0, "hold"),
+        ("light_on", None, 2, "light_on"),
     ],
 )
-def test_rule(action: str, gesture: int, occupants: int, label: str) -> None:
+def test_rule(action: str, gesture: int | None, occupants: int, label: str) -> None:
     assert join_label(action, gesture, occupants) == label
 
 
@@ -51,6 +53,8 @@ def test_every_sample_is_admitted_and_independent() -> None:
     count = 0
     for moment, aligned in replay(recipe.streams, read(DATA, "val", recipe.streams)):
         assert all(part.present for part in aligned.slices.values()), moment.id
+        assert moment.label_without["camera.front"] != "cancel"
+        assert moment.label_without["camera.front"] == moment.label or moment.label == "cancel"
         count += 1
         if count == 200:
             break
