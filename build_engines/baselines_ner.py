@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from build_engines.tagging import TagReport, report
 from edge_runtime.decide import iob2
 
 NEIGHBOURS = (-2, -1, 1, 2)
@@ -44,11 +43,6 @@ def features(words: Sequence[str], place: int) -> Iterator[str]:
 
 Sentences = Sequence[tuple[Sequence[str], Sequence[str]]]
 """Words and their tags, sentence by sentence."""
-
-
-def classical_tagger(train: Sentences, evaluate: Sentences, outside: str = "O", strength: float = 4.0) -> TagReport:
-    """The report on `evaluate` of a logistic regression fitted to `train`."""
-    return report([tags for _, tags in evaluate], classical_tags(train, evaluate, outside, strength), outside)
 
 
 def classical_tags(

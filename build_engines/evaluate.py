@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from build_engines import tagging
 from build_engines.datasets import Layout
-from build_engines.metrics import Scores, class_table, markdown, score
+from build_engines.metrics import Scores, class_table, score
 from calibration.moments import LabelledSet, admitted
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
@@ -161,11 +161,13 @@ def by_condition(predictions: Sequence[Prediction], labels: Sequence[str]) -> di
     }
 
 
-def as_json(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[tuple[str, Scores]] = ()) -> bytes:
-    """The evaluation as JSON: what report/evaluation.json and `--json` hold."""
+def document(
+    bundle: Bundle, split: str, result: Evaluation, modalities: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """The evaluation as plain data. `modalities`: what is present to the model's scores."""
     manifest = bundle.manifest
     conditions = by_condition(result.predictions, manifest.head.labels)
-    document: dict[str, Any] = {
+    found: dict[str, Any] = {
         "bundle": {"name": manifest.name, "version": manifest.version},
         "precision": dict(manifest.precision["default"]),
         "split": split,
@@ -173,20 +175,21 @@ def as_json(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[t
         "model_alone": {"accuracy": result.model.accuracy, "f1_macro": result.model.f1_macro},
         "safe_decisions": sum(one.source == "safe" for one in result.predictions),
         "refused": dict(result.refused),
-        "conditions": {name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro, "count": s.count}
-                       for name, s in conditions.items()},
-        "modalities": {name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro} for name, s in ablation},
-    }  # fmt: skip
+        "conditions": {
+            name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro, "count": s.count} for name, s in conditions.items()
+        },
+        "modalities": modalities,
+    }
     if manifest.head.kind == "tagging":
-        document["tagging"] = tagging.report_of(result.predictions, manifest.head.labels[0])
-    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
+        found["tagging"] = tagging.report_of(result.predictions, manifest.head.labels[0])
+    return found
 
 
-def as_markdown(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[tuple[str, Scores]] = ()) -> bytes:
-    """The evaluation for people: report/evaluation.md."""
-    manifest = bundle.manifest
-    text = markdown(result.scores, f"{manifest.name} {manifest.version} on {split}", ablation)
-    return text.encode()
+def as_json(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[tuple[str, Scores]] = ()) -> bytes:
+    """The evaluation as JSON: what `--json` holds."""
+    modalities = {name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro} for name, s in ablation}
+    written = msgspec.json.encode(document(bundle, split, result, modalities))
+    return msgspec.json.format(written, indent=1) + b"\n"
 
 
 def predictions_jsonl(result: Evaluation) -> bytes:

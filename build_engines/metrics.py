@@ -80,36 +80,3 @@ def class_table(scores: Scores, title: str) -> Table:
         table.add_row(name, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
     table.add_row("accuracy", "", "", f"{scores.accuracy:.3f}", str(scores.count))
     return table
-
-
-def markdown(scores: Scores, title: str, ablation: Sequence[tuple[str, Scores]] = ()) -> str:
-    """The same as Markdown, with the confusion matrix and the table of modality subsets."""
-    lines = [
-        f"# {title}",
-        "",
-        f"{scores.count} decisions, accuracy {scores.accuracy:.4f}, macro-F1 {scores.f1_macro:.4f}, "
-        f"weighted F1 {scores.f1_weighted:.4f}.",
-        "",
-        "| label | precision | recall | F1 | support |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for label, one in scores.classes.items():
-        lines.append(f"| {label} | {one.precision:.3f} | {one.recall:.3f} | {one.f1:.3f} | {one.support} |")
-    if ablation:
-        lines += [
-            "",
-            "## Modalities",
-            "",
-            "The model alone when the other streams never arrive, against what is right with everything known;",
-            "the policy neither blocks nor holds here.",
-            "",
-            "| present | accuracy | macro-F1 |",
-            "| --- | ---: | ---: |",
-        ]
-        lines += [f"| {name} | {part.accuracy:.3f} | {part.f1_macro:.3f} |" for name, part in ablation]
-    names = scores.confusion_labels
-    lines += ["", "## Confusion (rows: truth, columns: answer)", "", "| | " + " | ".join(names) + " |"]
-    lines.append("| --- |" + " ---: |" * len(names))
-    for name, row in zip(names, scores.confusion, strict=True):
-        lines.append(f"| {name} | " + " | ".join(str(cell) for cell in row) + " |")
-    return "\n".join(lines) + "\n"

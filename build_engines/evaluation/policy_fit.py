@@ -14,8 +14,8 @@ from sklearn.metrics import f1_score
 from build_engines.evaluate import Prediction
 from build_engines.evaluation.confidence import SMALLEST, matrix
 from build_engines.heads import fit_temperature
-from edge_runtime.bundle import NEGATIVE, DecisionPolicy, Head
-from edge_runtime.decide import PolicyState, decide
+from edge_runtime.bundle import DecisionPolicy, Head
+from edge_runtime.decide import PolicyState, decide, model_answer
 from edge_runtime.messages import Inference
 
 FOLDS = 5
@@ -96,11 +96,8 @@ class Answers:
     def decided(self, temperature: float, thresholds: Mapping[str, float]) -> NDArray[np.str_]:
         """The decisions with these thresholds (a label without one has the policy's)."""
         if self.head.kind == "sigmoid":
-            chances = 1.0 / (1.0 + np.exp(-self.logits / temperature))
-            limits = np.array([thresholds.get(label, self.policy.threshold or 0.5) for label in self.head.labels])
-            reached = np.where(chances >= limits, chances, -1.0)
-            names = np.array([*self.head.labels, NEGATIVE])
-            return names[np.where(reached.max(1) >= 0, reached.argmax(1), len(self.head.labels))]
+            policy = msgspec.structs.replace(self.policy, temperature=temperature, thresholds=dict(thresholds))
+            return np.array([model_answer(self.head, policy, row) for row in self.logits])
         labels, confidence = self.proposals(temperature)
         return gated(self.policy, labels, confidence, thresholds)
 

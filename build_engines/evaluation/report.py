@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from build_engines import tagging
-from build_engines.evaluate import Evaluation, Prediction, by_condition
+from build_engines.evaluate import Evaluation, Prediction, by_condition, document
 from build_engines.evaluation import figures
 from build_engines.evaluation.binary import Curves, curves
 from build_engines.evaluation.confidence import (
@@ -389,28 +389,6 @@ def pictures(result: Evaluation, found: Findings) -> dict[str, bytes]:
     return drawn
 
 
-def document(bundle: Bundle, split: str, result: Evaluation, found: Findings) -> dict[str, Any]:
-    """The report as plain data, for `evaluation.json`."""
-    manifest = bundle.manifest
-    ablation = {} if found.degradation is None else found.degradation.subsets()
-    conditions = by_condition(result.predictions, manifest.head.labels)
-    return {
-        "bundle": {"name": manifest.name, "version": manifest.version},
-        "precision": dict(manifest.precision["default"]),
-        "split": split,
-        "headline": headline(bundle, result, found),
-        "scores": result.scores,
-        "model_alone": {"accuracy": result.model.accuracy, "f1_macro": result.model.f1_macro},
-        "findings": found,
-        "safe_decisions": sum(one.source == "safe" for one in result.predictions),
-        "refused": dict(result.refused),
-        "conditions": {
-            name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro, "count": s.count} for name, s in conditions.items()
-        },
-        "modalities": ablation,
-    } | ({"tagging": tagging.report_of(result.predictions)} if tagging.is_tagging(result.predictions) else {})
-
-
 def full_report(
     bundle: Bundle, split: str, result: Evaluation, found: Findings, stem: str = "evaluation"
 ) -> dict[str, bytes]:
@@ -424,7 +402,8 @@ def full_report(
     ]
     lead = headline(bundle, result, found)
     shown = {section.picture: drawn[section.picture] for section in sections if section.picture}
-    written = msgspec.json.encode(document(bundle, split, result, found))
+    modalities = {} if found.degradation is None else found.degradation.subsets()
+    written = msgspec.json.encode(document(bundle, split, result, modalities) | {"headline": lead, "findings": found})
     return {
         f"{stem}.json": msgspec.json.format(written, indent=1) + b"\n",
         f"{stem}.md": as_markdown(title, lead, sections).encode(),

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from build_engines import world_data
-from build_engines.cli import main
 from build_engines.compile import find_compiler
 from calibration.moments import admitted
 from edge_runtime.bundle import Bundle, open_bundle
@@ -25,24 +24,16 @@ from edge_runtime.messages import Frame
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.recording.recorder import Recorder
 from edge_runtime.wire import BundleId, DecisionMessage, Latency
+from tests.build_engines.calling import call
 from tests.conftest import tiny_config
 from tests.test_runtime import driving
-
-
-def _call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["build-engines", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")
 def built(recipe_file: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch:
-        code = _call(patch, "run", recipe_file, "--data", world, "--out", folder / "out", "--work", folder / "work")
+        code = call(patch, "run", recipe_file, "--data", world, "--out", folder / "out", "--work", folder / "work")
     assert code == 0
     return folder
 
@@ -83,7 +74,7 @@ def test_evaluate_writes_scores_and_every_decision(
 ) -> None:
     scores, lines = tmp_path / "scores.json", tmp_path / "decisions.jsonl"
     arguments = ("evaluate", "--bundle", built / "out" / "tiny", "--data", world, "--allow-unsigned")
-    assert _call(monkeypatch, *arguments, "--json", scores, "--predictions", lines) == 0
+    assert call(monkeypatch, *arguments, "--json", scores, "--predictions", lines) == 0
     decisions = [json.loads(line) for line in lines.read_text().splitlines()]
     assert len(decisions) == json.loads(scores.read_text())["scores"]["count"] == 128
     assert all(one["source"] == "model" for one in decisions)
@@ -96,9 +87,9 @@ def test_a_dropped_required_stream_gives_safe_decisions_and_text_its_own_truth(
 ) -> None:
     lines = tmp_path / "decisions.jsonl"
     arguments = ("evaluate", "--bundle", built / "out" / "tiny", "--data", world, "--allow-unsigned")
-    assert _call(monkeypatch, *arguments, "--drop", "camera", "--predictions", lines) == 0
+    assert call(monkeypatch, *arguments, "--drop", "camera", "--predictions", lines) == 0
     assert {json.loads(line)["source"] for line in lines.read_text().splitlines()} == {"safe"}
-    assert _call(monkeypatch, *arguments, "--drop", "text", "--predictions", lines) == 0
+    assert call(monkeypatch, *arguments, "--drop", "text", "--predictions", lines) == 0
     decisions = [json.loads(line) for line in lines.read_text().splitlines()]
     assert "three" not in {one["truth"] for one in decisions}
 
@@ -121,12 +112,12 @@ def test_mistakes_are_one_line(
     code: int,
 ) -> None:
     base = ("evaluate", "--bundle", built / "out" / "tiny", "--data", world, "--allow-unsigned")
-    assert _call(monkeypatch, *base, *arguments) == code
+    assert call(monkeypatch, *base, *arguments) == code
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def test_an_unsigned_bundle_needs_the_flag(built: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _call(monkeypatch, "evaluate", "--bundle", built / "out" / "tiny", "--data", world) == 2
+    assert call(monkeypatch, "evaluate", "--bundle", built / "out" / "tiny", "--data", world) == 2
 
 
 def test_every_precision_is_there_and_the_plan_is_the_chosen_one(built: Path) -> None:
@@ -159,18 +150,18 @@ def test_nothing_is_built_twice_and_a_changed_limit_only_judges_again(
     work = tmp_path / "work"
     shutil.copytree(built / "work", work)
     base = ("--data", world, "--out", tmp_path / "out", "--work", work)
-    assert _call(monkeypatch, "run", recipe_file, *base) == 0
+    assert call(monkeypatch, "run", recipe_file, *base) == 0
     stands = "nothing has changed since it last ran"
     assert capsys.readouterr().out.count(stands) == 7
     strict = tmp_path / "strict.toml"
     strict.write_text(recipe_file.read_text().replace("min_gain = 0.01", "min_gain = 0.99\nfallback = false"))
-    assert _call(monkeypatch, "run", strict, *base) == 3
+    assert call(monkeypatch, "run", strict, *base) == 3
     said = capsys.readouterr()
     assert said.out.count(stands) == 4
     assert "not 99% smaller" in said.err
     # Failed closed: the candidate that stood before is gone, and nothing can be signed.
     assert not (work / "tiny" / "candidate").exists()
-    assert _call(monkeypatch, "bundle", strict, *base) == 2
+    assert call(monkeypatch, "bundle", strict, *base) == 2
 
 
 def test_a_missed_floor_exits_3(
@@ -186,7 +177,7 @@ def test_a_missed_floor_exits_3(
         lines = lines.replace(f'"label": "{old}"', f'"label": "{new}"')
     (data / "val" / "messages.jsonl").write_text(lines)
     base = ("--data", data, "--out", tmp_path / "out", "--work", work)
-    assert _call(monkeypatch, "run", recipe_file, *base, "--from", "calibrate", "--force") == 3
+    assert call(monkeypatch, "run", recipe_file, *base, "--from", "calibrate", "--force") == 3
     assert "the labels look swapped: it says" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -203,11 +194,11 @@ def test_calibration_on_noise_or_on_what_is_evaluated_exits_3(
         dark = np.random.default_rng(index).integers(0, 12, (16, 16, 3)).astype(np.uint8)
         path.write_bytes(cv2.imencode(".jpg", dark)[1].tobytes())
     arguments = ("--out", tmp_path / "out", "--work", work)
-    assert _call(monkeypatch, "calibrate", recipe_file, "--data", noisy, *arguments) == 3
+    assert call(monkeypatch, "calibrate", recipe_file, "--data", noisy, *arguments) == 3
     assert "do not fit the evaluation split" in capsys.readouterr().err
     shutil.rmtree(same / "train")
     shutil.copytree(same / "val", same / "train")
-    assert _call(monkeypatch, "calibrate", recipe_file, "--data", same, *arguments) == 3
+    assert call(monkeypatch, "calibrate", recipe_file, "--data", same, *arguments) == 3
     assert "calibrate on data that is not evaluated" in capsys.readouterr().err
 
 
@@ -215,7 +206,7 @@ def test_a_stage_without_what_it_needs_names_those_before_it(
     recipe_file: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("quantise", recipe_file, "--data", world, "--work", tmp_path)
-    assert _call(monkeypatch, *arguments) == 2
+    assert call(monkeypatch, *arguments) == 2
     assert "(train, export, aggregate, calibrate); run with --from train" in capsys.readouterr().err.replace("\n", " ")
 
 
@@ -243,7 +234,7 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(
     (tmp_path / "tiny" / "thesis.txt").write_text("precious")
     shutil.copytree(built / "work", tmp_path / "work")
     arguments = ("run", recipe_file, "--data", world, "--out", tmp_path, "--work", tmp_path / "work")
-    assert _call(monkeypatch, *arguments, "--from", "bundle", "--to", "bundle") == 2
+    assert call(monkeypatch, *arguments, "--from", "bundle", "--to", "bundle") == 2
     assert (tmp_path / "tiny" / "thesis.txt").read_text() == "precious"
 
 
@@ -303,20 +294,20 @@ def test_a_recorded_live_run_can_be_calibrated_from(
     work = tmp_path / "work"
     shutil.copytree(built / "work", work)
     arguments = ("calibrate", from_recordings, "--data", world, "--out", tmp_path / "out", "--work", work)
-    assert _call(monkeypatch, *arguments) == 2
+    assert call(monkeypatch, *arguments) == 2
     assert "drive.mcap: cannot be read" in capsys.readouterr().err
     record_live(built / "out" / "tiny", world / "train", tmp_path / "drive.mcap", 200)
-    assert _call(monkeypatch, *arguments) == 0
+    assert call(monkeypatch, *arguments) == 0
     ranges = json.loads((work / "tiny" / "calibration" / "ranges.json").read_text())
     assert len(ranges["samples"]) == 64
     assert all(name.startswith("drive/") for name in ranges["samples"])
     assert "| drive |" in (work / "tiny" / "calibration" / "coverage.md").read_text()
     capsys.readouterr()
-    assert _call(monkeypatch, *arguments) == 0
+    assert call(monkeypatch, *arguments) == 0
     assert "nothing has changed" in capsys.readouterr().out
     (tmp_path / "drive.mcap").unlink()
     record_live(built / "out" / "tiny", world / "train", tmp_path / "drive.mcap", 220)
-    assert _call(monkeypatch, *arguments) == 0
+    assert call(monkeypatch, *arguments) == 0
     assert "nothing has changed" not in capsys.readouterr().out
 
 
@@ -336,5 +327,5 @@ def test_a_recording_of_noise_or_of_what_is_evaluated_exits_3(
     bundle = open_bundle(built / "out" / "tiny", allow_unsigned=True)
     record_offline(bundle, world, split, tmp_path / "drive.mcap", noise)
     arguments = ("calibrate", from_recordings, "--data", world, "--out", tmp_path / "out", "--work", work)
-    assert _call(monkeypatch, *arguments) == 3
+    assert call(monkeypatch, *arguments) == 3
     assert message in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from build_engines.metrics import markdown, score
+from build_engines.metrics import score
 
 
 def test_scores_equal_those_worked_out_by_hand() -> None:
@@ -28,10 +28,3 @@ def test_an_answer_outside_the_labels_counts_as_wrong() -> None:
     found = score(["a", "b"], ["a", "none"], ["a", "b"])
     assert found.accuracy == 0.5
     assert found.f1_macro == pytest.approx(1 / 3)
-
-
-def test_markdown_holds_every_class_and_subset() -> None:
-    found = score(["a", "b"], ["a", "b"], ["a", "b"])
-    text = markdown(found, "t", [("text", found)])
-    assert "| a | 1.000 | 1.000 | 1.000 | 1 |" in text
-    assert "| text | 1.000 | 1.000 |" in text

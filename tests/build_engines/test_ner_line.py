@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import zmq
 
-from build_engines.baselines_ner import classical_tagger
-from build_engines.cli import main
+from build_engines.baselines_ner import classical_tags
 from build_engines.ner_data import sentences
 from build_engines.tagging import report
 from edge_runtime import Subscriber, schema
@@ -21,6 +20,7 @@ from edge_runtime.messages import Utterance
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.runtime import Runtime
 from edge_runtime.wire import DecisionMessage
+from tests.build_engines.calling import call
 from tests.conftest import WAIT_S, running, tiny_config
 
 RECIPE = """
@@ -97,15 +97,6 @@ def write_conll(path: Path, count: int) -> None:
         words += [(["today", "again", "."][rng.integers(3)], "O")]
         lines += [f"{word} NN I-NP {tag}" for word, tag in words] + [""]
     path.write_text("\n".join(lines))
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["build-engines", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +178,8 @@ def test_a_live_runtime_publishes_a_tag_per_word(built: Path) -> None:
 
 def test_the_classical_tagger_learns_it_too(built: Path) -> None:
     train, val = sentences(built / "news.conll", "train"), sentences(built / "news.conll", "val")
-    found = classical_tagger([(one.words, one.tags) for one in train], [(one.words, one.tags) for one in val])
+    said = classical_tags([(one.words, one.tags) for one in train], [(one.words, one.tags) for one in val])
+    found = report([one.tags for one in val], said)
     assert found.spans_micro.f1 > 0.95
 
 

@@ -14,8 +14,8 @@ from build_engines.datasets import RECIPE_FILE, layout_for
 from build_engines.heads import FusedLoss, answers, fit_temperature, fit_thresholds
 from edge_runtime.bundle import Bundle, Head, open_bundle
 from edge_runtime.decide import model_answer
+from tests.build_engines.calling import call
 from tests.build_engines.samples_folder import RECIPE, write_samples
-from tests.build_engines.test_build_line import _call
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_samples(folder / "data", "val", 60, 2)
     arguments = ("--data", folder / "data", "--out", folder / "out", "--work", folder / "work")
     with pytest.MonkeyPatch.context() as patch:
-        assert _call(patch, "run", folder / "ward.toml", *arguments) == 0
+        assert call(patch, "run", folder / "ward.toml", *arguments) == 0
     return folder
 
 
@@ -51,7 +51,7 @@ def test_evaluate_needs_no_layout_for_a_held_out_split_elsewhere(
     scores, lines = tmp_path / "scores.json", tmp_path / "decisions.jsonl"
     arguments = ("--bundle", built / "out" / "ward", "--data", tmp_path / "elsewhere", "--split", "test")
     options = ("--trusted-key", built / "out" / "ward.pem", "--json", scores, "--predictions", lines, "--ablate")
-    assert _call(monkeypatch, "evaluate", *arguments, *options) == 0
+    assert call(monkeypatch, "evaluate", *arguments, *options) == 0
     found = json.loads(scores.read_text())
     assert set(found["scores"]["classes"]) == {"ill", "none"}
     assert found["scores"]["f1_macro"] > 0.9
@@ -80,7 +80,7 @@ def test_no_input_at_all_gives_the_safe_decision(built: Path, tmp_path: Path, mo
     lines = tmp_path / "decisions.jsonl"
     arguments = ("--bundle", built / "out" / "ward", "--data", built / "data", "--allow-unsigned")
     drop = [word for kind in ("camera", "text", "sensors") for word in ("--drop", kind)]
-    assert _call(monkeypatch, "evaluate", *arguments, *drop, "--predictions", lines) == 0
+    assert call(monkeypatch, "evaluate", *arguments, *drop, "--predictions", lines) == 0
     decisions = [json.loads(line) for line in lines.read_text().splitlines()]
     assert {(one["label"], one["source"]) for one in decisions} == {("undecided", "safe")}
 
@@ -91,7 +91,7 @@ def test_a_missing_picture_is_one_line(
     shutil.copytree(built / "data" / "val", tmp_path / "val")
     (tmp_path / "val" / "images" / "002.jpg").unlink()
     arguments = ("--bundle", built / "out" / "ward", "--data", tmp_path, "--allow-unsigned")
-    assert _call(monkeypatch, "evaluate", *arguments) == 2
+    assert call(monkeypatch, "evaluate", *arguments) == 2
     said = capsys.readouterr().err.strip()
     assert "002.jpg" in said.replace("\n", "")
     assert "Traceback" not in said

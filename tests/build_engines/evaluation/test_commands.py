@@ -9,19 +9,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from build_engines.cli import main
 from build_engines.line import export_stage, train_stage
 from build_engines.recipe import Recipe
 from build_engines.stages import make_job
-
-
-def _call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["build-engines", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+from tests.build_engines.calling import call
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +30,9 @@ def test_evaluate_writes_report_and_tests_against_a_rival(
 ) -> None:
     base = ("evaluate", "--bundle", bundle, "--data", world, "--allow-unsigned")
     rival = tmp_path / "rival.jsonl"
-    assert _call(monkeypatch, *base, "--predictions", rival) == 0
+    assert call(monkeypatch, *base, "--predictions", rival) == 0
     capsys.readouterr()
-    assert _call(monkeypatch, *base, "--report", tmp_path / "report", "--rival", rival) == 0
+    assert call(monkeypatch, *base, "--report", tmp_path / "report", "--rival", rival) == 0
     printed = capsys.readouterr().out
     assert "not proven better or worse than" in printed and "macro-F1" in printed
     found = json.loads((tmp_path / "report" / "report.json").read_text())
@@ -49,14 +40,14 @@ def test_evaluate_writes_report_and_tests_against_a_rival(
     assert found["findings"]["latency_ms"]["total"]["p50"] > 0
     assert found["findings"]["confidence"]["shipped"]["ece"] <= 1
     assert {"report.md", "report.html", "confusion.png"} <= {path.name for path in (tmp_path / "report").iterdir()}
-    assert _call(monkeypatch, *base, "--rival", bundle) == 0
-    assert _call(monkeypatch, *base, "--rival", tmp_path / "nothing") == 2
+    assert call(monkeypatch, *base, "--rival", bundle) == 0
+    assert call(monkeypatch, *base, "--rival", tmp_path / "nothing") == 2
 
 
 def test_degrade_writes_its_table_and_refuses_with_3_what_fails_a_check(
     bundle: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = _call(
+    code = call(
         monkeypatch, "degrade", "--bundle", bundle, "--data", world, "--allow-unsigned", "--moments", 64,
         "--report", tmp_path,
     )  # fmt: skip
@@ -73,7 +64,7 @@ def test_evaluate_improve_writes_what_it_tried(
     bundle: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = ("evaluate", "--bundle", bundle, "--data", world, "--allow-unsigned")
-    assert _call(monkeypatch, *base, "--improve", tmp_path / "out") == 0
+    assert call(monkeypatch, *base, "--improve", tmp_path / "out") == 0
     found = json.loads((tmp_path / "out" / "improve.json").read_text())
     assert [one["step"] for one in found["attempts"]] == ["temperature", "thresholds"]
     kept = any(one["kept"] for one in found["attempts"])
@@ -84,4 +75,4 @@ def test_evaluate_improve_writes_what_it_tried(
 def test_a_recipe_that_is_not_there_is_the_user_s_mistake(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _call(monkeypatch, command, tmp_path / "none.toml", "--data", tmp_path) == 2
+    assert call(monkeypatch, command, tmp_path / "none.toml", "--data", tmp_path) == 2

@@ -11,6 +11,7 @@ import pytest
 
 from build_engines.evaluate import evaluate
 from build_engines.evaluation.degrade import Cell, Matrix, degrade, limited
+from build_engines.evaluation.page import as_markdown
 from build_engines.evaluation.perturb import changed, faults, frozen, late
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.bundle import Bundle, open_bundle
@@ -109,6 +110,7 @@ def test_the_checks_are_said_in_words_and_in_pictures(matrix: Matrix) -> None:
     assert matrix.passed, matrix.verdicts
     assert matrix.majority_accuracy == 0.25
     assert matrix.picture()[:4] == b"\x89PNG"
+    assert "| present: camera + text + sensors | 1.000 | 1.000 |" in as_markdown("t", (), [matrix.section()])
 
 
 def test_in_a_recording_late_messages_are_older_ones_with_their_own_stamps() -> None:

@@ -104,6 +104,12 @@ def test_pictures_are_small_pngs_and_the_page_holds_all(files: dict[str, bytes])
     assert sum(map(len, files.values())) < 1_500_000
 
 
+def test_markdown_holds_every_class(bundle: Bundle, files: dict[str, bytes]) -> None:
+    text = files["evaluation.md"].decode()
+    for label, one in _evaluation(bundle.manifest.head.labels).scores.classes.items():
+        assert f"| {label} | {one.precision:.3f} | {one.recall:.3f} | {one.f1:.3f} | " in text
+
+
 def test_markdown_keeps_a_bar_in_a_label_in_its_cell() -> None:
     text = as_markdown("t", ["one"], [Section("s", (), Cells(("label", "F1"), (("a|b", "0.5"),)))])
     assert "| a\\|b | 0.5 |" in text and "| --- | ---: |" in text
