@@ -13,11 +13,16 @@ from build_engines.recipe import AugmentRecipe
 _NOISE_FIELDS = 16
 """Noise is drawn once as this many fields and rolled about: fresh noise would cost more than the training step."""
 
-
 _ERASED_AREA = (0.02, 0.2)
 """Part of the picture that a rectangle covers."""
 _ERASED_STRETCH = 2.0
 """Its sides' ratio is the picture's times or divided by up to this."""
+_BLUR = 0.025
+"""Largest deviation of a blur, in widths."""
+_LEAST_BLUR = 0.3
+"""Deviations from here on, in pixels: below it a blur changes nothing."""
+_DIMMEST = 0.15
+"""Smallest gain of a dim picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Augmenter:
     def _active(self) -> bool:
         plan = self._plan
         moved = plan.shift or plan.rotate_deg or plan.scale or plan.flip or plan.crop
-        return bool(moved or plan.brightness or plan.noise or plan.colour or plan.erase)
+        return bool(moved or plan.brightness or plan.noise or plan.colour or plan.blur or plan.dim or plan.erase)
 
     def mix(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Mix | None]:
         """`images` uint8 [N, H, W, 3] mixed with each other as the recipe says, and how; None = left alone."""
@@ -76,6 +81,11 @@ class Augmenter:
         if plan.shift or plan.rotate_deg or plan.scale or plan.crop:
             matrix = self._motion(height, width)
             image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)  # type: ignore[assignment]
+        # As in a camera: the lens, then the light that reaches the sensor, then the sensor's own gain and noise.
+        if plan.blur and rng.random() < plan.blur:
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(_LEAST_BLUR, max(2 * _LEAST_BLUR, _BLUR * width)))  # type: ignore[assignment]
+        if plan.dim and rng.random() < plan.dim:
+            image = cv2.convertScaleAbs(image, alpha=rng.uniform(_DIMMEST, 1.0))  # type: ignore[assignment]
         if plan.brightness:
             gain, offset = rng.uniform(-1, 1, 2) * plan.brightness
             table = np.arange(256) * (1 + gain) + offset * 128

@@ -198,6 +198,7 @@ class SensorsEncoder(nn.Module):
         super().__init__()
         width = recipe.width
         self.kind, self.noise, self.channel_dropout = recipe.kind, recipe.noise, recipe.channel_dropout
+        self.bias = recipe.bias
         if recipe.kind == "mlp":
             sizes = (2 * channels * steps, *(width for _ in range(recipe.layers)))
             blocks = [(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(sizes)]
@@ -216,6 +217,9 @@ class SensorsEncoder(nn.Module):
     def forward(self, window: Tensor, mask: Tensor) -> Encoded:
         if self.training:
             window = window + self.noise * torch.randn_like(window)
+            if self.bias:  # else nothing is drawn: recipes without it keep their weights
+                drifted = torch.rand(window.shape[0], 1, 1, device=window.device) < self.bias
+                window = window + drifted * torch.randn(window.shape[0], 1, window.shape[2], device=window.device)
             seen = torch.rand(mask.shape[0], 1, mask.shape[2], device=mask.device) >= self.channel_dropout
             mask = mask * seen
         x = torch.cat([window * mask, mask], dim=-1)

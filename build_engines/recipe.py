@@ -75,6 +75,9 @@ class SensorsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Deviation of the noise added to standardised values while training."""
     channel_dropout: Fraction = 0.0
     """Chance of hiding a channel while training."""
+    bias: Fraction = 0.0
+    """Chance that every channel of a window reads too much or too little by a constant of its own, drawn with a
+    deviation of one: sensors that have drifted."""
     aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
     aux_in_features: bool = False
 
@@ -189,6 +192,10 @@ class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """That part's width over height is the picture's times up to 1 + this, or divided by it."""
     colour: Fraction = 0.0
     """Each colour's gain changes by up to this, by itself."""
+    blur: Fraction = 0.0
+    """Chance of a Gaussian blur of a deviation up to 1/40 of the width: a fogged, dirty or defocused lens."""
+    dim: Fraction = 0.0
+    """Chance of a gain between 0.15 and 1: too little light, or an aperture that does not open."""
     erase: Fraction = 0.0
     """Chance of a rectangle in one random colour (Zhong et al. 2017, arXiv:1708.04896)."""
     mixup: Fraction = 0.0

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from build_engines.augment import Augmenter
 from build_engines.recipe import AugmentRecipe
 
-NEW = ("crop", "stretch", "colour", "erase", "mixup", "cutmix")
+NEW = ("crop", "stretch", "colour", "blur", "dim", "erase", "mixup", "cutmix")
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,12 @@ def images() -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(
-    "plan", [AugmentRecipe(crop=0.5, stretch=0.3), AugmentRecipe(colour=0.2), AugmentRecipe(erase=0.9)]
-)
+    "plan",
+    [
+        AugmentRecipe(crop=0.5, stretch=0.3), AugmentRecipe(colour=0.2), AugmentRecipe(erase=0.9),
+        AugmentRecipe(blur=0.9), AugmentRecipe(dim=0.9),
+    ],
+)  # fmt: skip
 def test_each_keeps_the_form_changes_something_and_repeats(plan: AugmentRecipe, images: NDArray[np.uint8]) -> None:
     before = images.copy()
     first, again, other = (Augmenter(plan, seed)(images) for seed in (1, 1, 2))
@@ -71,6 +75,32 @@ def test_colours_change_each_by_itself() -> None:
     assert seen.min() >= 80
     assert seen.max() <= 120
     assert (np.ptp(seen, axis=1) > 2).mean() > 0.9
+
+
+def test_a_blur_widens_an_edge_of_a_share_of_the_pictures_up_to_its_limit() -> None:
+    width = 160
+    edges = np.zeros((300, 8, width, 3), np.uint8)
+    edges[:, :, width // 2 :] = 200
+    before = edges.copy()
+    seen = Augmenter(AugmentRecipe(blur=0.4), 11)(edges)
+    assert np.array_equal(edges, before)
+    changed = (seen != edges).any((1, 2, 3))
+    assert 0.3 < changed.mean() < 0.5
+    # A blurred edge is the normal distribution's integral: from 16 % to 84 % of its height it is two deviations wide.
+    between = ((seen[changed, 4, :, 0] > 0.16 * 200) & (seen[changed, 4, :, 0] < 0.84 * 200)).sum(1)
+    assert between.max() <= 2 * 0.025 * width + 1
+    assert between.max() >= 6, "some are as blurred as the limit allows"
+    assert between.min() <= 2, "and some hardly"
+    assert np.abs(seen.mean((1, 2, 3)) - 100).max() < 1
+
+
+def test_a_dim_picture_is_the_same_with_less_light() -> None:
+    bright = np.broadcast_to(np.arange(0, 240, 10, dtype=np.uint8)[None, None, :, None], (400, 2, 24, 3)).copy()
+    seen = Augmenter(AugmentRecipe(dim=0.5), 12)(bright)
+    gains = seen[:, 0, -1, 0] / 230
+    assert 0.4 < (gains < 1).mean() < 0.6
+    assert 0.14 <= gains.min() < 0.25
+    assert np.abs(seen[:, 0, :, 0] - gains[:, None] * bright[:, 0, :, 0]).max() <= 1.1
 
 
 def test_erasing_covers_a_rectangle_of_the_stated_area() -> None:

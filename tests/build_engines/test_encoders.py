@@ -1,4 +1,7 @@
-"""The residual vision encoder: its graph is what torch computes, becomes INT8, and compiles; plain ones stay."""
+"""The residual vision encoder: its graph is what torch computes, becomes INT8, and compiles; plain ones stay.
+
+And what the sensors' encoder is taught about sensors that drift.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from onnx import ModelProto
 from torch import nn
 
 from build_engines.compile import compile_graph, find_compiler
-from build_engines.encoders import VisionEncoder
+from build_engines.encoders import SensorsEncoder, VisionEncoder
 from build_engines.export import EncoderStage, StageExport, to_onnx
 from build_engines.lint import lint
 from build_engines.quantise import prepare, quantise, sites
-from build_engines.recipe import VisionRecipe
+from build_engines.recipe import SensorsRecipe, VisionRecipe
 from tests.build_engines import small_graphs as small
 
 HEIGHT, WIDTH, FEATURES = 18, 27, 16
@@ -112,3 +115,39 @@ def test_plain_encoders_keep_their_modules_and_their_first_weights() -> None:
     same = [nn.Conv2d(3, 4, 3, 2, 1, bias=False), nn.Conv2d(4, 8, 3, 2, 1, bias=False)]
     for layer, convolution in zip(made.layers, same, strict=True):
         assert torch.equal(layer[0].weight, convolution.weight)
+
+
+def _seen_by_layers(recipe: SensorsRecipe, rows: int, training: bool) -> NDArray[np.float32]:
+    """Values [rows, T, C] that reach the layers of an encoder of `recipe` when every sensor reads its mean."""
+    encoder = SensorsEncoder(recipe, 4, 5, FEATURES).train(training)
+    seen: list[torch.Tensor] = []
+    encoder.layers.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    with torch.no_grad():
+        encoder(torch.zeros(rows, 4, 5), torch.ones(rows, 4, 5))
+    return np.asarray(seen[0].transpose(1, 2)[..., :5].numpy())
+
+
+def test_drift_is_one_constant_a_channel_in_a_share_of_the_windows() -> None:
+    torch.manual_seed(2)
+    recipe = SensorsRecipe("sensors", kind="conv", width=8, bias=0.3)
+    seen = _seen_by_layers(recipe, 2000, training=True)
+    assert np.array_equal(seen, np.broadcast_to(seen[:, :1], seen.shape)), "constant over the window"
+    drifted = seen[:, 0].any(1)
+    assert 0.25 < drifted.mean() < 0.35
+    assert np.abs(seen[drifted, 0].std(0) - 1).max() < 0.15
+    assert np.abs(np.corrcoef(seen[drifted, 0].T) - np.eye(5)).max() < 0.2, "each channel its own"
+    assert not _seen_by_layers(recipe, 50, training=False).any(), "the device adds nothing"
+
+
+def test_without_drift_nothing_more_is_drawn() -> None:
+    """Recipes that do not ask for it keep their random stream, and so their weights."""
+    recipe = SensorsRecipe("sensors", kind="conv", width=8, noise=0.1, channel_dropout=0.2)
+    encoder = SensorsEncoder(recipe, 4, 5, FEATURES).train()
+    encoder.head.dropout.p = 0.0
+    torch.manual_seed(3)
+    encoder(torch.zeros(6, 4, 5), torch.ones(6, 4, 5))
+    after = torch.rand(4)
+    torch.manual_seed(3)
+    torch.randn(6, 4, 5)
+    torch.rand(6, 1, 5)
+    assert torch.equal(torch.rand(4), after)
