@@ -28,6 +28,11 @@ CONFIDENT = 0.8
 MOST_WRONG = 0.02
 """Largest share of wrong confident decisions when everything is stale."""
 ALL = "everything"
+_ALONE = (
+    "These moments stand alone: a frozen camera shows one picture of another label, and nothing repeats. The device's "
+    "check for frozen cameras (`frozen_after`) counts repeats and cannot see that; the row says what the model makes "
+    "of a picture that does not belong to its moment."
+)
 COLUMNS = ("model F1", "policy F1", "safe", "wrong", "wrong, sure")
 GOOD_IS_HIGH = (True, True, None, False, False)
 Reader = Callable[[], Iterator[LabelledSet]]
@@ -67,6 +72,8 @@ class Matrix(Struct, frozen=True):
     verdicts: tuple[str, ...]
     """The two checks, in words."""
     passed: bool
+    alone: bool = False
+    """Every moment stands by itself, without others before it."""
 
     def subsets(self) -> dict[str, dict[str, float]]:
         """Modalities present to the model's scores."""
@@ -98,6 +105,7 @@ class Matrix(Struct, frozen=True):
             "policy. Safe: share of safe decisions, blocked or abstained. Wrong, and wrong with a confidence of at "
             "least "
             f"{CONFIDENT}: share of all decisions.",
+            *((_ALONE,) if self.alone and any(one.name.endswith(" frozen") for one in self.cells) else ()),
             *(f"{line[0].upper()}{line[1:]}." for line in self.verdicts),
         )
         rows = tuple((f"{one.kind}: {one.name}", *(f"{value:.3f}" for value in _figures(one))) for one in self.cells)
@@ -154,12 +162,14 @@ def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) ->
             bar.update(task, note=f"{trial.kind}: {trial.name}")
             cells.append(_measure(pipeline, read, trial))
             bar.advance(task)
-    truth = [tag for moment in read() for tag in (moment.tags or (moment.label,))]
+    moments = [(moment.group, moment.tags or (moment.label,)) for moment in read()]
+    truth = [tag for _, tags in moments for tag in tags]
     majority = max(sorted(set(truth)), key=truth.count)
     always = score(truth, [majority] * len(truth), pipeline.bundle.manifest.head.labels)
     verdicts, passed = _verdicts(cells, always.f1_macro)
     return Matrix(
         len(truth), majority, always.f1_macro, always.accuracy, tuple(cells), tuple(verdicts), passed,
+        alone=len({group for group, _ in moments}) == len(moments),
     )  # fmt: skip
 
 

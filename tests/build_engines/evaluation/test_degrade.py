@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
@@ -104,6 +105,13 @@ def test_a_frozen_camera_shows_another_label_s_picture(matrix: Matrix) -> None:
     assert _cell(matrix, "camera frozen").f1_macro < 1.0
     shown = list(frozen(_read(), "camera"))
     assert shown[1].messages[0].jpeg == _moment(0).messages[0].jpeg
+
+
+def test_the_report_says_where_a_frozen_camera_cannot_be_seen(matrix: Matrix) -> None:
+    words = "counts repeats and cannot see that"
+    assert matrix.alone and words in " ".join(matrix.section().text)
+    recorded = msgspec.structs.replace(matrix, alone=False)
+    assert words not in " ".join(recorded.section().text)
 
 
 def test_the_checks_are_said_in_words_and_in_pictures(matrix: Matrix) -> None:
