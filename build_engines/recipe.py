@@ -501,9 +501,13 @@ def check_common(recipe: BuildRecipe) -> str | None:
     safe = (*recipe.labels, NEGATIVE, UNDECIDED) if sigmoid else recipe.labels
     if recipe.decision.safe_label not in safe:
         return f"decision.safe_label is {recipe.decision.safe_label!r}; it must be one of {', '.join(safe)}"
-    for label in (*recipe.decision.immediate, *recipe.decision.thresholds):
+    for label in (*recipe.decision.immediate, *recipe.decision.thresholds, *recipe.decision.needs):
         if label not in recipe.labels:
             return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
+    if recipe.decision.needs and (kind != "softmax" or recipe.decision.safe_label in recipe.decision.needs):
+        return "decision.needs is for the labels of a softmax head but the safe one"
+    if unknown := sorted({name for names in recipe.decision.needs.values() for name in names} - set(recipe.streams)):
+        return f"decision.needs names {unknown[0]!r}; the streams are {', '.join(sorted(recipe.streams))}"
     return None
 
 

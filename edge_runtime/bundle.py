@@ -110,6 +110,9 @@ class DecisionPolicy(Struct, frozen=True, forbid_unknown_fields=True):
     """Below this confidence the decision abstains: the safe label, with the reason."""
     thresholds: dict[str, Probability] = {}
     """Per label, instead of `threshold`."""
+    needs: dict[str, tuple[Name, ...]] = {}
+    """Per label of a softmax head, the streams without which it is not said: while one of them is absent, the safe
+    label is, with the reason. For what such a stream alone can tell; `required` streams block every label."""
     hold: Annotated[int, Meta(ge=1)] = 1
     """A new label must win this many decisions in a row before it replaces the old one."""
     immediate: tuple[str, ...] = ()
@@ -262,6 +265,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     if manifest.trigger not in streams:
         yield f"trigger {manifest.trigger!r} is none of the streams {sorted(streams)}"
     yield from _head_problems(head, policy)
+    if unknown := sorted({name for names in policy.needs.values() for name in names} - set(streams)):
+        yield f"decision.needs names {unknown}, which are no streams"
     if unknown := [name for name in manifest.presence if name not in streams]:
         yield f"presence names {unknown}, which are no streams"
     outputs: dict[str, TensorSpec] = {}
@@ -288,9 +293,13 @@ def _head_problems(head: Head, policy: DecisionPolicy) -> Iterator[str]:
         yield f"decision.safe_label {policy.safe_label!r} is none of the labels {list(head.labels)}"
     if head.kind == "sigmoid" and NEGATIVE in head.labels:
         yield f"head.labels holds {NEGATIVE!r}, which a sigmoid head says when it finds no label"
-    for label in (*policy.thresholds, *policy.immediate):
+    for label in (*policy.thresholds, *policy.immediate, *policy.needs):
         if label not in head.labels:
             yield f"decision names the label {label!r}, which is none of {list(head.labels)}"
+    if policy.needs and head.kind != "softmax":
+        yield "decision.needs is for a softmax head"
+    if policy.safe_label in policy.needs:
+        yield f"decision.needs withholds the safe label {policy.safe_label!r}"
 
 
 def _tagging_problems(manifest: Manifest, outputs: Mapping[str, TensorSpec]) -> Iterator[str]:

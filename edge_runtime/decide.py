@@ -78,6 +78,20 @@ def decide(
     return _tagging(head, chances, inference.words), PolicyState()
 
 
+def withheld(policy: DecisionPolicy, verdict: Verdict, aligned: AlignedSet) -> Verdict:
+    """`verdict`, or the safe decision where the model's label needs a stream that is absent. E.g. `media needs
+    sensors: stale`. The probabilities stay, as where it abstains.
+    """
+    if verdict.source != "model":
+        return verdict
+    for name in policy.needs.get(verdict.label, ()):
+        part = aligned.slices[name]
+        if not part.present:
+            reason = f"{verdict.label} needs {name}: {part.reason}"
+            return Verdict(policy.safe_label, verdict.confidence, verdict.probabilities, "safe", reason)
+    return verdict
+
+
 def _softmax(
     head: Head, policy: DecisionPolicy, state: PolicyState, chances: NDArray[np.float64]
 ) -> tuple[Verdict, PolicyState]:

@@ -15,7 +15,7 @@ import numpy as np
 from edge_runtime.align import History, align
 from edge_runtime.bundle import TOKENIZER, Bundle, tagged_stream
 from edge_runtime.config import EngineConfig
-from edge_runtime.decide import PolicyState, blocking_input, decide
+from edge_runtime.decide import PolicyState, blocking_input, decide, withheld
 from edge_runtime.errors import EngineError, UserError
 from edge_runtime.infer import ON_CPU
 from edge_runtime.infer.stages import StageGraph
@@ -90,6 +90,8 @@ class Pipeline:
         blocked = blocking_input(self.streams, aligned) if blocking else None
         inference = Inference(None) if blocked is not None else self._infer(aligned, now_ns)
         verdict, self._state = decide(self._head, self._policy, self._state, blocked, inference)
+        if blocking and self._policy.needs:
+            verdict = withheld(self._policy, verdict, aligned)
         return Outcome(aligned, inference, verdict)
 
     def prefetch(self, now_ns: int) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.bundle import DecisionPolicy, Head
-from edge_runtime.decide import PolicyState, blocking_input, decide, iob2, probabilities
+from edge_runtime.decide import PolicyState, blocking_input, decide, iob2, probabilities, withheld
 from edge_runtime.messages import AlignedSet, Inference, Slice, Verdict
 from edge_runtime.streams import CameraStream, Channel, SensorStream, StreamSpec
 
@@ -66,6 +66,24 @@ def test_below_the_threshold_it_abstains() -> None:
 def test_a_label_s_own_threshold_replaces_the_general_one() -> None:
     policy = DecisionPolicy("stop", threshold=0.9, thresholds={"go": 0.5})
     assert decide(HEAD, policy, PolicyState(), None, inference(1, 0, 0))[0].label == "go"
+
+
+def test_a_label_is_withheld_while_a_stream_it_needs_is_absent() -> None:
+    policy = DecisionPolicy("stop", needs={"go": ("radar", "camera")})
+    there, gone = Slice("camera", True), Slice("radar", False, reason="stale")
+
+    def said(verdict: Verdict, *slices: Slice) -> Verdict:
+        return withheld(policy, verdict, AlignedSet(0, {part.stream: part for part in slices}))
+
+    go = decide(HEAD, policy, PolicyState(), None, inference(3, 0, 0))[0]
+    verdict = said(go, there, gone)
+    assert (verdict.label, verdict.source, verdict.reason) == ("stop", "safe", "go needs radar: stale")
+    assert verdict.probabilities == go.probabilities
+    assert said(go, there, Slice("radar", True)) is go
+    slow = decide(HEAD, policy, PolicyState(), None, inference(0, 3, 0))[0]
+    assert said(slow, there, gone) is slow, "other labels need nothing"
+    blocked = decide(HEAD, policy, PolicyState(), "camera stale", inference(3, 0, 0))[0]
+    assert said(blocked, there, gone) is blocked
 
 
 def test_hysteresis_holds_the_old_label_until_the_new_one_has_won_in_a_row() -> None:

@@ -44,6 +44,20 @@ def test_a_stale_camera_is_named(tiny_bundle: Bundle) -> None:
     assert pipeline.decide(late, late).verdict.reason == "camera stale"
 
 
+def test_what_needs_the_sensors_is_not_said_without_them_unless_only_the_model_is_asked(tmp_path: Path) -> None:
+    policy = DecisionPolicy("stop", needs={"bright": ("sensors",)})
+    pipeline = Pipeline(open_bundle(tiny.write_bundle(tmp_path / "b", policy=policy), allow_unsigned=True))
+    pipeline.add(frame(0, 250, 0))
+    outcome = pipeline.decide(0, 0)
+    assert (outcome.verdict.label, outcome.verdict.reason) == ("stop", "bright needs sensors: missing")
+    assert pipeline.decide(0, 0, blocking=False).verdict.label == "bright"
+    pipeline.add(Sample("sensors", 0, 0, {"a": 1.0, "b": 1.0}))
+    assert pipeline.decide(0, 0).verdict.label == "bright"
+    pipeline.add(frame(1, 5, 1))
+    assert pipeline.decide(NS_PER_MS, NS_PER_MS).verdict.label == "dark"
+    pipeline.close()
+
+
 def test_reset_forgets_messages_features_and_hysteresis(tmp_path: Path) -> None:
     policy = DecisionPolicy("stop", hold=3)
     pipeline = Pipeline(open_bundle(tiny.write_bundle(tmp_path / "b", policy=policy), allow_unsigned=True))

@@ -74,6 +74,8 @@ def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bo
         f"safe decision {policy.safe_label!r}; hold {policy.hold}; at once {list(policy.immediate)}; "
         f"threshold {policy.threshold}; heartbeat {policy.heartbeat_ms:g} ms"
     )
+    for label, names in policy.needs.items():
+        console.print(f"  {label} is said only with {', '.join(names)}")
     for figure, value in sorted(manifest.figures.items()):
         console.print(f"  {figure} {value:g}")
     for line in _headline(opened):

@@ -35,6 +35,9 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("features = 16", "features = 2", "4"),
         ("widths = [4, 8]", "widths = [4, 8]\nblocks = [1]", "residual"),
         ("widths = [4, 8]", 'widths = [4, 8]\nkind = "residual"\nblocks = [1, 1]', "blocks has 2 numbers"),
+        ("[model]\n", '[decision.needs]\none = ["radar"]\n[model]\n', "radar"),
+        ("[model]\n", '[decision.needs]\nloud = ["text"]\n[model]\n', "loud"),
+        ("[model]\n", '[decision.needs]\nnone = ["text"]\n[model]\n', "but the safe one"),
         ("[train]", "[train.augment]\nmixup = 0.5\n[train]", "one camera alone"),
     ],
 )
