@@ -86,7 +86,7 @@ class Player:
 )
 def home(data: Path, split: str, bundle: str, out: Path, limit: int | None, check: bool) -> None:
     """Play DATA/SPLIT (home-control layout) into the runtime; compare with offline evaluation and score."""
-    from build_engines.metrics import class_table, score
+    from build_engines.evaluation.metrics import class_table, score
 
     samples = [json.loads(line) for line in (data / split / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     samples = samples[:limit]
@@ -121,8 +121,8 @@ def home(data: Path, split: str, bundle: str, out: Path, limit: int | None, chec
 
 def _offline(data: Path, split: str, bundle: str) -> tuple[dict[str, str], tuple[str, ...]]:
     """Sample id to label, as `build-engines evaluate` gives it."""
-    from build_engines.datasets import layout_of
-    from build_engines.evaluate import evaluate
+    from build_engines.data.datasets import layout_of
+    from build_engines.evaluation.evaluate import evaluate
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path
     from edge_runtime.pipeline import Pipeline

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.results import budgets, write_results
 from benchmarks.workload import FRAME_HZ, make_workload, percentile
-from build_engines.monolith import compose_monolith, monolith_bundle, stage_graphs
+from build_engines.model.monolith import compose_monolith, monolith_bundle, stage_graphs
 from edge_runtime import Subscriber
 from edge_runtime.bundle import TOKENIZER, Bundle, open_bundle
 from edge_runtime.bundles import bundle_path

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from build_engines.evaluation.commands import compare_command, degrade_command, improve_command
+from build_engines.commands import compare_command, degrade_command, improve_command
 from edge_runtime.cli import run_command as run_and_exit
 from edge_runtime.errors import UserError
 
@@ -120,10 +120,11 @@ def evaluate_command(
     allow_unsigned: bool,
 ) -> None:
     """Score a bundle on labelled data, with the code that runs on the device."""
-    from build_engines import evaluate as ev
-    from build_engines.datasets import layout_for
-    from build_engines.evaluation.improve import Loop
-    from build_engines.evaluation.run import further, improve_bundle
+    from build_engines.data.datasets import layout_for
+    from build_engines.evaluation import evaluate as ev
+    from build_engines.evaluation.run import further
+    from build_engines.improvement.improve import Loop
+    from build_engines.improvement.run import improve_bundle
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path as find_bundle
     from edge_runtime.pipeline import Pipeline

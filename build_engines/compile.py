@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from build_engines.job import Job
-from build_engines.plan import read_plan
+from build_engines.quantisation.plan import read_plan
 from edge_runtime.bundle import Bundle, EngineFile
 from edge_runtime.errors import BundleError, EngineError, GateRefused
 from edge_runtime.tensorrt.build import Built, build_engine, graph_facts, problems

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from build_engines.artefacts import digest
 from build_engines.recipe import AnyRecipe
+from edge_runtime.bundle import Bundle, open_bundle
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,8 @@ class Job:
         if split not in self._split_digests:
             self._split_digests[split] = digest(self.data / split) or digest(self.data)
         return self._split_digests[split]
+
+
+def model_bundle(job: Job) -> Bundle:
+    """The FP32 bundle."""
+    return open_bundle(job.work / job.model, allow_unsigned=True)

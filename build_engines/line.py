@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from build_engines.artefacts import digest
-from build_engines.job import Job
+from build_engines.job import Job, model_bundle
 from build_engines.recipe import OnnxRecipe, Recipe
-from calibration.moments import LabelledSet
-from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.bundle import open_bundle
 from edge_runtime.errors import GateRefused
 
 
@@ -29,15 +26,15 @@ def _own(job: Job) -> OnnxRecipe:
 def provide_data(job: Job) -> None:
     """Record the built-in world where a recipe learns from it and its recordings are not there yet."""
     if isinstance(job.recipe, Recipe) and job.recipe.layout == "world":
-        from build_engines import world_data
+        from build_engines.data import world
 
-        world_data.record(job.recipe, job.data)
+        world.record(job.recipe, job.data)
 
 
 def train_stage(job: Job) -> None:
     """Data to weights.npz, training.json, tokenizer.model and samples.npz."""
-    from build_engines.datasets import layout_of_recipe
-    from build_engines.train import save, train
+    from build_engines.data.datasets import layout_of_recipe
+    from build_engines.model.train import save, train
 
     recipe = _trained(job)
     prepared = layout_of_recipe(recipe).prepare(recipe, job.data, job.work / "cache")
@@ -53,9 +50,9 @@ def export_stage(job: Job) -> None:
 
 
 def _export(job: Job, folder: Path) -> None:
-    from build_engines.export import export
-    from build_engines.train import load_trained
-    from build_engines.trained_bundle import write_trained
+    from build_engines.model.export import export
+    from build_engines.model.train import load_trained
+    from build_engines.model.trained_bundle import write_trained
 
     recipe = _trained(job)
     trained = load_trained(recipe, folder)
@@ -77,12 +74,12 @@ def aggregate_stage(job: Job) -> None:
     if recipe.layout != "world" or plan.learner_episodes == 0:
         job.console.print("aggregate: the recipe asks for no drives of its own; nothing to do")
         return
-    from build_engines import world_data
-    from build_engines.train import load_trained, save, train
+    from build_engines.data import world
+    from build_engines.model.train import load_trained, save, train
 
     drives = job.work / "aggregate" / "drives"
-    world_data.record_learner(recipe, job.work / "train" / "model", drives)
-    prepared = world_data.prepare(recipe, job.data, job.work / "cache", drives)
+    world.record_learner(recipe, job.work / "train" / "model", drives)
+    prepared = world.prepare(recipe, job.data, job.work / "cache", drives)
     lesson = msgspec.structs.replace(recipe.train, epochs=plan.learner_epochs, learning_rate=plan.learner_rate)
     again = msgspec.structs.replace(recipe, train=lesson)
     trained = train(again, job.recipe_digest, prepared, job.console, load_trained(recipe, job.work / "train"))
@@ -94,7 +91,7 @@ def aggregate_stage(job: Job) -> None:
 
 def adopt_stage(job: Job) -> None:
     """One's own ONNX files to the FP32 bundle."""
-    from build_engines.adopt import adopt
+    from build_engines.model.adopt import adopt
 
     bundle = adopt(_own(job), job.recipe_digest, job.work / job.model)
     for stage in bundle.manifest.stages:
@@ -108,51 +105,16 @@ def own_files(job: Job) -> list[Path]:
     return [Path(stage.file) for stage in model.stages] + ([Path(model.tokenizer)] if model.tokenizer else [])
 
 
-def calibration_moments(job: Job, bundle: Bundle) -> Iterator[LabelledSet]:
-    """What to choose the calibration set from."""
-    if job.recipe.calibrate.recordings:
-        from calibration.recordings import read_recordings
-
-        return read_recordings([Path(file) for file in job.recipe.calibrate.recordings])
-    return _split(job, bundle, job.recipe.calibrate.split)
-
-
-def calibration_splits(job: Job) -> tuple[str, ...]:
-    """The splits that the calibration set is chosen from: none where recordings are given."""
-    return () if job.recipe.calibrate.recordings else (job.recipe.calibrate.split,)
-
-
-def recording_digests(job: Job) -> list[str]:
-    """sha256 of every recording to calibrate from."""
-    return [digest(Path(file)) for file in job.recipe.calibrate.recordings]
-
-
-def evaluation_moments(job: Job, bundle: Bundle) -> Iterator[LabelledSet]:
-    """What is evaluated."""
-    return _split(job, bundle, job.recipe.evaluate_split)
-
-
-def _split(job: Job, bundle: Bundle, split: str) -> Iterator[LabelledSet]:
-    from build_engines.datasets import layout_of_recipe
-
-    return layout_of_recipe(job.recipe).read(job.data, split, bundle.manifest.streams)
-
-
-def model_bundle(job: Job) -> Bundle:
-    """The FP32 bundle."""
-    return open_bundle(job.work / job.model, allow_unsigned=True)
-
-
 def calibrate_stage(job: Job) -> None:
     """A representative set of moments, proof that it is one, and the ranges of the activations to quantise."""
-    from build_engines.calibrate import calibrate
+    from build_engines.quantisation.calibrate import calibrate
 
     calibrate(job, model_bundle(job), job.work / "calibration")
 
 
 def quantise_stage(job: Job) -> None:
     """Every stage in every precision it may have, what each costs, and the plan."""
-    from build_engines.plan import choose_plan
+    from build_engines.quantisation.plan import choose_plan
 
     choose_plan(job, model_bundle(job), job.work / "quantised")
 
@@ -167,7 +129,7 @@ def compiler_version() -> str:
 
 def gpu_here(job: Job) -> str:
     """Library and GPU on which the gate can judge besides the CPU; empty where there is none."""
-    from build_engines.on_tensorrt import find_gpu
+    from build_engines.gate.on_tensorrt import find_gpu
 
     return find_gpu(job).description
 
@@ -181,14 +143,14 @@ def compile_stage(job: Job) -> None:
 
 def evaluate_stage(job: Job) -> None:
     """The gate: what will ship, judged against FP32; the candidate bundle with its report, or a refusal."""
-    from build_engines.judge import judge_candidate
+    from build_engines.gate.judge import judge_candidate
 
     judge_candidate(job, model_bundle(job))
 
 
 def bundle_stage(job: Job) -> None:
     """The candidate that passed the gate, signed, where the recipe's bundles go."""
-    from build_engines.gate import VERDICT, Verdict
+    from build_engines.gate.limits import VERDICT, Verdict
     from build_engines.write_bundle import without_engines, write_bundle
     from edge_runtime.bundle import sign_bundle
     from edge_runtime.signing import generate_keys

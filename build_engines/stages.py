@@ -18,6 +18,7 @@ from rich.console import Console
 
 from build_engines import line
 from build_engines.artefacts import Done, digest, digests, key_of, read_record, stands, write_record
+from build_engines.data import moments
 from build_engines.job import Job
 from build_engines.recipe import AnyRecipe, OnnxRecipe, Recipe
 from edge_runtime.errors import UserError
@@ -84,8 +85,13 @@ COMMON: dict[str, BuildStage] = {
         line.calibrate_stage,
         requires=lambda job: (job.model,),
         ensures=lambda job: ("calibration",),
-        settings=lambda job: [job.recipe.calibrate, job.recipe.quantise, job.recipe.seed, line.recording_digests(job)],
-        splits=lambda job: (*line.calibration_splits(job), job.recipe.evaluate_split),
+        settings=lambda job: [
+            job.recipe.calibrate,
+            job.recipe.quantise,
+            job.recipe.seed,
+            moments.recording_digests(job),
+        ],
+        splits=lambda job: (*moments.calibration_splits(job), job.recipe.evaluate_split),
     ),
     "quantise": BuildStage(
         line.quantise_stage,
@@ -182,7 +188,7 @@ def make_job(
         raise UserError(f"recipe {recipe.name} names no data folder; give --data DIR")
     where = data if data is not None else Path(recipe.data)
     if recipe.layout == "ner" and not recipe.labels:
-        from build_engines.ner_data import labels_of
+        from build_engines.data.ner import labels_of
 
         recipe = msgspec.structs.replace(recipe, labels=labels_of(where))
     folder = work / recipe.name

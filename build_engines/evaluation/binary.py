@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from build_engines.evaluate import Prediction
 from build_engines.evaluation.confidence import POINTS, true_labels
+from build_engines.evaluation.evaluate import Prediction
 from edge_runtime.bundle import DecisionPolicy, Head
 
 

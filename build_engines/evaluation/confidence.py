@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from build_engines.evaluate import Prediction
+from build_engines.evaluation.evaluate import Prediction
 from edge_runtime.bundle import Head
 
 BINS = 15

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from build_engines.evaluate import Evaluation, evaluate
 from build_engines.evaluation import figures
+from build_engines.evaluation.evaluate import Evaluation, evaluate
+from build_engines.evaluation.metrics import score
 from build_engines.evaluation.page import Cells, Section
 from build_engines.evaluation.perturb import Fault, faults, late
 from build_engines.evaluation.rival import is_right
-from build_engines.metrics import score
 from calibration.moments import LabelledSet
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.streams import max_age_ns

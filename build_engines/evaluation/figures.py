@@ -10,8 +10,8 @@ import numpy as np
 
 from build_engines.evaluation.binary import Curves
 from build_engines.evaluation.confidence import Calibration, RiskCoverage
-from build_engines.intervals import Interval
-from build_engines.metrics import Scores
+from build_engines.evaluation.intervals import Interval
+from build_engines.evaluation.metrics import Scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,9 +9,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from build_engines import tagging
-from build_engines.evaluate import Evaluation, Prediction, by_condition, document
-from build_engines.evaluation import figures
+from build_engines.evaluation import figures, tagging
 from build_engines.evaluation.binary import Curves, curves
 from build_engines.evaluation.confidence import (
     Calibration,
@@ -23,10 +21,11 @@ from build_engines.evaluation.confidence import (
     risk_coverage,
 )
 from build_engines.evaluation.degrade import Matrix
+from build_engines.evaluation.evaluate import Evaluation, Prediction, by_condition, document
+from build_engines.evaluation.intervals import Interval, bootstrap, interval, resamples
+from build_engines.evaluation.metrics import Scores
 from build_engines.evaluation.page import Cells, Section, as_html, as_markdown
 from build_engines.evaluation.rival import Rivalry
-from build_engines.intervals import Interval, bootstrap, interval, resamples
-from build_engines.metrics import Scores
 from edge_runtime.bundle import Bundle, DecisionPolicy, Head
 
 DRAWS = 500

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from build_engines import tagging
-from build_engines.evaluate import Prediction
-from build_engines.intervals import Interval, bootstrap, interval, resamples
+from build_engines.evaluation import tagging
+from build_engines.evaluation.evaluate import Prediction
+from build_engines.evaluation.intervals import Interval, bootstrap, interval, resamples
 from edge_runtime.errors import UserError
 
 
@@ -62,7 +62,7 @@ def against(name: str, this: Sequence[Prediction], rival: Sequence[Prediction], 
         said, other = [one.label for one in this], [one.label for one in others]
     # The test wants independent cases: a sentence is right where all its words are.
     ours, theirs, p_value = mcnemar([is_right(one) for one in this], [is_right(one) for one in others])
-    from build_engines.metrics import score
+    from build_engines.evaluation.metrics import score
 
     labels = sorted({*truth, *said, *other})
     rivals, own = score(truth, other, labels), score(truth, said, labels)

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from build_engines.datasets import Prepared
+from build_engines.data.datasets import Prepared
+from build_engines.data.world import prepare
 from build_engines.recipe import FusionRecipe, Recipe, load_recipe
-from build_engines.world_data import prepare
 from tests.cuda.double import pytest_configure, pytest_pyfunc_call, pytest_runtest_setup
 
 __all__ = ["pytest_configure", "pytest_pyfunc_call", "pytest_runtest_setup"]

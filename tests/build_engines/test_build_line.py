@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from build_engines import world_data
 from build_engines.compile import find_compiler
+from build_engines.data.world import read
 from calibration.moments import admitted
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.clock import RealClock
@@ -259,7 +259,7 @@ def record_offline(bundle: Bundle, data: Path, split: str, path: Path, noise: bo
     recorder = Recorder(path, RealClock())
     manifest = bundle.manifest
     identity = BundleId(manifest.name, manifest.version, bundle.digest)
-    sets = world_data.read(data, split, manifest.streams)
+    sets = read(data, split, manifest.streams)
     for number, (moment, begins, messages) in enumerate(admitted(manifest.streams, sets)):
         if begins:
             recorder.session(Config("x", "b", ()), identity, manifest.streams)

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from build_engines import compile as compile_stage
 from build_engines.compile import compile_graph, find_compiler
 from build_engines.graphs import serialised
-from build_engines.quantise import prepare, quantise, sites
+from build_engines.quantisation.quantise import prepare, quantise, sites
 from edge_runtime.errors import ConfigError, GateRefused
 from edge_runtime.tensorrt.build import Built
 from edge_runtime.tensorrt.library import Library

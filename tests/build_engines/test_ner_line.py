@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import zmq
 
-from build_engines.baselines_ner import classical_tags
-from build_engines.ner_data import sentences
-from build_engines.tagging import report
+from build_engines.comparison.classical_tagging import classical_tags
+from build_engines.data.ner import sentences
+from build_engines.evaluation.tagging import report
 from edge_runtime import Subscriber, schema
 from edge_runtime.bundle import open_bundle
 from edge_runtime.messages import Utterance

@@ -8,7 +8,7 @@ import pytest
 
 import build_engines
 from build_engines.cli import main
-from build_engines.datasets import recipe_json
+from build_engines.data.datasets import recipe_json
 from build_engines.recipe import load_recipe
 from edge_runtime.errors import ConfigError
 

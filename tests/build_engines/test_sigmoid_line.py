@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from build_engines.datasets import RECIPE_FILE, layout_for
-from build_engines.heads import FusedLoss, answers, fit_temperature, fit_thresholds
+from build_engines.data.datasets import RECIPE_FILE, layout_for
+from build_engines.model.heads import FusedLoss, answers, fit_temperature, fit_thresholds
 from edge_runtime.bundle import Bundle, Head, open_bundle
 from edge_runtime.decide import model_answer
 from tests.build_engines.calling import call

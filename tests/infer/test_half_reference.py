@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from build_engines.half import to_half
-from build_engines.quantise import prepare
+from build_engines.quantisation.half import to_half
+from build_engines.quantisation.quantise import prepare
 from edge_runtime.infer.half_reference import half_reference
 from tests.build_engines import small_graphs as small
 

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from build_engines.evaluate import evaluate
 from build_engines.evaluation.degrade import Cell, Matrix, degrade, limited
+from build_engines.evaluation.evaluate import evaluate
 from build_engines.evaluation.page import as_markdown
 from build_engines.evaluation.perturb import changed, faults, frozen, late
 from calibration.moments import LabelledSet, RawMessage

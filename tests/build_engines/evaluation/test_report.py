@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import classification_report, roc_auc_score
 
-from build_engines.evaluate import Evaluation, Prediction
 from build_engines.evaluation.binary import curves
+from build_engines.evaluation.evaluate import Evaluation, Prediction
+from build_engines.evaluation.metrics import score
 from build_engines.evaluation.page import Cells, Section, as_markdown
 from build_engines.evaluation.report import analyse, full_report
-from build_engines.metrics import score
 from edge_runtime.bundle import Bundle, DecisionPolicy, Head, open_bundle
 from tests import tiny
 

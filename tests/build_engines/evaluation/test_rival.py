@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from build_engines.evaluate import Prediction
+from build_engines.evaluation.evaluate import Prediction
 from build_engines.evaluation.rival import against, mcnemar, read_predictions
 from edge_runtime.errors import UserError
 

@@ -1,0 +1,1 @@
+"""Does fusion help? Other models and classical methods on the same moments."""

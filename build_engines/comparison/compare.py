@@ -1,0 +1,304 @@
+"""Does fusion help? Each modality alone, every way of fusing and classical methods, on the same moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+import numpy as np
+import torch
+from msgspec import Struct
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from build_engines.comparison.classical import classical
+from build_engines.comparison.contest import Contest, Duel, Row
+from build_engines.comparison.frozen import GridPoint, choose_weights, features_of, fit_fusion, said_by, simplex
+from build_engines.comparison.split import read_split
+from build_engines.data.datasets import Batch, Prepared, Source, answer_names, layout_of_recipe
+from build_engines.evaluation import figures
+from build_engines.evaluation.degrade import limited
+from build_engines.evaluation.page import Cells, Section, as_markdown
+from build_engines.evaluation.report import words
+from build_engines.job import Job
+from build_engines.model.fused import Fusion
+from build_engines.model.train import WEIGHTS, Trained, load_trained, train
+from build_engines.recipe import FusionRecipe, Recipe
+from edge_runtime.errors import UserError
+
+KINDS = ("concat", "weighted", "gated", "attention")
+MOST = 12_000
+"""Training moments that heads on frozen encoders and classical methods see: whole groups, evenly chosen."""
+ENCODERS = ("vision", "text", "sensors")
+
+
+class Comparison(Struct, frozen=True):
+    """What came out."""
+
+    name: str
+    split: str
+    count: int
+    """Moments judged."""
+    how: str
+    """How the neural rows were trained, in words."""
+    rows: tuple[Row, ...]
+    duels: tuple[Duel, ...]
+    verdict: str
+    grid: tuple[GridPoint, ...] = ()
+    """Weights tried by cross-validation, best first."""
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(title=f"{self.name} on {self.split}: {self.count} moments, 95 % bootstrap intervals")
+        for column in ("answers by", "macro-F1", "accuracy", "note"):
+            table.add_column(column)
+        for before, row in zip((None, *self.rows), self.rows, strict=False):
+            if before is not None and before.kind != row.kind:
+                table.add_section()
+            table.add_row(row.name, words(row.f1_macro), words(row.accuracy), row.note)
+        return table
+
+    def lines(self) -> list[str]:
+        """The result in sentences."""
+        return [self.verdict, *(duel.words for duel in self.duels)]
+
+    def markdown(self) -> str:
+        """compare.md."""
+        rows = tuple((row.name, words(row.f1_macro), words(row.accuracy), row.note) for row in self.rows)
+        sections = [
+            Section(
+                "Answers", (self.how,), Cells(("answers by", "macro-F1", "accuracy", "note"), rows), "compare.png",
+                "Macro-F1 of every row with its interval",
+            )
+        ]  # fmt: skip
+        if self.grid:
+            names = tuple(self.grid[0].weights)
+            text = (
+                "fused = sum of weight x modality, the weights from a grid on the simplex, each judged by k-fold "
+                "cross-validation on the training split with frozen encoders (which have seen that split, so that "
+                "modalities which they know by heart look better than they are)."
+            )
+            tried = tuple(
+                ("chosen" if index == 0 else "", *(f"{one.weights[name]:g}" for name in names),
+                 f"{one.mean:.4f}", f"{one.deviation:.4f}")
+                for index, one in enumerate(self.grid)
+            )  # fmt: skip
+            columns = ("", *names, "mean macro-F1 of the folds", "deviation")
+            sections.append(Section("Weights by cross-validation", (text,), Cells(columns, tried)))
+        return as_markdown(f"Does fusion help? {self.name} on {self.split}", self.lines(), sections)
+
+    def picture(self) -> bytes:
+        """compare.png."""
+        return figures.dots([(row.name, row.f1_macro) for row in self.rows], "macro-F1 with 95 % interval")
+
+    def files(self) -> dict[str, bytes]:
+        """File name to contents."""
+        return {
+            "compare.json": msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n",
+            "compare.md": self.markdown().encode(),
+            "compare.png": self.picture(),
+        }
+
+
+def compare(job: Job, shared: bool = False, epochs: int | None = None) -> Comparison:
+    """Train and judge every row. `shared`: heads on the recipe's own frozen encoders instead of a training each.
+
+    Raises UserError for an own ONNX model, which cannot be trained.
+    """
+    if not isinstance(job.recipe, Recipe):
+        raise UserError(f"compare: {job.recipe.name} is an ONNX model of one's own; there is nothing to train")
+    recipe = job.recipe
+    if recipe.head == "tagging":
+        from build_engines.comparison.compare_tagging import compare_tagging
+
+        return compare_tagging(job, _shortened(recipe, epochs))
+    prepared = layout_of_recipe(recipe).prepare(recipe, job.data, job.work / "cache")
+    arena = _Arena(job, _shortened(recipe, epochs), prepared, shared)
+    arena.run()
+    return arena.result()
+
+
+def _shortened(recipe: Recipe, epochs: int | None) -> Recipe:
+    if epochs is None:
+        return recipe
+    return msgspec.structs.replace(recipe, train=msgspec.structs.replace(recipe.train, epochs=epochs))
+
+
+class _Arena:
+    """One comparison of a head with labels. One thread."""
+
+    def __init__(self, job: Job, recipe: Recipe, prepared: Prepared, shared: bool) -> None:
+        self.job, self.recipe, self.prepared, self.shared = job, recipe, prepared, shared
+        layout = layout_of_recipe(recipe)
+        read = partial(layout.read, job.data, "train", prepared.streams)
+        self.train = read_split(recipe, prepared, limited(read, MOST)())
+        self.val = read_split(recipe, prepared, layout.read(job.data, recipe.evaluate_split, prepared.streams))
+        self.names = answer_names(recipe)
+        self.numbers = {name: index for index, name in enumerate(self.names)}
+        self.labels = torch.tensor([self.numbers[name] for name in self.train.labels])
+        self.contest = Contest(self.val.labels, self.val.groups, self.names, recipe.seed)
+        self.grid: list[GridPoint] = []
+
+    def run(self) -> None:
+        console, recipe = self.job.console, self.recipe
+        base, origin = self._base()
+        features, judged = features_of(base.model, self.train), features_of(base.model, self.val)
+        groups = modality_groups(recipe)
+        if len(groups) > 1:
+            with _bar(console, len(simplex(len(recipe.modalities)))) as advance:
+                self.grid = choose_weights(
+                    recipe, features, torch.from_numpy(self.train.presence), self.labels, self.train.folds(), advance
+                )
+        for name, columns in groups.items():
+            self._single(name, columns, features, judged, base if len(groups) == 1 else None, origin)
+        if len(groups) > 1:
+            for kind in KINDS:
+                self._fusion(kind, features, judged, base, origin)
+        with _bar(console, 3) as advance:
+            for name, said in classical(self.train, self.val, recipe.seed, advance).items():
+                self.contest.add(name, "classical", said)
+
+    def _base(self) -> tuple[Trained, str]:
+        """The recipe's own model: what the build left in the work folder if encoders are shared, else a new one."""
+        folder = self.job.work / self.job.model
+        if self.shared and (folder.parent / WEIGHTS).is_file():
+            return load_trained(self.recipe, folder.parent), "built before"
+        self.job.console.print(f"compare: {self.recipe.model.fusion.kind} (the recipe's own)")
+        return train(self.recipe, self.job.recipe_digest, self.prepared, self.job.console), ""
+
+    def _single(
+        self, name: str, columns: Sequence[int], features: torch.Tensor, judged: torch.Tensor,
+        base: Trained | None, origin: str,
+    ) -> None:  # fmt: skip
+        if base is not None:  # there is only one: the recipe's own model
+            self._add(name, "single", base, origin)
+        elif self.shared:
+            places = list(columns)
+            train_there = torch.from_numpy(self.train.presence)[:, places]
+            there = torch.from_numpy(self.val.presence)[:, places]
+            head = fit_fusion(self.recipe, FusionRecipe("concat"), features[:, places], train_there, self.labels)
+            self._said(name, "single", said_by(self.recipe, head, judged[:, places], there), "")
+        else:
+            self.job.console.print(f"compare: {name} alone")
+            recipe, prepared = only(self.recipe, self.prepared, name)
+            trained = train(recipe, self.job.recipe_digest, prepared, self.job.console)
+            self._add(name, "single", trained, "", list(columns))
+
+    def _fusion(self, kind: str, features: torch.Tensor, judged: torch.Tensor, base: Trained, origin: str) -> None:
+        own = kind == self.recipe.model.fusion.kind
+        name = f"{kind} (the recipe's)" if own else kind
+        weights = self.grid[0].weights if kind == "weighted" else {}
+        note = ", ".join(f"{stream} {value:g}" for stream, value in weights.items())
+        fusion = msgspec.structs.replace(self.recipe.model.fusion, kind=kind, weights=weights)
+        if own and not (kind == "weighted" and self.recipe.model.fusion.weights != weights):
+            self._add(name, "fusion", base, origin or note)
+        elif self.shared:
+            values = tuple(weights[stream] for stream in self.recipe.modalities) if weights else ()
+            presence = torch.from_numpy(self.train.presence)
+            head = fit_fusion(self.recipe, fusion, features, presence, self.labels, values)
+            there = torch.from_numpy(self.val.presence)
+            self._said(name, "fusion", said_by(self.recipe, head, judged, there), note)
+        else:
+            self.job.console.print(f"compare: {kind}")
+            model = msgspec.structs.replace(self.recipe.model, fusion=fusion)
+            recipe = msgspec.structs.replace(self.recipe, model=model)
+            self._add(name, "fusion", train(recipe, self.job.recipe_digest, self.prepared, self.job.console), note)
+
+    def _add(self, name: str, kind: str, trained: Trained, note: str, columns: Sequence[int] | None = None) -> None:
+        fusion = trained.model.fusion
+        assert isinstance(fusion, Fusion)
+        places = list(columns if columns is not None else range(len(self.recipe.modalities)))
+        there = torch.from_numpy(self.val.presence)[:, places]
+        self._said(name, kind, said_by(self.recipe, fusion, features_of(trained.model, self.val), there), note)
+
+    def _said(self, name: str, kind: str, said: NDArray[np.int64], note: str) -> None:
+        self.contest.add(name, kind, [self.names[index] for index in said], note)
+
+    def result(self) -> Comparison:
+        contest, recipe = self.contest, self.recipe
+        single, classic = contest.best("single"), contest.best("classical")
+        assert single is not None and classic is not None
+        if contest.best("fusion") is None:
+            duels = [contest.duel(single.name, classic.name)]
+            verdict = f"{recipe.name} has one modality ({single.name}): there is nothing to fuse"
+        else:
+            own = next(row for row in contest.rows if row.name.endswith("(the recipe's)"))
+            duels = [contest.duel(own.name, single.name), contest.duel(own.name, classic.name)]
+            helps = duels[0].difference.low > 0
+            verdict = (
+                f"fusion {'helps' if helps else 'is not proven to help'}: {own.name} {words(own.f1_macro)}, "
+                f"best single modality {single.name} {words(single.f1_macro)}"
+            )
+        how = (
+            f"Every neural row but the recipe's own is a head on the recipe's own encoders, frozen, fitted to "
+            f"{len(self.train.labels)} moments of the training split."
+            if self.shared
+            else f"Every neural row was trained end to end for {recipe.train.epochs} epochs."
+        ) + f" Classical methods saw {len(self.train.labels)} moments of the training split."
+        return Comparison(
+            recipe.name, recipe.evaluate_split, len(self.val.labels), how, tuple(contest.rows), tuple(duels), verdict,
+            tuple(self.grid),
+        )  # fmt: skip
+
+
+@contextmanager
+def _bar(console: Console, total: int) -> Iterator[Callable[[str], None]]:
+    with Progress(
+        TextColumn("compare"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
+        TextColumn("{task.description}"), console=console, transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("", total=total)
+        yield lambda note: bar.update(task, advance=1, description=note)
+
+
+def modality_groups(recipe: Recipe) -> dict[str, list[int]]:
+    """Encoder to its places in the presence mask: all cameras are one modality."""
+    model = recipe.model
+    cameras = len(model.vision.streams) if model.vision else 0
+    found: dict[str, list[int]] = {"vision": list(range(cameras))} if cameras else {}
+    for name in ("text", "sensors"):
+        if getattr(model, name) is not None:
+            found[name] = [sum(map(len, found.values()))]
+    return found
+
+
+def only(recipe: Recipe, prepared: Prepared, encoder: str) -> tuple[Recipe, Prepared]:
+    """`recipe` with only one of its encoders, and data to match. The labels stay what is right with all known."""
+    columns = modality_groups(recipe)[encoder]
+    kept = [recipe.modalities[place] for place in columns]
+    model = msgspec.structs.replace(
+        recipe.model, fusion=FusionRecipe("concat", recipe.model.fusion.width, dropout=recipe.model.fusion.dropout),
+        **{name: None for name in ENCODERS if name != encoder},
+    )  # fmt: skip
+    plan = recipe.train
+    dropout = {name: chance for name, chance in plan.modality_dropout.items() if name in kept}
+    alone = msgspec.structs.replace(recipe, model=model, train=msgspec.structs.replace(plan, modality_dropout=dropout))
+    return alone, replace(
+        prepared,
+        train=_Only(prepared.train, columns),
+        val=[_without_others(batch, columns) for batch in prepared.val],
+    )
+
+
+def _without_others(batch: Batch, columns: Sequence[int]) -> Batch:
+    # What is right without an absent stream is another question: here all labels are those with everything known.
+    return replace(batch, presence=np.ascontiguousarray(batch.presence[:, list(columns)]), label_without={})
+
+
+class _Only:
+    """A source whose batches show only some modalities."""
+
+    def __init__(self, source: Source, columns: Sequence[int]) -> None:
+        self._source, self._columns = source, columns
+        self.counts: NDArray[np.float64] = source.counts
+        self.aux_counts: Mapping[str, NDArray[np.float64]] = source.aux_counts
+        self.steps: int = source.steps
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """One epoch's batches."""
+        return (_without_others(batch, self._columns) for batch in self._source.epoch(rng))

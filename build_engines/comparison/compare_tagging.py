@@ -1,0 +1,60 @@
+"""The comparison of a tagging head: one modality, so only the classical tagger to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from build_engines.comparison.classical_tagging import classical_tags
+from build_engines.comparison.compare import Comparison
+from build_engines.comparison.contest import Contest
+from build_engines.data.datasets import layout_of_recipe
+from build_engines.data.ner import sentences
+from build_engines.evaluation.tagging import report
+from build_engines.job import Job
+from build_engines.model.train import WEIGHTS, load_trained, predict, train
+from build_engines.recipe import Recipe
+
+Tags = Sequence[Sequence[str]]
+
+
+def compare_tagging(job: Job, recipe: Recipe) -> Comparison:
+    """The recipe's tagger (as built, else trained now) against the classical one, word by word.
+
+    Words beyond what the model reads are left out for both.
+    """
+    prepared = layout_of_recipe(recipe).prepare(recipe, job.data, job.work / "cache")
+    folder = (job.work / job.model).parent
+    if (folder / WEIGHTS).is_file():
+        trained = load_trained(recipe, folder)
+    else:
+        trained = train(recipe, job.recipe_digest, prepared, job.console)
+    logits, _ = predict(trained.model, prepared.val)
+    said = [recipe.labels[int(index)] for index in logits.argmax(1)]
+    fit, judged = (
+        [(one.words, one.tags) for one in sentences(job.data, split)] for split in ("train", recipe.evaluate_split)
+    )
+    read = [min(len(words), prepared.val[0].label.shape[1]) for words, _ in judged]
+    classic = [tags[:count] for tags, count in zip(classical_tags(fit, judged), read, strict=True)]
+    truth = [tags[:count] for (_, tags), count in zip(judged, read, strict=True)]
+    neural = []
+    for count in read:
+        neural.append(said[:count])
+        said = said[count:]
+    contest = Contest(
+        [tag for tags in truth for tag in tags],
+        [str(index) for index, count in enumerate(read) for _ in range(count)],
+        recipe.labels,
+        recipe.seed,
+    )
+    for name, kind, tags in (("text", "single", neural), ("classical tagger", "classical", classic)):
+        contest.add(name, kind, [tag for sentence in tags for tag in sentence], _spans(truth, tags))
+    return Comparison(
+        recipe.name, recipe.evaluate_split, len(judged),
+        "Word by word; words beyond what the model reads are left out. Notes: entities found exactly.",
+        tuple(contest.rows), (contest.duel("text", "classical tagger"),),
+        f"{recipe.name} has one modality (text): there is nothing to fuse",
+    )  # fmt: skip
+
+
+def _spans(truth: Tags, answers: Tags) -> str:
+    return f"entity F1 {report(truth, answers).spans_micro.f1:.3f}"

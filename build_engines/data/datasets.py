@@ -1,0 +1,252 @@
+"""Labelled data as the device would see it, and as training wants it.
+
+A layout module gives two things: `read`, the labelled moments of a split as raw messages (what calibration and
+evaluation feed through the device's own code), and `prepare`, the arrays for training, made with that same code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from build_engines.recipe import PLAIN_DATASET, AnyRecipe, BuildRecipe, DatasetRecipe, Recipe
+from calibration.moments import LabelledSet
+from edge_runtime.bundle import NEGATIVE, Bundle
+from edge_runtime.errors import UserError
+from edge_runtime.streams import SensorStream, StreamSpec
+
+if TYPE_CHECKING:
+    from build_engines.data.lexicon import Lexicon
+
+Ints = NDArray[np.int64]
+NO_WORD = -1
+"""Label of a place in a tagged sentence's row where there is no word, or one whose tag the model does not know."""
+
+
+class LayoutModule(Protocol):
+    """What a layout module offers."""
+
+    MARKER: str
+    """Pattern of a file in a split's folder by which the layout is known."""
+
+    def read(
+        self, data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = ...
+    ) -> Iterator[LabelledSet]:
+        """The labelled moments of `split`, in time order within each group; `dataset` says what its fields mean."""
+        ...
+
+    def prepare(self, recipe: Recipe, data: Path, work: Path) -> Prepared:
+        """Everything training needs; `work` may hold caches."""
+        ...
+
+
+LAYOUTS = {
+    "home": "build_engines.data.home",
+    "ner": "build_engines.data.ner",
+    "samples": "build_engines.data.samples",
+    "world": "build_engines.data.world",
+    "images": "build_engines.data.images",
+}
+"""Name in a recipe (or `--layout`) to the module that reads it; where several markers fit, the first is meant."""
+RECIPE_FILE = "report/recipe.json"
+"""In a bundle: the recipe it was built from, as it was understood."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout module, with what a recipe says of its fields."""
+
+    module: LayoutModule
+    dataset: DatasetRecipe = PLAIN_DATASET
+
+    @property
+    def MARKER(self) -> str:  # noqa: N802  # the module's own name for it
+        """Pattern of a file in a split's folder by which the layout is known."""
+        return self.module.MARKER
+
+    def read(self, data: Path, split: str, streams: Mapping[str, StreamSpec]) -> Iterator[LabelledSet]:
+        """The labelled moments of `split`, in time order within each group. Raises UserError."""
+        return self.module.read(data, split, streams, self.dataset)
+
+    def prepare(self, recipe: Recipe, data: Path, work: Path) -> Prepared:
+        """Everything training needs; `work` may hold caches. Raises UserError."""
+        return self.module.prepare(recipe, data, work)
+
+
+def layout_named(name: str, dataset: DatasetRecipe = PLAIN_DATASET) -> Layout:
+    """The layout called `name`. Raises UserError listing the names."""
+    if name not in LAYOUTS:
+        raise UserError(f"layout is {name!r}; there are {', '.join(LAYOUTS)}")
+    module: Any = importlib.import_module(LAYOUTS[name])
+    return Layout(module, dataset)
+
+
+def layout_of_recipe(recipe: BuildRecipe) -> Layout:
+    """The layout that `recipe` names, with its dataset's settings."""
+    return layout_named(recipe.layout, recipe.dataset)
+
+
+def layout_of(data: Path, split: str) -> Layout:
+    """The layout that `data`/`split` holds, by its marker file. Raises UserError."""
+    for name in LAYOUTS:
+        layout = layout_named(name)
+        if next((data / split).glob(layout.MARKER), None) is not None:
+            return layout
+    markers = ", ".join(dict.fromkeys(layout_named(name).MARKER for name in LAYOUTS))
+    raise UserError(
+        f"data {data}: no split {split!r} of a known layout (looked for {markers}); check --data and --split"
+    )
+
+
+class Origin(Struct, frozen=True):
+    """What `report/recipe.json` says of the data; the rest of it is for people."""
+
+    layout: str
+    dataset: DatasetRecipe = PLAIN_DATASET
+
+
+def layout_for(bundle: Bundle, data: Path, split: str, name: str | None = None) -> Layout:
+    """The layout to read `data`/`split` with for `bundle`: the one called `name`, else the one it was built from (if
+    the folder holds such a split), else the one that the folder's files show. Raises UserError.
+    """
+    if name is None and bundle.manifest.head.kind == "tagging":
+        return layout_named("ner")  # the only one with a tag per word; its files may lie in no split's folder
+    if RECIPE_FILE not in bundle.manifest.files:
+        return layout_named(name) if name else layout_of(data, split)
+    try:
+        origin = msgspec.json.decode(bundle.read(RECIPE_FILE), type=Origin)
+    except msgspec.DecodeError as error:
+        raise UserError(
+            f"bundle {bundle.path}: {RECIPE_FILE} is not of this version ({error}); build it again"
+        ) from None
+    if name is None and next((data / split).glob(layout_named(origin.layout).MARKER), None) is None:
+        return layout_of(data, split)
+    return layout_named(name or origin.layout, origin.dataset)
+
+
+def recipe_json(recipe: AnyRecipe) -> bytes:
+    """`recipe` as it was understood, without where things lie on this machine: what `report/recipe.json` holds."""
+    found: dict[str, Any] = msgspec.to_builtins(recipe)
+    found["data"] = ""
+    found["calibrate"]["recordings"] = [Path(file).name for file in recipe.calibrate.recordings]
+    for stage in found.get("onnx", {}).get("stages", ()):
+        stage["file"] = Path(stage["file"]).name
+    if tokenizer := found.get("onnx", {}).get("tokenizer"):
+        found["onnx"]["tokenizer"] = Path(tokenizer).name
+    return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A training step's arrays. B rows of each modality are encoded; P pairs of rows are fused and judged."""
+
+    vision: NDArray[np.uint8] | None
+    """[B, cameras, H, W, 3] BGR."""
+    text: tuple[NDArray[np.int32], NDArray[np.float32]] | None
+    """ids and mask, [B, L] each; [B, W, P] where words are encoded one by one."""
+    sensors: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    """window and mask, [B, T, C] each."""
+    rows: Ints
+    """[P, 3]: the row of vision, text and sensors in each pair."""
+    label: Ints
+    """[P]; [P, W] for a tagging head, `NO_WORD` beyond the sentence's end."""
+    presence: NDArray[np.float32]
+    """[P, n] in the recipe's order of modalities."""
+    label_without: Mapping[str, Ints] = field(default_factory=dict)
+    """Stream to the labels [P] that hold where it is dropped."""
+    aux: Mapping[str, Ints] = field(default_factory=dict)
+    """Auxiliary label to its class for each encoded row [B]."""
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    counts: NDArray[np.float64]
+    """How often each label occurs."""
+    aux_counts: Mapping[str, NDArray[np.float64]]
+    """The same for auxiliary labels."""
+    steps: int
+    """Batches in an epoch."""
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """One epoch's batches, drawn with `rng`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A layout's data, ready for training."""
+
+    streams: dict[str, StreamSpec]
+    """The recipe's streams with the channels' mean and deviation fitted to the training split."""
+    tokenizer: bytes | None
+    train: Source
+    val: Sequence[Batch]
+    """The validation split as pairs, everything present that was recorded."""
+    digest: str
+    """sha256 over the training split's files."""
+    lexicon: Lexicon | None = None
+    """Listed words that the text encoder learns too."""
+
+
+def answer_names(recipe: Recipe) -> tuple[str, ...]:
+    """The recipe's labels by number; a sigmoid head's are followed by the answer that none of them holds."""
+    return (*recipe.labels, NEGATIVE) if recipe.head == "sigmoid" else recipe.labels
+
+
+def fit_channels(spec: SensorStream, rows: Iterable[Mapping[str, float]]) -> SensorStream:
+    """`spec` with each channel's mean and deviation over `rows` (a row may lack channels)."""
+    seen: dict[str, list[float]] = {channel.name: [] for channel in spec.channels}
+    for row in rows:
+        for name, value in row.items():
+            if name in seen:
+                seen[name].append(value)
+    fitted = []
+    for channel in spec.channels:
+        values = np.array(seen[channel.name])
+        if values.size == 0:
+            raise UserError(f"data: the training split has no value of the channel {channel.name!r}")
+        # A channel that never moves in training has no scale of its own; 1 keeps it finite.
+        std = float(values.std()) or 1.0
+        fitted.append(msgspec.structs.replace(channel, mean=round(float(values.mean()), 6), std=round(std, 6) or 1e-6))
+    return msgspec.structs.replace(spec, channels=tuple(fitted))
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 (hex) over the names and bytes of all files below `folder`, in name order."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects in a JSON Lines file. Raises UserError naming the line."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise UserError(f"data {path}: line {number} is not JSON ({error})") from None
+    except OSError as error:
+        raise UserError(f"data {path}: cannot be read ({error.strerror}); check --data and --split") from None
+
+
+def read_file(path: Path) -> bytes:
+    """A data file's bytes. Raises UserError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"data {path}: cannot be read ({error.strerror}); the data folder is incomplete") from None

@@ -1,0 +1,241 @@
+"""The home-control layout: gesture pictures, room sensors and sentences, joined by a stated rule.
+
+Each part is labelled on its own (gesture, occupants, action) and `label` follows from the three, so training may pair
+the training split's parts anew in every step instead of keeping the file's own random pairs.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from build_engines.data.datasets import Batch, Ints, Prepared, digest_of, fit_channels, read_file, read_json_lines
+from build_engines.data.opposites import opposite_of
+from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
+from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
+from calibration.moments import LabelledSet, RawMessage
+from edge_runtime.capture.admit import Refusal, decode_jpeg
+from edge_runtime.errors import UserError
+from edge_runtime.messages import Sample
+from edge_runtime.preprocess import Tokenizer, image_tensor, text_tensors, window_tensors
+from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+
+MARKER = "samples.jsonl"
+AT_NS = 1_000_000_000
+"""All three messages of a sample carry this capture time: they are one moment."""
+CANCEL, HOLD = "cancel", "hold"
+CANCEL_GESTURE = 0
+NEEDS_PEOPLE = frozenset({"light_on", "generic_on", "fan_on", "media", "climate_set"})
+"""Actions that an empty room puts on hold (the data's README)."""
+
+
+def join_label(action: str, gesture: int | None, occupants: int) -> str:
+    """The data's rule: the cancel gesture wins; else an empty room holds what needs people; else the action.
+
+    `gesture` None: no hand is seen.
+    """
+    if gesture == CANCEL_GESTURE:
+        return CANCEL
+    if occupants == 0 and action in NEEDS_PEOPLE:
+        return HOLD
+    return action
+
+
+def read(
+    data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
+) -> Iterator[LabelledSet]:
+    """Every sample of `split` as a group of its own: one frame, one sensor reading, one sentence, at one time."""
+    camera, text, sensors = stream_names(streams)
+    for row in read_json_lines(data / split / MARKER):
+        values = {name: float(value) for name, value in row["sensors"].items() if value is not None}
+        messages = (
+            RawMessage(camera, AT_NS, jpeg=read_file(data / row["image"])),
+            RawMessage(sensors, AT_NS, values=values),
+            RawMessage(text, AT_NS, text=row["text"], lang=row.get("lang")),
+        )
+        parts = row.get("labels")
+        # Nothing is known to be right without the sentence or without the room.
+        without = {camera: join_label(parts["action"], None, parts["occupants"])} if parts else {}
+        yield LabelledSet(row["id"], row["id"], AT_NS, row["label"], messages, without)
+
+
+def stream_names(streams: Mapping[str, StreamSpec]) -> tuple[str, str, str]:
+    """The names of the camera, text and sensor streams: the first of each kind. Raises UserError if one lacks."""
+    names = []
+    for kind in (CameraStream, TextStream, SensorStream):
+        found = [name for name, spec in streams.items() if isinstance(spec, kind)]
+        if not found:
+            raise UserError(f"the home layout needs a {kind.__name__}; the bundle has only {', '.join(streams)}")
+        names.append(found[0])
+    return names[0], names[1], names[2]
+
+
+def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
+    """The training split's parts and the validation split's pairs as arrays."""
+    del work  # small enough to need no cache
+    camera, text, sensors = stream_names(recipe.streams)
+    streams = dict(recipe.streams)
+    rooms, occupants = _read_rooms(data / "train" / "sensors_room.csv")
+    sensor_spec = streams[sensors]
+    assert isinstance(sensor_spec, SensorStream)
+    streams[sensors] = fit_channels(sensor_spec, rooms)
+    said = [(str(row["text"]), str(row["action"])) for row in read_json_lines(data / "train" / "voice.jsonl")]
+    swapped = (opposite_of(*sentence, recipe.opposites) for sentence in said)
+    voice = sorted({*said, *(sentence for sentence in swapped if sentence is not None)})
+    model = train_tokenizer(recipe.tokenizer, [text for text, _ in said])
+    actions = tuple(sorted({action for _, action in said}))
+    parts = _Parts(streams, (camera, text, sensors), Tokenizer(model))
+    pictures = parts.gestures(data, "train")
+    source = RepairedSource(recipe, model, voice, actions, *pictures, *parts.rooms(rooms), occupants)
+    names = {name: index for index, name in enumerate(recipe.labels)}
+    source.counts = np.zeros(len(names))
+    for row in read_json_lines(data / "train" / MARKER):
+        source.counts[names[row["label"]]] += 1
+    return Prepared(streams, model, source, parts.pairs(data, "val", names), digest_of(data / "train"))
+
+
+def _read_rooms(path: Path) -> tuple[list[dict[str, float]], Ints]:
+    """Room rows (a value that is not there is left out) and the number of people in each."""
+    with path.open(encoding="utf-8", newline="") as lines:
+        table = list(csv.DictReader(lines))
+    rows = [
+        {name: float(value) for name, value in row.items() if value and name not in ("timestamp", "occupants")}
+        for row in table
+    ]
+    return rows, np.array([int(row["occupants"]) for row in table])
+
+
+class _Parts:
+    """Turns the layout's files into tensors with the device's preprocessing."""
+
+    def __init__(self, streams: Mapping[str, StreamSpec], names: tuple[str, str, str], tokenizer: Tokenizer) -> None:
+        camera, text, sensors = (streams[name] for name in names)
+        assert isinstance(camera, CameraStream) and isinstance(text, TextStream) and isinstance(sensors, SensorStream)
+        self.camera, self.text, self.sensors, self.sensors_name = camera, text, sensors, names[2]
+        self.tokenizer = tokenizer
+
+    def picture(self, path: Path) -> NDArray[np.uint8]:
+        image = decode_jpeg(read_file(path))
+        if isinstance(image, Refusal):
+            raise UserError(f"data {path}: is not a picture ({image.reason})")
+        return image_tensor(self.camera, image)
+
+    def gestures(self, data: Path, split: str) -> tuple[NDArray[np.uint8], Ints]:
+        """Pictures [N, 1, H, W, 3] and the digit each shows."""
+        rows = list(read_json_lines(data / split / "gesture.jsonl"))
+        return np.stack([self.picture(data / row["image"]) for row in rows]), np.array([row["digit"] for row in rows])
+
+    def rooms(self, rows: Sequence[Mapping[str, float]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Windows and masks, [N, T, C] each."""
+        made = [window_tensors(self.sensors, (Sample(self.sensors_name, 0, AT_NS, row),)) for row in rows]
+        windows = np.concatenate([item["window"] for item in made]).astype(np.float32)
+        return windows, np.concatenate([item["mask"] for item in made]).astype(np.float32)
+
+    def pairs(self, data: Path, split: str, names: Mapping[str, int]) -> list[Batch]:
+        """The split's own pairs, 64 at a time."""
+        rows: list[dict[str, Any]] = list(read_json_lines(data / split / MARKER))
+        batches = []
+        for start in range(0, len(rows), 64):
+            part = rows[start : start + 64]
+            values = [{k: float(v) for k, v in row["sensors"].items() if v is not None} for row in part]
+            texts = [text_tensors(self.text, self.tokenizer, row["text"]) for row in part]
+            ids = np.concatenate([item["ids"] for item in texts]).astype(np.int32)
+            mask = np.concatenate([item["mask"] for item in texts]).astype(np.float32)
+            batches.append(
+                Batch(
+                    vision=np.stack([self.picture(data / row["image"]) for row in part]),
+                    text=(ids, mask),
+                    sensors=self.rooms(values),
+                    rows=np.repeat(np.arange(len(part))[:, None], 3, axis=1),
+                    label=np.array([names[row["label"]] for row in part]),
+                    presence=np.ones((len(part), 3), np.float32),
+                )
+            )
+        return batches
+
+
+class RepairedSource:
+    """Every sentence once an epoch, each step with fresh pictures and rooms, in `repairing` random pairings.
+
+    Half of the rooms are drawn empty, as the data's own pairs are; so the label frequencies stay close to theirs.
+    """
+
+    counts: NDArray[np.float64]
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: bytes,
+        voice: Sequence[tuple[str, str]],
+        actions: tuple[str, ...],
+        pictures: NDArray[np.uint8],
+        digits: Ints,
+        windows: NDArray[np.float32],
+        masks: NDArray[np.float32],
+        occupants: Ints,
+    ) -> None:
+        assert recipe.model.text is not None
+        spec = recipe.streams[recipe.model.text.stream]
+        assert isinstance(spec, TextStream)
+        self._encoder = SamplingEncoder(tokenizer, spec, recipe.tokenizer.sampling_alpha, recipe.seed)
+        self._texts = [text for text, _ in voice]
+        self._actions = np.array([actions.index(action) for _, action in voice])
+        self._pictures, self._digits = pictures, digits
+        self._windows, self._masks, self._occupants = windows, masks, occupants
+        self._empty, self._people = np.flatnonzero(occupants == 0), np.flatnonzero(occupants > 0)
+        self._batch, self._repairing = recipe.train.batch, recipe.train.repairing
+        names = {name: index for index, name in enumerate(recipe.labels)}
+        self._joined = _joined_table(actions, names)
+        self.steps = len(self._texts) // self._batch
+        self.aux_counts: Mapping[str, NDArray[np.float64]] = {
+            "action": np.bincount(self._actions, minlength=len(actions)).astype(float),
+            "gesture": np.bincount(digits, minlength=10).astype(float),
+            "occupied": np.bincount((occupants > 0) * 1, minlength=2).astype(float),
+        }
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """`steps` batches; the last incomplete one is left out."""
+        order = rng.permutation(len(self._texts))
+        ids, mask = self._encoder.encode([self._texts[index] for index in order])
+        for step in range(self.steps):
+            span = slice(step * self._batch, (step + 1) * self._batch)
+            size = self._batch
+            shown = rng.integers(len(self._digits), size=size)
+            crowd = rng.random(size) < 0.5
+            rooms = np.where(crowd, rng.choice(self._people, size), rng.choice(self._empty, size))
+            rows = np.concatenate(
+                [
+                    np.stack([rng.permutation(size), np.arange(size), rng.permutation(size)], axis=1)
+                    for _ in range(self._repairing)
+                ]
+            )
+            actions, digits, people = self._actions[order[span]], self._digits[shown], self._occupants[rooms]
+            label = self._joined[actions[rows[:, 1]], (digits[rows[:, 0]] != 0) * 1, (people[rows[:, 2]] > 0) * 1]
+            yield Batch(
+                vision=self._pictures[shown],
+                text=(ids[span], mask[span]),
+                sensors=(self._windows[rooms], self._masks[rooms]),
+                rows=rows,
+                label=label,
+                presence=np.ones((len(rows), 3), np.float32),
+                aux={"action": actions, "gesture": digits, "occupied": (people > 0) * 1},
+            )
+
+
+def _joined_table(actions: Sequence[str], names: Mapping[str, int]) -> Ints:
+    """[action, gesture is not cancel, someone is there] to label, by `join_label`."""
+    table = np.zeros((len(actions), 2, 2), np.int64)
+    for index, action in enumerate(actions):
+        for shown in (0, 1):
+            for people in (0, 1):
+                gesture = CANCEL_GESTURE if shown == 0 else CANCEL_GESTURE + 1
+                label = join_label(action, gesture, people)
+                if label not in names:
+                    raise UserError(f"labels lack {label!r}, which the data's rule gives; add it to the recipe")
+                table[index, shown, people] = names[label]
+    return table

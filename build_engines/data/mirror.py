@@ -1,0 +1,77 @@
+"""Mirrored moments: a road that bends left, seen in a mirror, bends right, and its steering has the other sign."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from build_engines.data.datasets import Batch, Ints
+from build_engines.recipe import MirrorRecipe
+from edge_runtime.errors import UserError
+from edge_runtime.preprocess import CLIP_SIGMA
+from edge_runtime.streams import SensorStream
+
+CHANCE = 0.5
+
+
+class Mirror:
+    """Mirrors a random half of each batch whose pairs are its rows: pictures, signed channels and labels together."""
+
+    def __init__(
+        self,
+        plan: MirrorRecipe,
+        sensors: SensorStream | None,
+        labels: Sequence[str],
+        aux: Mapping[str, Sequence[str]],
+    ) -> None:
+        """`sensors` with its fitted channels; `aux` is each auxiliary label's classes in order. Raises UserError."""
+        known = {*labels, *(value for classes in aux.values() for value in classes)}
+        if unknown := [name for pair in plan.labels for name in pair if name not in known]:
+            raise UserError(f"train.augment.mirror.labels names {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        channels = {channel.name: index for index, channel in enumerate(sensors.channels)} if sensors else {}
+        if absent := [name for name in plan.channels if name not in channels]:
+            raise UserError(f"train.augment.mirror.channels names {absent[0]!r}; there are {', '.join(channels)}")
+        self._columns = [channels[name] for name in plan.channels]
+        chosen = [sensors.channels[index] for index in self._columns] if sensors else []
+        # Values are standardised: -x is -(z * std + mean), which standardised again is -z - 2 mean / std.
+        self._shift = np.array([2 * channel.mean / channel.std for channel in chosen], np.float32)
+        self._labels = _exchanged(labels, plan.labels)
+        self._aux = {name: _exchanged(classes, plan.labels) for name, classes in aux.items()}
+
+    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """`batch` with about half of its rows mirrored; the batch that was given stays as it was."""
+        turned = rng.random(len(batch.label)) < CHANCE
+        vision, sensors = batch.vision, batch.sensors
+        if vision is not None:
+            vision = vision.copy()
+            vision[turned] = vision[turned][:, :, :, ::-1]
+        if sensors is not None and self._columns:
+            window, mask = sensors[0].copy(), sensors[1]
+            rows = np.flatnonzero(turned)[:, None, None]
+            steps = np.arange(window.shape[1])[None, :, None]
+            columns = np.array(self._columns)[None, None, :]
+            opposite = np.clip(-window[rows, steps, columns] - self._shift, -CLIP_SIGMA, CLIP_SIGMA)
+            window[rows, steps, columns] = opposite * mask[rows, steps, columns]
+            sensors = (window, mask)
+        return replace(
+            batch,
+            vision=vision,
+            sensors=sensors,
+            label=_turn(batch.label, turned, self._labels),
+            label_without={name: _turn(value, turned, self._labels) for name, value in batch.label_without.items()},
+            aux={name: _turn(value, turned, self._aux[name]) for name, value in batch.aux.items()},
+        )
+
+
+def _exchanged(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Ints:
+    """Number of a name to the number of the name it changes places with; its own where it has none."""
+    partner = {one: other for pair in pairs for one, other in (pair, pair[::-1])}
+    places = {name: index for index, name in enumerate(names)}
+    return np.array([places.get(partner.get(name, name), index) for index, name in enumerate(names)], np.int64)
+
+
+def _turn(values: Ints, turned: np.ndarray, table: Ints) -> Ints:
+    """`values` by `table` where `turned`; a negative value (none) stays."""
+    return np.where(turned & (values >= 0), table[np.maximum(values, 0)], values)

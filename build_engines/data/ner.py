@@ -1,0 +1,224 @@
+"""The layout of tagged sentences: a tag per word, from JSON Lines or from any file in CoNLL's form.
+
+`DATA/<split>/samples.jsonl` holds `id`, `tokens` and `tags`. A CoNLL file has a word a line, its tag in the last column
+(parted by white space), and an empty line between sentences; `-DOCSTART-` lines are left out. It lies at
+`DATA/<split>.conll` (or `.txt`, or under another usual name), or DATA is such a file itself: then every fifth sentence
+is the evaluation split. IOB1 (as CoNLL-2003 was published), IOBES and BILOU become IOB2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared, read_file, read_json_lines
+from build_engines.data.lexicon import Lexicon
+from build_engines.data.ner_augment import SentenceAugmenter, Tagged
+from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
+from build_engines.data.word_lists import WordLists, english
+from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
+from calibration.moments import LabelledSet, RawMessage
+from edge_runtime.decide import iob2
+from edge_runtime.errors import UserError
+from edge_runtime.preprocess import Tokenizer, word_grid
+from edge_runtime.streams import StreamSpec, TextStream
+
+MARKER = "*.conll"
+AT_NS = 1_000_000_000
+OUTSIDE = "O"
+HELD_OUT = 5
+"""Of a single file, every sentence of this number is evaluated."""
+NAMES = {"train": ("eng.train",), "val": ("valid", "dev", "testa", "eng.testa"), "test": ("testb", "eng.testb")}
+"""Split to the other names that its file may have."""
+ENDINGS = (".conll", ".txt", ".iob", ".bio", "")
+NO_CHARACTERS = "�"
+"""Stands for a word of which nothing can be read, so that it keeps its tag."""
+
+
+def split_file(data: Path, split: str) -> Path:
+    """The file that holds `split`. Raises UserError naming where it was looked for."""
+    if data.is_file():
+        return data
+    places = [data / split / "samples.jsonl"]
+    places += [data / f"{name}{ending}" for name in (split, *NAMES.get(split, ())) for ending in ENDINGS]
+    for path in places:
+        if path.is_file():
+            return path
+    raise UserError(
+        f"data {data}: no tagged sentences of the split {split!r} (looked for {split}/samples.jsonl, {split}.conll, "
+        f"{split}.txt); check --data and the split's name"
+    )
+
+
+def sentences(data: Path, split: str) -> list[Tagged]:
+    """The split's sentences, in order, in IOB2. Raises UserError naming the line that is wrong."""
+    path = split_file(data, split)
+    if path.suffix == ".jsonl":
+        return [_checked(path, str(row["id"]), row["tokens"], row["tags"]) for row in read_json_lines(path)]
+    found = list(_conll(path))
+    if path == data:
+        held = split != "train"
+        found = [one for index, one in enumerate(found) if (index % HELD_OUT == HELD_OUT - 1) == held]
+    if not found:
+        raise UserError(f"data {path}: holds no sentence for the split {split!r}")
+    return found
+
+
+def _conll(path: Path) -> Iterator[Tagged]:
+    words: list[str] = []
+    tags: list[str] = []
+    try:
+        lines = read_file(path).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"data {path}: is not UTF-8 ({error}); convert it first") from None
+    start = 1
+    for number, line in enumerate([*lines, ""], 1):
+        columns = line.split()
+        if columns and not columns[0].startswith("-DOCSTART-"):
+            if len(columns) < 2:
+                raise UserError(f"data {path}: line {number} has one column; it needs a word and, last, its tag")
+            start = start if words else number
+            words.append(columns[0])
+            tags.append(columns[-1])
+        elif words:
+            yield _checked(path, f"{path.stem}:{start}", words, tags)
+            words, tags = [], []
+
+
+_SAME = {"S-": "B-", "U-": "B-", "E-": "I-", "L-": "I-"}
+
+
+def _checked(path: Path, name: str, words: Sequence[str], tags: Sequence[str]) -> Tagged:
+    if len(words) != len(tags) or not words:
+        raise UserError(f"data {path}: sentence {name} has {len(words)} words and {len(tags)} tags")
+    for tag in tags:
+        if tag != OUTSIDE and (tag[:2] not in ("B-", "I-", *_SAME) or len(tag) < 3):
+            raise UserError(f"data {path}: sentence {name} has the tag {tag!r}; tags are O, B-<type> and I-<type>")
+    # A single-word span (S-, U-) begins a new one whatever stood before, as B- does.
+    plain = [_SAME.get(tag[:2], tag[:2]) + tag[2:] for tag in tags]
+    return Tagged(name, tuple(_readable(word) for word in words), iob2(plain, OUTSIDE))
+
+
+def _readable(word: str) -> str:
+    """`word` as one word that the device admits: without white space, control and unassigned characters."""
+    kept = "".join(char for char in word if not char.isspace() and unicodedata.category(char) not in ("Cc", "Cs", "Cn"))
+    return kept or NO_CHARACTERS
+
+
+def labels_of(data: Path) -> tuple[str, ...]:
+    """The tags of the training split, outside first: the labels of a recipe that names none."""
+    kinds = sorted({tag[2:] for one in sentences(data, "train") for tag in one.tags if tag != OUTSIDE})
+    if not kinds:
+        raise UserError(f"data {data}: the training split has no tag but {OUTSIDE}")
+    return (OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
+
+
+def main_tag(tags: Sequence[str]) -> str:
+    """The most frequent tag but the outside one, as the device's decision names a sentence."""
+    named = Counter(sorted(tag for tag in tags if tag != OUTSIDE))
+    return named.most_common(1)[0][0] if named else OUTSIDE
+
+
+def text_stream(streams: Mapping[str, StreamSpec]) -> tuple[str, TextStream]:
+    """The stream of words. Raises UserError."""
+    for name, spec in streams.items():
+        if isinstance(spec, TextStream):
+            return name, spec
+    raise UserError(f"the ner layout needs a text stream; there are {', '.join(streams)}")
+
+
+def read(
+    data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
+) -> Iterator[LabelledSet]:
+    """Every sentence of `split` as a group of its own. The fields need no saying: `dataset` is not looked at."""
+    del dataset
+    name, _ = text_stream(streams)
+    for one in sentences(data, split):
+        message = RawMessage(name, AT_NS, text=" ".join(one.words))
+        yield LabelledSet(one.id, one.id, AT_NS, main_tag(one.tags), (message,), tags=one.tags)
+
+
+def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
+    """Sentences as words' pieces and labels."""
+    del work  # small enough to need no cache
+    train, val = sentences(data, "train"), sentences(data, recipe.evaluate_split)
+    _, spec = text_stream(recipe.streams)
+    lists = english() if recipe.model.text and recipe.model.text.lexicon else None
+    model = train_tokenizer(recipe.tokenizer, _to_cut(train, lists))
+    source = SentenceSource(recipe, spec, model, train)
+    digest = hashlib.sha256(read_file(split_file(data, "train"))).hexdigest()
+    batches = _val_batches(recipe, spec, Tokenizer(model), val)
+    lexicon = Lexicon(lists, model, spec, recipe.seed) if lists is not None else None
+    return Prepared(dict(recipe.streams), model, source, batches, digest, lexicon)
+
+
+def _to_cut(train: Sequence[Tagged], lists: WordLists | None) -> Iterator[str]:
+    """The words from which the tokenizer learns its pieces."""
+    if lists is not None:
+        listed = lists.words()
+        for word, times in zip(listed, lists.repeats(listed), strict=True):
+            yield from repeat(word, int(times))
+    yield from (word for one in train for word in one.words)
+
+
+def _labels(recipe: Recipe, tagged: Sequence[Tagged], length: int) -> Ints:
+    """[n, length]: each word's label; `NO_WORD` beyond the end and for a tag that the recipe does not know."""
+    names = {name: index for index, name in enumerate(recipe.labels)}
+    label = np.full((len(tagged), length), NO_WORD, np.int64)
+    for row, one in enumerate(tagged):
+        known = [names.get(tag, NO_WORD) for tag in one.tags[:length]]
+        label[row, : len(known)] = known
+    return label
+
+
+def _batch(ids: NDArray[np.int32], mask: NDArray[np.float32], label: Ints) -> Batch:
+    count = len(ids)
+    return Batch(
+        vision=None,
+        text=(ids, mask),
+        sensors=None,
+        rows=np.repeat(np.arange(count)[:, None], 3, axis=1),
+        label=label,
+        presence=np.ones((count, 1), np.float32),
+    )
+
+
+def _val_batches(recipe: Recipe, spec: TextStream, tokenizer: Tokenizer, val: Sequence[Tagged]) -> list[Batch]:
+    batches = []
+    for start in range(0, len(val), 64):
+        part = val[start : start + 64]
+        grids = [word_grid(spec, tokenizer.encode_words(one.words)) for one in part]
+        ids, mask = np.stack([grid[0] for grid in grids]), np.stack([grid[1] for grid in grids])
+        batches.append(_batch(ids, mask, _labels(recipe, part, spec.max_tokens)))
+    return batches
+
+
+class SentenceSource:
+    """Every sentence once an epoch, changed as the recipe says, its words cut into pieces anew."""
+
+    def __init__(self, recipe: Recipe, spec: TextStream, tokenizer: bytes, train: Sequence[Tagged]) -> None:
+        self._recipe = recipe
+        self._encoder = SamplingEncoder(tokenizer, spec, recipe.tokenizer.sampling_alpha, recipe.seed)
+        self._augment = SentenceAugmenter(recipe.train.words, train)
+        self._train = train
+        self._batch = min(recipe.train.batch, len(train))
+        self.steps = len(train) // self._batch
+        found = Counter(tag for one in train for tag in one.tags)
+        self.counts = np.array([float(found[label]) for label in recipe.labels])
+        self.aux_counts: Mapping[str, NDArray[np.float64]] = {}
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """`steps` batches; the last incomplete one is left out."""
+        order = rng.permutation(len(self._train))
+        for step in range(self.steps):
+            chosen = order[step * self._batch : (step + 1) * self._batch]
+            part = [self._augment(self._train[index], rng) for index in chosen]
+            ids, mask = self._encoder.encode_words([one.words for one in part])
+            yield _batch(ids, mask, _labels(self._recipe, part, ids.shape[1]))

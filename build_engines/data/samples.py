@@ -1,0 +1,235 @@
+"""The layout of labelled single moments: `DATA/<split>/samples.jsonl`, a row a moment.
+
+A row has `id`, a label, and what there is of `image` (JPEG file, relative to DATA), `sensors` (channel to number, to a
+word that the recipe's `dataset.categories` knows, or to null) and `text`. The recipe's `[dataset]` says what the other
+fields mean. What is null, empty or not there never arrives, as on a device.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from build_engines.data.datasets import (
+    Ints,
+    Prepared,
+    answer_names,
+    digest_of,
+    fit_channels,
+    read_file,
+    read_json_lines,
+)
+from build_engines.data.mirror import Mirror
+from build_engines.data.paired import Arrays, PairedSource, build_arrays
+from build_engines.data.tokenizer import train_tokenizer
+from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
+from calibration.moments import LabelledSet, RawMessage
+from edge_runtime.errors import UserError
+from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+
+MARKER = "samples.jsonl"
+AT_NS = 1_000_000_000
+"""All messages of a row carry this capture time: they are one moment."""
+NO_CLASS = -100
+"""Of an auxiliary label that a row does not have; the loss leaves such rows out."""
+Row = dict[str, Any]
+
+
+def read(
+    data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
+) -> Iterator[LabelledSet]:
+    """Every row of `split` as a group of its own. Raises UserError naming the row and what is wrong with it."""
+    reader = _Reader(data, split, streams, dataset)
+    for row in _rows(data, split, dataset):
+        yield reader.moment(row)
+
+
+def _rows(data: Path, split: str, dataset: DatasetRecipe) -> Iterator[Row]:
+    for row in read_json_lines(data / split / MARKER):
+        if str(row.get("id", "")) not in dataset.exclude:
+            yield row
+
+
+class _Reader:
+    """Turns rows into labelled moments."""
+
+    def __init__(self, data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe) -> None:
+        self._data, self._where, self._dataset = data, f"data {data / split / MARKER}", dataset
+        self._camera = self._only(streams, CameraStream, "camera")
+        self._text = self._only(streams, TextStream, "text")
+        self._sensors = {name: spec for name, spec in streams.items() if isinstance(spec, SensorStream)}
+
+    def _only(self, streams: Mapping[str, StreamSpec], kind: type, word: str) -> str | None:
+        names = [name for name, spec in streams.items() if isinstance(spec, kind)]
+        if len(names) > 1:
+            raise UserError(f"the samples layout feeds one {word} stream; there are {', '.join(names)}")
+        return names[0] if names else None
+
+    def moment(self, row: Row) -> LabelledSet:
+        name = str(row.get("id", ""))
+        if not name:
+            raise UserError(f"{self._where}: a row has no id")
+        plan = self._dataset
+        groups = [_word(self._field(row, field)) for field in plan.groups]
+        condition = _word(self._field(row, plan.condition)) if plan.condition else ""
+        label = self._label(row)
+        messages = tuple(self._messages(row))
+        return LabelledSet(name, name, AT_NS, label, messages, condition=condition, cluster=" ".join(groups))
+
+    def _messages(self, row: Row) -> Iterator[RawMessage]:
+        if self._camera is not None and (image := row.get("image")):
+            yield RawMessage(self._camera, AT_NS, jpeg=read_file(self._data / str(image)))
+        for stream, channel, value in self._values(row):
+            # A message for each value: one that is physically impossible is refused alone.
+            yield RawMessage(stream, AT_NS, values={channel: value})
+        if self._text is not None and (text := row.get("text")):
+            yield RawMessage(self._text, AT_NS, text=str(text), lang=row.get("lang"))
+
+    def _values(self, row: Row) -> Iterator[tuple[str, str, float]]:
+        """Stream, channel and value of what the row measured."""
+        measured = row.get("sensors") or {}
+        for stream, spec in self._sensors.items():
+            for channel in spec.channels:
+                if (value := measured.get(channel.name)) is not None:
+                    yield stream, channel.name, self._number(row, channel.name, value)
+
+    def _number(self, row: Row, channel: str, value: Any) -> float:
+        words = self._dataset.categories.get(channel)
+        if words is not None and str(value) in words:
+            return words[str(value)]
+        if words is not None or isinstance(value, bool) or not isinstance(value, int | float):
+            known = f"dataset.categories.{channel} knows {', '.join(words)}" if words else "it must be a number or null"
+            raise UserError(f"{self._where}: {row['id']}: sensors.{channel} is {value!r}; {known}")
+        return float(value)
+
+    def _label(self, row: Row) -> str:
+        plan = self._dataset
+        value = _word(self._field(row, plan.label))
+        if not plan.values:
+            return value
+        if value not in plan.values:
+            known = ", ".join(plan.values)
+            raise UserError(f"{self._where}: {row['id']}: {plan.label} is {value!r}; dataset.values knows {known}")
+        return plan.values[value]
+
+    def _field(self, row: Row, path: str) -> Any:
+        found: Any = row
+        for part in path.split("."):
+            if not isinstance(found, dict) or part not in found:
+                fields = ", ".join(map(str, row))
+                raise UserError(f"{self._where}: {row['id']} has no field {path!r}; it has {fields}")
+            found = found[part]
+        if isinstance(found, dict | list):
+            raise UserError(f"{self._where}: {row['id']}: {path} holds several values; one is wanted")
+        return found
+
+    def aux(self, row: Row, name: str) -> str | None:
+        """The class of an auxiliary label, or None where the row has none."""
+        found = self._field(row, path := self._dataset.aux[name])
+        if found is None or name not in self._dataset.bins:
+            return None if found is None else _word(found)
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise UserError(f"{self._where}: {row['id']}: {path} is {found!r}; dataset.bins.{name} needs numbers")
+        return str(bisect_right(self._dataset.bins[name], found))
+
+    def cluster(self, row: Row) -> str:
+        return " ".join(_word(self._field(row, field)) for field in self._dataset.groups)
+
+
+def _word(value: Any) -> str:
+    """A JSON value as it is written in a recipe."""
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
+    """Arrays of the training split and of the one that is evaluated. Raises UserError."""
+    del work  # small enough to need no cache
+    splits = {split: list(_rows(data, split, recipe.dataset)) for split in ("train", recipe.evaluate_split)}
+    readers = {split: _Reader(data, split, recipe.streams, recipe.dataset) for split in splits}
+    _refuse_shared_groups(recipe, data, splits, readers)
+    streams = _fitted(recipe, splits["train"], readers["train"])
+    tokenizer = None
+    if recipe.model.text is not None:
+        sentences = sorted({str(row["text"]) for row in splits["train"] if row.get("text")})
+        if not sentences:
+            raise UserError(f"data {data}: the training split has no text; leave model.text out of the recipe")
+        tokenizer = train_tokenizer(recipe.tokenizer, sentences)
+    found: dict[str, tuple[Arrays, dict[str, Ints]]] = {}
+    classes = _aux_classes(recipe, splits["train"], readers["train"])
+    for split, rows in splits.items():
+        arrays = build_arrays(recipe, streams, read(data, split, streams, recipe.dataset), data, split)
+        found[split] = arrays, _aux(recipe, classes, rows, readers[split])
+    mirror = recipe.train.augment.mirror
+    change = None
+    if mirror is not None:
+        spec = streams[recipe.model.sensors.stream] if recipe.model.sensors else None
+        assert spec is None or isinstance(spec, SensorStream)
+        change = Mirror(mirror, spec, answer_names(recipe), classes)
+    source = PairedSource(recipe, tokenizer, *found["train"], change=change)
+    plain = PairedSource(recipe, tokenizer, *found[recipe.evaluate_split], training=False)
+    return Prepared(streams, tokenizer, source, list(plain.in_order()), digest_of(data / "train"))
+
+
+def _refuse_shared_groups(
+    recipe: Recipe, data: Path, splits: Mapping[str, list[Row]], readers: Mapping[str, _Reader]
+) -> None:
+    """Raise UserError if a group of rows lies in both splits: what is learned would be judged."""
+    if not recipe.dataset.groups:
+        return
+    first, second = ({readers[split].cluster(row) for row in rows} for split, rows in splits.items())
+    if shared := sorted(first & second):
+        fields = ", ".join(recipe.dataset.groups)
+        raise UserError(
+            f"data {data}: {len(shared)} groups ({fields} {shared[0]!r}...) are in both train and "
+            f"{recipe.evaluate_split}; split by dataset.group"
+        )
+
+
+def _fitted(recipe: Recipe, rows: list[Row], reader: _Reader) -> dict[str, StreamSpec]:
+    """The streams, their channels' mean and deviation fitted to what a device would admit of `rows`."""
+    streams = dict(recipe.streams)
+    for name, spec in streams.items():
+        if isinstance(spec, SensorStream):
+            ranges = {channel.name: (channel.minimum, channel.maximum) for channel in spec.channels}
+            measured = [
+                {channel: value}
+                for row in rows
+                for stream, channel, value in reader._values(row)
+                if stream == name and ranges[channel][0] <= value <= ranges[channel][1]
+            ]
+            streams[name] = fit_channels(spec, measured)
+    return streams
+
+
+def _aux_classes(recipe: Recipe, rows: list[Row], reader: _Reader) -> dict[str, tuple[str, ...]]:
+    """Auxiliary label to the training split's values, in order. Raises UserError if the recipe counts otherwise."""
+    model = recipe.model
+    found = {}
+    for encoder in (model.vision, model.text, model.sensors):
+        for name, size in (encoder.aux if encoder else {}).items():
+            if name not in recipe.dataset.aux:
+                raise UserError(
+                    f"recipe {recipe.name}: the auxiliary label {name!r} has no field; add it to dataset.aux"
+                )
+            values = (reader.aux(row, name) for row in rows)
+            found[name] = tuple(sorted({value for value in values if value is not None}))
+            if len(found[name]) != size:
+                raise UserError(
+                    f"recipe {recipe.name}: aux.{name} is {size}; the training split's "
+                    f"{recipe.dataset.aux[name]} has {len(found[name])} values ({', '.join(found[name])})"
+                )
+    return found
+
+
+def _aux(recipe: Recipe, classes: Mapping[str, tuple[str, ...]], rows: list[Row], reader: _Reader) -> dict[str, Ints]:
+    """Each auxiliary label's class per row; NO_CLASS where it has none that training knows."""
+    found = {}
+    for name, known in classes.items():
+        numbers = {value: index for index, value in enumerate(known)}
+        values = (reader.aux(row, name) for row in rows)
+        found[name] = np.array([numbers.get(value, NO_CLASS) if value else NO_CLASS for value in values], np.int64)
+    return found

@@ -1,0 +1,164 @@
+"""Recordings of the built-in world: message streams per episode, some camera frames with the right decision.
+
+`messages.jsonl` holds one message a line, in time order within an episode; a camera line with a `label` is a labelled
+moment: the decision that is right given everything up to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from build_engines.data.datasets import Ints, Prepared, digest_of, fit_channels, read_file, read_json_lines
+from build_engines.data.paired import Arrays, PairedSource, build_arrays
+from build_engines.data.tokenizer import train_tokenizer
+from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe, WorldRecipe
+from calibration.moments import LabelledSet, RawMessage
+from edge_runtime.errors import UserError
+from edge_runtime.streams import SensorStream, StreamSpec, TextStream
+
+MARKER = "messages.jsonl"
+LEARNER_SEEDS = 500_000
+"""The seeds of the learner's drives start this much later than the expert's."""
+SUMMARY = "summary.json"
+"""Written when a split is complete."""
+START_NS = 1_000_000_000
+
+
+class Line(Struct, frozen=True):
+    """One line of `messages.jsonl`; which of the optional fields are there depends on the stream."""
+
+    episode: int
+    t_s: float
+    stream: str
+    values: dict[str, float | None] | None = None
+    text: str | None = None
+    lang: str | None = None
+    frame: str | None = None
+    """JPEG file, relative to the split's folder."""
+    label: str | None = None
+    label_without_text: str | None = None
+    condition: str = ""
+
+
+def _lines(folder: Path) -> Iterator[Line]:
+    for number, row in enumerate(read_json_lines(folder / MARKER), 1):
+        try:
+            yield msgspec.convert(row, Line)
+        except msgspec.ValidationError as error:
+            raise UserError(f"data {folder / MARKER}: line {number}: {error}") from None
+
+
+def read(
+    data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
+) -> Iterator[LabelledSet]:
+    """Every labelled frame, with the messages since the one before; an episode is a group."""
+    text = next((name for name, spec in streams.items() if isinstance(spec, TextStream)), "")
+    folder = data / split
+    waiting: list[RawMessage] = []
+    episode: int | None = None
+    for line in _lines(folder):
+        if line.episode != episode:
+            episode, waiting = line.episode, []
+        at_ns = START_NS + round(line.t_s * 1e9)
+        jpeg = read_file(folder / line.frame) if line.frame is not None else None
+        values = None if line.values is None else {k: v for k, v in line.values.items() if v is not None}
+        waiting.append(RawMessage(line.stream, at_ns, jpeg, values, line.text, line.lang))
+        if line.label is None or line.frame is None:
+            continue
+        without = {text: line.label_without_text} if text and line.label_without_text else {}
+        name = f"{split}/{line.frame}"
+        yield LabelledSet(name, f"episode {episode}", at_ns, line.label, tuple(waiting), without, line.condition)
+        waiting = []
+
+
+def record(recipe: Recipe, data: Path) -> None:
+    """Record the splits that `data` lacks, with the world's own command (whose splits never share a drive)."""
+    plan = recipe.world
+    for split, episodes in (("train", plan.train_episodes), ("val", plan.val_episodes)):
+        if (data / split / SUMMARY).is_file():
+            continue
+        _record(data, split, episodes, plan, recipe.seed)
+
+
+def record_learner(recipe: Recipe, bundle: Path, out: Path) -> None:
+    """Let `bundle` drive while the expert labels, into a fresh `out`/train, on drives of its own."""
+    shutil.rmtree(out, ignore_errors=True)
+    plan = recipe.world
+    _record(out, "train", plan.learner_episodes, plan, recipe.seed + LEARNER_SEEDS, "--learner", str(bundle))
+
+
+def _record(out: Path, split: str, episodes: int, plan: WorldRecipe, seed: int, *more: str) -> None:
+    command = [sys.executable, "-m", "edge_runtime.world", "record", "--out", str(out), "--split", split]
+    command += ["--episodes", str(episodes), "--seconds", str(plan.seconds), "--seed", str(seed)]
+    command += ["--camera-hz", str(plan.camera_hz), *more]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise UserError(f"data {out}: recording the world failed; the command was: {' '.join(command[1:])}")
+
+
+def prepare(recipe: Recipe, data: Path, work: Path, learner: Path | None = None) -> Prepared:
+    """Arrays of both splits, recorded first where absent; cached in `work` under a digest of all they depend on.
+
+    `learner` is a folder of `record_learner`, added to what is trained on.
+    """
+    record(recipe, data)
+    streams = dict(recipe.streams)
+    train_lines = list(_lines(data / "train"))
+    for name, spec in recipe.streams.items():
+        if isinstance(spec, SensorStream):
+            rows = [line.values for line in train_lines if line.stream == name and line.values is not None]
+            streams[name] = fit_channels(spec, ({k: v for k, v in row.items() if v is not None} for row in rows))
+    tokenizer = None
+    if recipe.model.text is not None:
+        # Each sentence counts once: how often it was said in the world says nothing about how it is best cut.
+        sentences = sorted({line.text for line in train_lines if line.text})
+        tokenizer = train_tokenizer(recipe.tokenizer, sentences)
+    digest = digest_of(data / "train")
+    train = _arrays(recipe, streams, data, "train", digest, work)
+    if learner is not None:
+        own = digest_of(learner / "train")
+        more = _arrays(recipe, streams, learner, "train", own, work, "learner")
+        train = {name: np.concatenate([array, more[name]]) for name, array in train.items()}
+        digest = hashlib.sha256(f"{digest} {own}".encode()).hexdigest()
+    val = _arrays(recipe, streams, data, "val", digest_of(data / "val"), work)
+    source = PairedSource(recipe, tokenizer, train, _scene(train))
+    plain = PairedSource(recipe, tokenizer, val, _scene(val), training=False)
+    return Prepared(streams, tokenizer, source, list(plain.in_order()), digest)
+
+
+def _scene(arrays: Arrays) -> dict[str, Ints]:
+    """The auxiliary label: what is right without the sentence."""
+    return {"scene": arrays["labels"][:, 1].astype(np.int64)}
+
+
+def _arrays(
+    recipe: Recipe,
+    streams: Mapping[str, StreamSpec],
+    data: Path,
+    split: str,
+    digest: str,
+    work: Path,
+    name: str | None = None,
+) -> Arrays:
+    name = name or split
+    key = hashlib.sha256(
+        msgspec.json.encode([digest, streams, recipe.labels, recipe.modalities], order="deterministic")
+    ).hexdigest()[:16]
+    cache = work / f"{name}-{key}.npz"
+    if cache.is_file():
+        with np.load(cache, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    found = build_arrays(recipe, streams, read(data, split, streams), data, split)
+    work.mkdir(parents=True, exist_ok=True)
+    for old in work.glob(f"{name}-*.npz"):
+        old.unlink()
+    np.savez(cache, **found)  # type: ignore[arg-type]  # the stub takes array names for flags
+    return found

@@ -1,0 +1,195 @@
+"""What a tagging head is worth: word by word as scikit-learn counts, and by exact spans as CoNLL's evaluation does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+from rich.table import Table
+from sklearn.metrics import precision_recall_fscore_support
+
+from build_engines.evaluation.metrics import ClassScore
+
+if TYPE_CHECKING:
+    from build_engines.evaluation.evaluate import Prediction
+
+
+OUTSIDE = "O"
+"""The tag of a word that belongs to no entity; the first label of a tagging head."""
+
+
+class TagReport(Struct, frozen=True):
+    """Scores of tagged sentences. Averages over tags are those of scikit-learn's classification report."""
+
+    tags: dict[str, ClassScore]
+    """Every tag that occurs, by itself; the outside tag last."""
+    micro: ClassScore
+    """Over all tags, outside among them: the share of words that are right."""
+    micro_named: ClassScore
+    """The same without the outside tag, which is most of the words."""
+    macro: ClassScore
+    weighted: ClassScore
+    spans: dict[str, ClassScore]
+    """Entities found with exactly their words and their type, by type (seqeval)."""
+    spans_micro: ClassScore
+    spans_macro: ClassScore
+    sentences: int
+
+
+def fitted(tags: Sequence[str], words: int, outside: str = OUTSIDE) -> tuple[str, ...]:
+    """`tags` with exactly one for each of `words`: a word without an answer counts as outside."""
+    return (*tags[:words], *[outside] * (words - len(tags)))
+
+
+def token_pairs(predictions: Iterable[Prediction], outside: str = OUTSIDE) -> tuple[list[str], list[str]]:
+    """The right and the given tag of every word of all sentences."""
+    truth: list[str] = []
+    answers: list[str] = []
+    for one in predictions:
+        truth += one.truth_tags
+        answers += fitted(one.tags, len(one.truth_tags), outside)
+    return truth, answers
+
+
+def judged_pairs(predictions: Sequence[Prediction]) -> tuple[list[str], list[str]]:
+    """What the gate compares: the right and the model's own answer of every moment, of a tagging head of every word."""
+    if is_tagging(predictions):
+        return token_pairs(predictions)
+    return [one.truth for one in predictions], [one.answer for one in predictions]
+
+
+def judged_groups(predictions: Iterable[Prediction]) -> list[str]:
+    """For each of the `judged_pairs`, what it belongs to: the words of a sentence are not independent."""
+    return [
+        one.cluster or one.group
+        for one in predictions
+        for _ in range(len(one.truth_tags) if one.head == "tagging" else 1)
+    ]
+
+
+def is_tagging(predictions: Iterable[Prediction]) -> bool:
+    """Whether a tagging head decided."""
+    return any(one.head == "tagging" for one in predictions)
+
+
+def token_rows(
+    tags: Sequence[Sequence[str]], outputs: Sequence[NDArray[np.float32]]
+) -> tuple[list[str], NDArray[np.float32]]:
+    """The tag and the logits [words, labels] of every word that the model read; `outputs` [1, W, labels] each."""
+    rows = [output[0, : len(right)] for right, output in zip(tags, outputs, strict=True)]
+    truth = [tag for right, row in zip(tags, rows, strict=True) for tag in right[: len(row)]]
+    return truth, np.concatenate(rows)
+
+
+def report(truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], outside: str = OUTSIDE) -> TagReport:
+    """Scores of `answers` against `truth`: a sentence's tags each, of equal length."""
+    from seqeval.metrics import classification_report
+
+    right = [tag for sentence in truth for tag in sentence]
+    said = [tag for sentence in answers for tag in sentence]
+    named = sorted({*right, *said} - {outside}, key=lambda tag: (tag[2:], tag))
+    order = [*named, outside]
+    precision, recall, f1, support = precision_recall_fscore_support(
+        right, said, labels=order, average=None, zero_division=0
+    )
+
+    def average(kind: str, labels: Sequence[str]) -> ClassScore:
+        if not labels:
+            return ClassScore(0.0, 0.0, 0.0, 0)
+        values = precision_recall_fscore_support(right, said, labels=labels, average=kind, zero_division=0)
+        return ClassScore(float(values[0]), float(values[1]), float(values[2]), sum(tag in labels for tag in right))
+
+    spans = {}
+    if named:
+        found = classification_report(
+            [list(tags) for tags in truth], [list(tags) for tags in answers], output_dict=True, zero_division=0
+        )
+        spans = {
+            name: ClassScore(float(one["precision"]), float(one["recall"]), float(one["f1-score"]), int(one["support"]))
+            for name, one in found.items()
+        }
+    nothing = ClassScore(0.0, 0.0, 0.0, 0)
+    spans.pop("weighted avg", None)
+    return TagReport(
+        tags={
+            tag: ClassScore(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+            for i, tag in enumerate(order)
+        },
+        micro=average("micro", order),
+        micro_named=average("micro", named),
+        macro=average("macro", order),
+        weighted=average("weighted", order),
+        spans_micro=spans.pop("micro avg", nothing),
+        spans_macro=spans.pop("macro avg", nothing),
+        spans=spans,
+        sentences=len(truth),
+    )
+
+
+def report_of(predictions: Sequence[Prediction], outside: str = OUTSIDE) -> TagReport:
+    """The report of a tagging bundle's decisions."""
+    truth = [one.truth_tags for one in predictions]
+    return report(truth, [fitted(one.tags, len(one.truth_tags), outside) for one in predictions], outside)
+
+
+def cut_words(predictions: Sequence[Prediction]) -> str:
+    """In words: the sentences that were longer than what the model reads."""
+    cut = [one for one in predictions if (one.reason or "").startswith("only the first")]
+    return f"sentences longer than the model reads: {len(cut)} of {len(predictions)}"
+
+
+def _sections(found: TagReport) -> list[tuple[str, list[tuple[str, ClassScore]]]]:
+    """The report's parts in the order they are read: title, and rows."""
+    averages = [
+        ("micro avg", found.micro),
+        ("micro avg, without outside", found.micro_named),
+        ("macro avg", found.macro),
+        ("weighted avg", found.weighted),
+    ]
+    spans = [*found.spans.items(), ("micro avg", found.spans_micro), ("macro avg", found.spans_macro)]
+    return [("tag", [*found.tags.items(), *averages]), ("entity, exact span", spans)]
+
+
+def tables(found: TagReport, title: str) -> list[Table]:
+    """A row per tag and the averages below; then the same for entities."""
+    made: list[Table] = []
+    for name, rows in _sections(found):
+        table = Table(title=title if not made else f"{title}: entities")
+        table.add_column(name)
+        for column in ("precision", "recall", "f1-score", "support"):
+            table.add_column(column, justify="right")
+        for index, (label, one) in enumerate(rows):
+            table.add_row(label, *_cells(one), end_section=index + 1 < len(rows) and rows[index + 1][0] == "micro avg")
+        made.append(table)
+    return made
+
+
+def cells(found: TagReport) -> list[tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]]:
+    """The same as columns and rows of words."""
+    return [
+        ((name, "precision", "recall", "f1-score", "support"), tuple((label, *_cells(one)) for label, one in rows))
+        for name, rows in _sections(found)
+    ]
+
+
+def headline(found: TagReport) -> str:
+    """The report in a line."""
+    return (
+        f"token micro-F1 {found.micro.f1:.4f} (without outside {found.micro_named.f1:.4f}), exact-span entity F1 "
+        f"{found.spans_micro.f1:.4f} over {found.spans_micro.support} entities in {found.sentences} sentences"
+    )
+
+
+def figures(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """What a tagging bundle's manifest says of itself beside the figures of every bundle."""
+    if not is_tagging(predictions):
+        return {}
+    found = report_of(predictions)
+    return {"token_f1_micro": found.micro.f1, "span_f1_micro": found.spans_micro.f1}
+
+
+def _cells(one: ClassScore) -> tuple[str, str, str, str]:
+    return f"{one.precision:.4f}", f"{one.recall:.4f}", f"{one.f1:.4f}", str(one.support)

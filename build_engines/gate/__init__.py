@@ -1,0 +1,1 @@
+"""The gate: what will ship, judged against FP32."""

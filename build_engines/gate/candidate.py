@@ -1,0 +1,120 @@
+"""The trial bundle that is judged, and the candidate that ships if it passes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import msgspec
+
+from build_engines.compile import ENGINES
+from build_engines.data.datasets import layout_of_recipe
+from build_engines.evaluation import evaluate as ev
+from build_engines.evaluation import tagging
+from build_engines.evaluation.degrade import degrade, limited
+from build_engines.evaluation.evaluate import Evaluation
+from build_engines.evaluation.report import analyse, full_report, words
+from build_engines.gate.limits import Judged
+from build_engines.job import Job
+from build_engines.quantisation.sensitivity import Sensitivity
+from build_engines.write_bundle import write_bundle
+from edge_runtime.bundle import Bundle, EngineFile, Manifest
+from edge_runtime.pipeline import Pipeline
+
+DEGRADED = 600
+"""At most so many moments are put through every way of going bad, or the gate would take longer than the training."""
+
+
+def everything(job: Job, bundle: Bundle) -> tuple[Manifest, dict[str, bytes]]:
+    """The bundle with every graph that the quantise stage made, and every engine compiled of them."""
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    stages = []
+    for stage in bundle.manifest.stages:
+        graphs = dict(stage.files)
+        for precision in ("fp16", "int8"):
+            path = job.work / "quantised" / f"{stage.name}.{precision}.onnx"
+            if path.is_file():
+                graphs[precision] = f"stages/{path.name}"
+                files[f"stages/{path.name}"] = path.read_bytes()
+        stages.append(msgspec.structs.replace(stage, files=graphs))
+    engines = msgspec.json.decode((job.work / "engines" / ENGINES).read_bytes(), type=tuple[EngineFile, ...])
+    files |= {engine.file: (job.work / engine.file).read_bytes() for engine in engines}
+    return msgspec.structs.replace(bundle.manifest, stages=tuple(stages), engines=engines), files
+
+
+def write_candidate(
+    job: Job,
+    trial: Bundle,
+    exact: Evaluation,
+    judged: Sequence[Judged],
+    plan: Mapping[str, str],
+    found: Sensitivity,
+    report: Mapping[str, bytes],
+    notes: Sequence[str],
+) -> str:
+    """The bundle as it will ship: graphs of precisions that passed, engines of the plan, and all reports.
+
+    `exact` is FP32's evaluation. Gives the candidate's digest.
+    """
+    shipped = {precision for one in judged if one.passed for precision in one.plan.values()} | {"fp32"}
+    manifest = trial.manifest
+    stages = tuple(
+        msgspec.structs.replace(
+            stage, files={p: f for p, f in stage.files.items() if p in shipped or p == plan[stage.name]}
+        )
+        for stage in manifest.stages
+    )
+    graphs = {file for stage in stages for file in stage.files.values()}
+    engines = tuple(engine for engine in manifest.engines if plan[engine.stage] == engine.precision)
+    kept = graphs | {engine.file for engine in engines}
+    files = {
+        name: trial.read(name)
+        for name in manifest.files
+        if not name.startswith(("stages/", "engines/")) or name in kept
+    }
+    best = next(one for one in judged if one.plan == dict(plan))
+    files |= {f"report/{name}": data for name, data in (_evaluation(job, trial, exact, best) | dict(report)).items()}
+    files["report/gate.json"] = msgspec.json.format(msgspec.json.encode([judged, notes, found]), indent=1)
+    for kind in ("md", "png"):
+        files[f"report/calibration.{kind}"] = (job.work / "calibration" / f"coverage.{kind}").read_bytes()
+    ranges = (job.work / "calibration" / "ranges.json").read_bytes()
+    figures = {
+        "accuracy": exact.scores.accuracy,
+        "f1_macro": exact.scores.f1_macro,
+        "f1_weighted": exact.scores.f1_weighted,
+        "model_accuracy": exact.model.accuracy,
+        "model_f1_macro": exact.model.f1_macro,
+        "plan_f1_macro": best.decisions_macro_f1,
+        "plan_model_f1_macro": best.macro_f1.value,
+        "plan_model_f1_macro_difference": best.difference.value,
+    } | tagging.figures(exact.predictions)
+    candidate = write_bundle(
+        job.work / "candidate",
+        msgspec.structs.replace(
+            manifest,
+            stages=stages,
+            precision=dict(manifest.precision) | {"tensorrt": dict(plan)},
+            engines=engines,
+            figures={name: round(value, 6) for name, value in figures.items()},
+            training=dict(manifest.training) | {"calibration_sha256": hashlib.sha256(ranges).hexdigest()},
+        ),
+        files,
+    )
+    return candidate.digest
+
+
+def _evaluation(job: Job, trial: Bundle, exact: Evaluation, best: Judged) -> dict[str, bytes]:
+    """The full report of FP32's evaluation, by file name; `best` is what ships where reduced precision can run."""
+    layout, split = layout_of_recipe(job.recipe), job.recipe.evaluate_split
+    pipeline = Pipeline(trial)
+    try:
+        read = limited(partial(layout.read, job.data, split, pipeline.streams), DEGRADED)
+        degradation = degrade(pipeline, read, job.console)
+    finally:
+        pipeline.close()
+    ev.show(job.console, trial, split, exact)
+    job.console.print(degradation.table())
+    gate = f"passed; the plan's macro-F1 is {words(best.macro_f1)}, {words(best.difference)} to FP32"
+    findings = analyse(trial, exact, job.recipe.seed, degradation=degradation, gate=gate)
+    return full_report(trial, split, exact, findings)

@@ -1,0 +1,245 @@
+"""The stage `evaluate`: the gate. What will ship, judged against FP32 on the evaluation split; no report, no bundle."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+import msgspec
+from msgspec import Struct
+
+from build_engines.data.moments import evaluation_moments
+from build_engines.evaluation import evaluate as ev
+from build_engines.evaluation.evaluate import Evaluation
+from build_engines.evaluation.intervals import bootstrap, interval, resamples
+from build_engines.evaluation.tagging import judged_pairs
+from build_engines.gate.candidate import everything, write_candidate
+from build_engines.gate.limits import (
+    LOGITS,
+    VERDICT,
+    Agreement,
+    Judged,
+    Verdict,
+    disagreements,
+    fallen,
+    refuse_poor_reference,
+    too_small_a_gain,
+)
+from build_engines.gate.on_tensorrt import MOMENTS, Gpu, find_gpu, settings, stage_agreements
+from build_engines.gate.report import as_markdown, plot, show
+from build_engines.job import Job
+from build_engines.quantisation.calibrate import StageInputs
+from build_engines.quantisation.plan import read_plan
+from build_engines.quantisation.sensitivity import Sensitivity
+from build_engines.write_bundle import write_bundle
+from calibration.samples import read_samples
+from edge_runtime.bundle import Bundle, Manifest
+from edge_runtime.config import EngineConfig
+from edge_runtime.errors import EngineError, GateRefused, UserError
+from edge_runtime.infer import ON_CPU
+from edge_runtime.messages import Tensor
+from edge_runtime.pipeline import Outcome, Pipeline
+
+RESAMPLES = 300
+LOWER = {"int8": "fp16", "fp16": "fp32"}
+
+
+def judge_candidate(job: Job, bundle: Bundle) -> None:
+    """Write report/ and, if it passes, candidate/ below the work folder. Raises GateRefused saying what fell."""
+    for name in ("candidate", "report"):
+        shutil.rmtree(job.work / name, ignore_errors=True)
+    (job.work / "report").mkdir(parents=True)
+    found = read_plan(job.work / "quantised")
+    manifest, files = everything(job, bundle)
+    trial = write_bundle(job.work / "trial", manifest, files)
+    judge = Judge(job, trial)
+    exact = judge.reference.evaluation
+    refuse_poor_reference(exact, manifest.head.labels, job.recipe.gate)
+    notes: list[str] = list(found.reasons)
+    for name in ("fp16", "int8"):
+        plan = {stage.name: _nearest(name, stage.files) for stage in manifest.stages}
+        if name in plan.values():
+            judge.add(name, plan)
+    plan, chosen = _settle(job, judge, manifest, found, notes)
+    passed = chosen.passed
+    gpu = find_gpu(job)
+    notes.append(_judged_on(gpu, passed))
+    if gpu.description and passed:
+        passed = judge.add_on_gpu(plan, gpu).passed
+    job.console.print(f"evaluate: {notes[-1]}", highlight=False)
+    show(job.console, judge.judged)
+    report = {"gate.md": as_markdown(judge.judged, notes, found).encode(), "gate.png": plot(judge.judged, found)}
+    for name, data in report.items():
+        (job.work / "report" / name).write_bytes(data)
+    digest = write_candidate(job, trial, exact, judge.judged, plan, found, report, notes) if passed else ""
+    verdict = Verdict(passed, digest, chosen.name, tuple(judge.judged), tuple(notes))
+    (job.work / VERDICT).write_bytes(msgspec.json.format(msgspec.json.encode(verdict), indent=1) + b"\n")
+    shutil.rmtree(job.work / "trial")
+    if not passed:
+        lines = "\n".join(f"  {one.name}: {failure}" for one in judge.judged for failure in one.failures)
+        what = (
+            "what passed on ONNX Runtime does not on TensorRT"
+            if chosen.passed
+            else "the reduced precision loses too much"
+        )
+        raise GateRefused(f"evaluate: {what}:\n{lines}{'' if chosen.passed else _blame(found, plan)}")
+
+
+def _settle(
+    job: Job, judge: Judge, manifest: Manifest, found: Sensitivity, notes: list[str]
+) -> tuple[dict[str, str], Judged]:
+    """The plan after the fallbacks that the recipe allows, each told in `notes`, and how it was judged."""
+    plan = dict(found.plan)
+    chosen = judge.add("plan", plan)
+    while not chosen.passed and job.recipe.gate.fallback and set(plan.values()) != {"fp32"}:
+        worst = _costliest(found, plan)
+        plan = plan | {worst: LOWER[plan[worst]] if LOWER[plan[worst]] in _files_of(manifest, worst) else "fp32"}
+        notes.append(f"gate: {chosen.failures[0]}; {worst} falls back to {plan[worst]}")
+        chosen = judge.add("plan", plan)
+    return plan, chosen
+
+
+def _judged_on(gpu: Gpu, passed: bool) -> str:
+    if not gpu.description:
+        return f"judged on ONNX Runtime (CPU) only: {gpu.reason}"
+    if not passed:
+        return f"judged on ONNX Runtime (CPU) only: refused there, so not tried on {gpu.description}"
+    return f"judged on ONNX Runtime (CPU) and on {gpu.description}"
+
+
+def _files_of(manifest: Manifest, stage: str) -> Mapping[str, str]:
+    return next(one.files for one in manifest.stages if one.name == stage)
+
+
+def _nearest(precision: str, files: Mapping[str, str]) -> str:
+    return precision if precision in files else "fp16" if "fp16" in files else "fp32"
+
+
+def _costliest(found: Sensitivity, plan: Mapping[str, str]) -> str:
+    """The reduced stage of `plan` that costs most by the sensitivity table."""
+    return max((name for name in plan if plan[name] != "fp32"), key=lambda name: _cost(found, name, plan[name]))
+
+
+def _blame(found: Sensitivity, plan: Mapping[str, str]) -> str:
+    """In words, which stage of a refused plan to look at."""
+    if set(plan.values()) == {"fp32"}:
+        return ""
+    worst = _costliest(found, plan)
+    loss, error = _cost(found, worst, plan[worst])
+    return (
+        f"\n  {worst} in {plan[worst]} costs most: {loss:.4f} of macro-F1 by itself, logits {error:.1%} off; "
+        "take it out of quantise.stages, or let gate.fallback give its precision back"
+    )
+
+
+def _cost(found: Sensitivity, stage: str, precision: str) -> tuple[float, float]:
+    rows = [row for row in found.rows if row.stage == stage and row.precision.split()[0] == precision]
+    return max(((row.loss, row.logits_error) for row in rows), default=(0.0, 0.0))
+
+
+class _Run(Struct, frozen=True):
+    evaluation: Evaluation
+    truth: tuple[str, ...]
+    answers: tuple[str, ...]
+    logits: tuple[Tensor | None, ...]
+    """Of each decision; None where the model was not asked, or had no answer."""
+
+
+class _Listening(Pipeline):
+    """A pipeline that keeps what its model answered."""
+
+    def __init__(self, bundle: Bundle, engine: EngineConfig, plan: Mapping[str, str]) -> None:
+        super().__init__(bundle, engine, plan=plan)
+        self.logits: list[Tensor | None] = []
+
+    def decide(self, reference_ns: int, now_ns: int, blocking: bool = True) -> Outcome:
+        outcome = super().decide(reference_ns, now_ns, blocking)
+        self.logits.append(outcome.inference.output)
+        return outcome
+
+
+class Judge:
+    """Evaluates plans of one bundle on the same moments and compares each with FP32. One thread."""
+
+    def __init__(self, job: Job, bundle: Bundle) -> None:
+        self._job = job
+        self._bundle = bundle
+        # One for each answer that is judged: a moment's, or each word's of a tagged sentence, whose words go together.
+        self._groups = [
+            moment.cluster or moment.group
+            for moment in evaluation_moments(job, bundle)
+            for _ in range(max(1, len(moment.tags)))
+        ]
+        self._resamples = resamples(self._groups, RESAMPLES, job.recipe.seed)
+        exact = {stage.name: "fp32" for stage in bundle.manifest.stages}
+        self.reference = self._run(exact)
+        self._reference_f1 = bootstrap(self.reference.truth, self.reference.answers, self._resamples)
+        self.judged: list[Judged] = [self._judged("fp32", exact, self.reference, ())]
+
+    def add(self, name: str, plan: Mapping[str, str]) -> Judged:
+        """Judge `plan`; one that was judged already keeps its judgement, under the new name if it is the chosen one."""
+        for index, one in enumerate(self.judged):
+            if one.plan == dict(plan):
+                self.judged[index] = msgspec.structs.replace(one, name=name if one.name != "fp32" else one.name)
+                return self.judged[index]
+        run = self._run(plan)
+        self.judged.append(self._judged(name, plan, run, self._failures(plan, run)))
+        return self.judged[-1]
+
+    def add_on_gpu(self, plan: Mapping[str, str], gpu: Gpu) -> Judged:
+        """Judge `plan` on TensorRT too, by the same limits and by its agreement with the oracle, stage by stage.
+
+        Raises GateRefused where a stage's engine cannot be had or run.
+        """
+        every = read_samples(self._bundle, evaluation_moments(self._job, self._bundle))
+        samples = list(islice(every, 0, None, max(1, -(-len(self.reference.logits) // MOMENTS))))
+        agreement = stage_agreements(self._job, self._bundle, plan, StageInputs(self._bundle, samples))
+        try:
+            run, oracle = self._run(plan, settings(self._job)), self._run(plan)
+        except (EngineError, UserError) as error:
+            raise GateRefused(f"evaluate: the plan on {gpu.description}: {error}") from None
+        pairs = zip(run.logits, oracle.logits, strict=True)
+        both = [(one, other) for one, other in pairs if one is not None and other is not None]
+        agreement[LOGITS] = Agreement.of([one for one, _ in both], [other for _, other in both])
+        failures = disagreements(agreement, self._job.recipe.gate) + self._failures(plan, run)
+        judged = self._judged(f"plan on {gpu.description}", plan, run, failures)
+        self.judged.append(msgspec.structs.replace(judged, backend=gpu.description, agreement=agreement))
+        return self.judged[-1]
+
+    def _run(self, plan: Mapping[str, str], engine: EngineConfig = ON_CPU) -> _Run:
+        pipeline = _Listening(self._bundle, engine, plan)
+        try:
+            found = ev.evaluate(pipeline, evaluation_moments(self._job, self._bundle))
+        finally:
+            pipeline.close()
+        truth, answers = judged_pairs(found.predictions)
+        return _Run(found, tuple(truth), tuple(answers), tuple(pipeline.logits))
+
+    def _bytes(self, plan: Mapping[str, str]) -> int:
+        return sum(len(self._bundle.read(stage.files[plan[stage.name]])) for stage in self._bundle.manifest.stages)
+
+    def _judged(self, name: str, plan: Mapping[str, str], run: _Run, failures: Sequence[str]) -> Judged:
+        scores = bootstrap(run.truth, run.answers, self._resamples)
+        model = run.evaluation.model
+        return Judged(
+            name=name,
+            plan=dict(plan),
+            bytes=self._bytes(plan),
+            macro_f1=interval(model.f1_macro, scores),
+            difference=interval(model.f1_macro - self.reference.evaluation.model.f1_macro, scores - self._reference_f1),
+            decisions_macro_f1=run.evaluation.scores.f1_macro,
+            classes={key: (one.precision, one.recall, one.f1) for key, one in model.classes.items()},
+            failures=tuple(failures),
+        )
+
+    def _failures(self, plan: Mapping[str, str], run: _Run) -> list[str]:
+        gate, exact = self._job.recipe.gate, self.reference.evaluation
+        reasons = (one.reason or "" for one in run.evaluation.predictions)
+        failures = [reason for reason in reasons if reason.startswith("engine")][:1]
+        pairs = (("model", exact.model, run.evaluation.model), ("decisions", exact.scores, run.evaluation.scores))
+        for what, before, after in pairs:
+            failures += fallen(what, before, after, gate)
+        if set(plan.values()) != {"fp32"}:
+            failures += too_small_a_gain(self._bytes(plan), self._bytes(dict.fromkeys(plan, "fp32")), gate)
+        return failures

@@ -1,0 +1,44 @@
+"""What `build-engines improve` and `evaluate --improve` do: the steps in order, and what they leave."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from build_engines.data.moments import evaluation_moments
+from build_engines.evaluation.run import write_files
+from build_engines.improvement.improve import Loop, show
+from build_engines.job import Job, model_bundle
+from build_engines.recipe import Recipe
+from build_engines.write_bundle import write_bundle
+from edge_runtime.bundle import open_bundle
+
+
+def improve_bundle(loop: Loop, console: Console, folder: Path) -> None:
+    """The steps that need only a bundle; writes what was tried and the improved bundle into `folder`."""
+    loop.thresholds(loop.temperature())
+    loop.precision_plan()
+    found = loop.outcome()
+    show(console, found)
+    write_files(folder, found.files())
+    if any(one.kept for one in found.attempts):
+        manifest, files = loop.bundle.manifest, {name: loop.bundle.read(name) for name in loop.bundle.manifest.files}
+        engines = {engine.file for engine in manifest.engines}
+        files = {name: data for name, data in files.items() if not name.startswith("engines/") or name in engines}
+        bundle = write_bundle(folder / "bundle", manifest, files)
+        console.print(f"improve: {folder / 'bundle'} ({bundle.digest[:12]}, not signed)", highlight=False)
+
+
+def improve_build(job: Job, folder: Path) -> None:
+    """The same for what a recipe's build left, and the step that fine-tunes the model. Raises UserError."""
+    from build_engines.improvement.reweigh import reweighed
+
+    candidate = job.work / "candidate"
+    bundle = open_bundle(candidate, allow_unsigned=True) if candidate.is_dir() else model_bundle(job)
+    loop = Loop(bundle, partial(evaluation_moments, job, bundle), job.recipe.evaluate_split, job.recipe.seed)
+    if isinstance(job.recipe, Recipe):
+        other, line = reweighed(job, job.recipe, loop.worst)
+        loop.model(other, ", ".join(loop.worst) + " twice the weight", line)
+    improve_bundle(loop, job.console, folder)

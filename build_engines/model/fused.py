@@ -1,0 +1,158 @@
+"""The fused model in torch: three encoders and the fusion of their features.
+
+Shapes: P fused pairs, n modalities (each camera, text, sensors), d features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from build_engines.model.encoders import Attention, SensorsEncoder, TextEncoder, VisionEncoder
+from build_engines.model.word_encoder import WordEncoder
+from build_engines.recipe import FusionRecipe, ModelRecipe, Recipe
+from edge_runtime.streams import CameraStream, SensorStream, TextStream
+
+
+class Fusion(nn.Module):
+    """Features [P, n, d] and presence [P, n] (1 = there) to logits [P, labels].
+
+    Where a modality is absent its features are replaced by a learned token, whatever was fed.
+    """
+
+    fixed: Tensor
+
+    def __init__(
+        self, recipe: FusionRecipe, modalities: int, features: int, labels: int, weights: Sequence[float] = ()
+    ) -> None:
+        """`weights` fixes what kind `weighted` would else learn: one per modality, not negative."""
+        super().__init__()
+        self.kind = recipe.kind
+        width = recipe.width
+        self.absent = nn.Parameter(torch.zeros(modalities, features))
+        joint = modalities * features
+        if recipe.kind == "concat":
+            hidden = joint + modalities
+        elif recipe.kind == "weighted":
+            self.alpha = None if weights else nn.Parameter(torch.zeros(modalities))
+            self.register_buffer("fixed", torch.tensor(weights, dtype=torch.float32), persistent=False)
+            self.projections = nn.ModuleList([nn.Linear(features, width) for _ in range(modalities)])
+            hidden = width
+        elif recipe.kind == "gated":
+            self.gates = nn.Linear(joint + modalities, modalities * width)
+            self.projections = nn.ModuleList([nn.Linear(features, width) for _ in range(modalities)])
+            hidden = width
+        else:
+            self.kinds = nn.Parameter(torch.randn(modalities + 1, width) * 0.1)
+            self.projections = nn.ModuleList([nn.Linear(features, width) for _ in range(modalities)])
+            self.attention = Attention(width, recipe.heads, recipe.dropout)
+            self.norm = nn.LayerNorm(width)
+            hidden = width
+        self.head = nn.Sequential(
+            nn.Linear(hidden, width), nn.ReLU(), nn.Dropout(recipe.dropout), nn.Linear(width, labels)
+        )
+
+    def forward(self, features: Tensor, presence: Tensor) -> Tensor:
+        there = presence.unsqueeze(-1)
+        features = features * there + self.absent * (1 - there)
+        if self.kind == "concat":
+            joined = torch.cat([features.flatten(1), presence], dim=-1)
+        elif self.kind == "weighted":
+            joined = self._weighted(features, presence)
+        elif self.kind == "gated":
+            joined = self._gated(features, presence)
+        else:
+            joined = self._attended(features)
+        logits: Tensor = self.head(joined)
+        return logits
+
+    @torch.no_grad()
+    def add_to_logits(self, offsets: Tensor) -> None:
+        """Give every answer's logits these `offsets` [labels] more from now on."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.add_(offsets)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """What kind `weighted` multiplies each modality with where all are present; they sum to 1. Others: empty."""
+        if self.kind != "weighted":
+            return ()
+        raw = self.fixed if self.alpha is None else self.alpha.detach().exp()
+        return tuple((raw / raw.sum()).tolist())
+
+    def _projected(self, features: Tensor) -> Tensor:
+        return torch.stack([layer(features[:, i]) for i, layer in enumerate(self.projections)], dim=1)
+
+    def _weighted(self, features: Tensor, presence: Tensor) -> Tensor:
+        """alpha V + beta T + ..., the weights positive and summing to 1 over the modalities that are present."""
+        weights = (self.fixed if self.alpha is None else self.alpha.exp()) * presence
+        weights = weights / (weights.sum(1, keepdim=True) + 1e-6)
+        return (weights.unsqueeze(-1) * torch.tanh(self._projected(features))).sum(1)
+
+    def _gated(self, features: Tensor, presence: Tensor) -> Tensor:
+        """Gated multimodal unit (Arevalo et al. 2017, arXiv:1702.01992): a gate per modality and dimension."""
+        projected = torch.tanh(self._projected(features))
+        gates = torch.sigmoid(self.gates(torch.cat([features.flatten(1), presence], dim=-1)))
+        return (gates.reshape(projected.shape) * projected).sum(1)
+
+    def _attended(self, features: Tensor) -> Tensor:
+        tokens = self._projected(features) + self.kinds[1:]
+        start = (tokens[:, :1] * 0) + self.kinds[:1]
+        attended: Tensor = self.attention(torch.cat([start, tokens], dim=1))
+        first: Tensor = self.norm(attended[:, 0])
+        return first
+
+
+class Tagger(nn.Module):
+    """Features of every word [P, 1, W, d] to logits [P, W, labels], each word by itself: what stands around it is in
+    its features already."""
+
+    def __init__(self, recipe: FusionRecipe, features: int, labels: int) -> None:
+        super().__init__()
+        self.head = nn.Sequential(
+            nn.Linear(features, recipe.width), nn.ReLU(), nn.Dropout(recipe.dropout), nn.Linear(recipe.width, labels)
+        )
+
+    def forward(self, features: Tensor, presence: Tensor | None = None) -> Tensor:
+        """`presence` is taken for the sake of a common form; without text there is no word to tag."""
+        logits: Tensor = self.head(features[:, 0])
+        return logits
+
+
+class FusedModel(nn.Module):
+    """All stages. `encode` and `fuse` are separate so that training may combine features freely."""
+
+    def __init__(self, recipe: Recipe, vocabulary: int) -> None:
+        super().__init__()
+        model, streams = recipe.model, recipe.streams
+        self.modalities = recipe.modalities
+        self.vision, self.text, self.sensors = _encoders(model, streams, vocabulary)
+        self.fusion: Fusion | Tagger
+        if recipe.head == "tagging":
+            self.fusion = Tagger(model.fusion, model.features, len(recipe.labels))
+        else:
+            fixed = tuple(model.fusion.weights[name] for name in self.modalities) if model.fusion.weights else ()
+            self.fusion = Fusion(model.fusion, len(self.modalities), model.features, len(recipe.labels), fixed)
+
+
+def _encoders(
+    model: ModelRecipe, streams: dict[str, CameraStream | SensorStream | TextStream], vocabulary: int
+) -> tuple[VisionEncoder | None, TextEncoder | WordEncoder | None, SensorsEncoder | None]:
+    vision = text = sensors = None
+    if model.vision:
+        camera = streams[model.vision.streams[0]]
+        assert isinstance(camera, CameraStream)
+        vision = VisionEncoder(model.vision, camera.height, camera.width, model.features)
+    if model.text:
+        words = streams[model.text.stream]
+        assert isinstance(words, TextStream)
+        kind = WordEncoder if model.text.kind == "words" else TextEncoder
+        text = kind(model.text, words.max_tokens, vocabulary, model.features)
+    if model.sensors:
+        values = streams[model.sensors.stream]
+        assert isinstance(values, SensorStream)
+        sensors = SensorsEncoder(model.sensors, values.window, len(values.channels), model.features)
+    return vision, text, sensors

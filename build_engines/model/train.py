@@ -1,0 +1,351 @@
+"""Train all stages together. CPU, one thread, fixed seeds: the same recipe and data give the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from msgspec import Struct
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from build_engines.data.augment import Augmenter, Mix
+from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared
+from build_engines.model.fused import FusedModel, Fusion
+from build_engines.model.heads import FusedLoss, answers, class_weights, fit_offsets, fit_temperature, fit_thresholds
+from build_engines.model.lessons import Lessons
+from build_engines.model.weights import load_weights, save_weights
+from build_engines.model.word_encoder import WordEncoder
+from build_engines.recipe import Recipe
+from edge_runtime.errors import UserError
+from edge_runtime.streams import StreamSpec
+
+WEIGHTS, RECORD, TOKENIZER_FILE, SAMPLES = "weights.npz", "training.json", "tokenizer.model", "samples.npz"
+EXPORT_SAMPLES = 32
+
+
+class EpochRecord(Struct, frozen=True):
+    """One epoch: mean training loss, and the averaged weights' scores on the validation split."""
+
+    loss: float
+    val_accuracy: float
+    val_macro_f1: float
+
+
+class TrainingRecord(Struct, frozen=True):
+    """`training.json`: what the later stages need to know about a training run."""
+
+    recipe_sha256: str
+    data_sha256: str
+    seed: int
+    vocabulary: int
+    temperature: float
+    streams: dict[str, StreamSpec]
+    """With the channels' mean and deviation."""
+    epochs: tuple[EpochRecord, ...]
+    thresholds: dict[str, float] = {}
+    """Of a sigmoid head's labels, chosen on the validation split."""
+    offsets: dict[str, float] = {}
+    """What was added to a softmax head's logits for its macro-F1 there; it is in the weights."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model (eval mode) and its record."""
+
+    model: FusedModel
+    record: TrainingRecord
+
+
+def train(
+    recipe: Recipe, recipe_digest: str, prepared: Prepared, console: Console, initial: Trained | None = None
+) -> Trained:
+    """Fit the model of `recipe` to `prepared`, from `initial` where given; a progress bar goes to `console`."""
+    torch.set_num_threads(1)
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    vocabulary = _vocabulary(prepared)
+    recipe = msgspec.structs.replace(recipe, streams=prepared.streams)
+    model, kept = FusedModel(recipe, vocabulary), FusedModel(recipe, vocabulary)
+    if initial is not None:
+        model.load_state_dict(initial.model.state_dict())
+    lessons = _lessons(recipe, prepared, model)
+    if lessons is not None and initial is None:
+        _learn_lists(lessons, model, rng, console)
+    kept.load_state_dict(model.state_dict())
+    plan = recipe.train
+    optimiser = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate)
+    steps = prepared.train.steps * plan.epochs
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.learning_rate, steps, pct_start=0.1)
+    loss_of = LossOf(recipe, prepared)
+    history: list[EpochRecord] = []
+    done = 0
+    with _progress(console) as bar:
+        task = bar.add_task("train", total=steps, note="")
+        for _ in range(plan.epochs):
+            model.train()
+            total = 0.0
+            for batch in prepared.train.epoch(rng):
+                loss = loss_of(model, batch)
+                if lessons is not None:
+                    loss = loss + lessons.beside(rng)
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+                optimiser.step()
+                schedule.step()
+                done += 1
+                # The average must not remember the random start: let its memory grow with the steps.
+                _average(kept, model, min(plan.average, (1 + done) / (10 + done)))
+                total += float(loss.detach())
+                bar.advance(task)
+            history.append(_score(kept.eval(), recipe.head, prepared, total / prepared.train.steps))
+            last = history[-1]
+            note = f"loss {last.loss:.3f}  val F1 {last.val_macro_f1:.3f}"
+            bar.update(task, note=note)
+            if not console.is_terminal:  # a log file sees no bar
+                console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
+    logits, labels = predict(kept, prepared.val)
+    offsets = _move_logits(recipe, kept, logits, labels, console) if plan.offsets else torch.zeros(len(recipe.labels))
+    logits = logits + offsets
+    temperature = fit_temperature(logits, labels, recipe.head)
+    record = TrainingRecord(
+        recipe_sha256=recipe_digest,
+        data_sha256=prepared.digest,
+        seed=recipe.seed,
+        vocabulary=vocabulary,
+        temperature=temperature,
+        streams=prepared.streams,
+        epochs=(*(initial.record.epochs if initial is not None else ()), *history),
+        thresholds=fit_thresholds(logits, labels, recipe.labels, temperature) if recipe.head == "sigmoid" else {},
+        offsets={name: round(float(value), 4) for name, value in zip(recipe.labels, offsets, strict=True)}
+        if plan.offsets
+        else {},
+    )
+    return Trained(kept, record)
+
+
+def _move_logits(recipe: Recipe, kept: FusedModel, logits: Tensor, labels: Tensor, console: Console) -> Tensor:
+    """What was added [labels] to the logits of `kept` for its macro-F1."""
+    moved = fit_offsets(logits, labels)
+    assert isinstance(kept.fusion, Fusion)  # the softmax head's
+    kept.fusion.add_to_logits(moved)
+    before, after = (
+        f1_score(labels.numpy(), answers(recipe.head, values), average="macro", zero_division=0)
+        for values in (logits, logits + moved)
+    )
+    console.print(f"logits moved: val F1 {before:.3f} -> {after:.3f}")
+    return moved
+
+
+def _lessons(recipe: Recipe, prepared: Prepared, model: FusedModel) -> Lessons | None:
+    if prepared.lexicon is None:
+        return None
+    assert isinstance(model.text, WordEncoder)  # the recipe's check
+    return Lessons(recipe.train.lexicon, prepared.lexicon, model.text)
+
+
+def _learn_lists(lessons: Lessons, model: FusedModel, rng: np.random.Generator, console: Console) -> None:
+    model.train()
+    mean = float("nan")
+    with _progress(console) as bar:
+        task = bar.add_task("learn word lists", total=lessons.steps, note="")
+        for done in range(lessons.steps):
+            loss = lessons.step(rng)
+            mean = loss if done == 0 else 0.98 * mean + 0.02 * loss
+            bar.update(task, advance=1, note=f"loss {mean:.3f}")
+    if not console.is_terminal:
+        console.print(f"word lists: {lessons.steps} steps, loss {mean:.3f}")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"), console=console,
+    )  # fmt: skip
+
+
+def _vocabulary(prepared: Prepared) -> int:
+    if prepared.tokenizer is None:
+        return 1
+    from edge_runtime.preprocess import Tokenizer
+
+    return Tokenizer(prepared.tokenizer).size
+
+
+def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
+    """Weight decay for matrices only: shrinking norms, biases and tokens does not regularise anything."""
+    matrices = [value for value in model.parameters() if value.ndim >= 2]
+    others = [value for value in model.parameters() if value.ndim < 2]
+    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+@torch.no_grad()
+def _average(kept: nn.Module, model: nn.Module, decay: float) -> None:
+    for mean, now in zip(kept.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(now, 1 - decay)
+        else:
+            mean.copy_(now)
+
+
+class LossOf:
+    """The loss of one batch: the fused label, and each modality's auxiliary labels."""
+
+    def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
+        plan = recipe.train
+        self.plan = plan
+        self.augment = Augmenter(plan.augment, recipe.seed)
+        factors = [plan.class_weights.get(label, 1.0) for label in recipe.labels] if plan.class_weights else []
+        self.fused = FusedLoss(recipe.head, prepared.train.counts, plan.class_balance, plan.label_smoothing, factors)
+        encoders = (recipe.model.vision, recipe.model.text, recipe.model.sensors)
+        sizes = {name: size for encoder in encoders if encoder for name, size in encoder.aux.items()}
+        self.aux_weights = {
+            name: class_weights(np.pad(counts, (0, max(0, sizes.get(name, 0) - len(counts)))), plan.class_balance)
+            for name, counts in prepared.train.aux_counts.items()
+        }
+        self.drop = torch.tensor([plan.modality_dropout.get(name, 0.0) for name in recipe.modalities])
+        self.modalities = recipe.modalities
+
+    def __call__(self, model: FusedModel, batch: Batch) -> Tensor:
+        batch, mix = self._changed(batch)
+        features, aux = encode(model, batch)
+        presence = torch.from_numpy(batch.presence)
+        dropped = (torch.rand_like(presence) < self.drop) & (presence > 0)
+        # A pair with nothing left teaches only the prior; keep what it had.
+        dropped &= ((presence > 0) & ~dropped).any(1, keepdim=True)
+        label = torch.from_numpy(batch.label)
+        for name, other in batch.label_without.items():
+            label = torch.where(dropped[:, self.modalities.index(name)], torch.from_numpy(other), label)
+        logits, label = judged(model.fusion(features, presence * ~dropped), label)
+        loss = self._judge(logits, label, aux, batch.aux)
+        if mix is None:
+            return loss
+        # A mixed picture shows two things, each to its part: so do its labels.
+        others = {name: target[mix.partner] for name, target in batch.aux.items()}
+        return mix.share * loss + (1 - mix.share) * self._judge(logits, label[mix.partner], aux, others)
+
+    def _changed(self, batch: Batch) -> tuple[Batch, Mix | None]:
+        """`batch` with its pictures changed at random, and how they were mixed with each other."""
+        if batch.vision is None:
+            return batch, None
+        pictures = batch.vision.reshape(-1, *batch.vision.shape[2:])
+        pictures, mix = self.augment.mix(self.augment(pictures))
+        if mix is not None and not np.array_equal(batch.rows[:, 0], np.arange(len(pictures))):
+            raise UserError("train.augment mixes pictures: each must have one label of its own, but pairs share them")
+        return replace(batch, vision=pictures.reshape(batch.vision.shape)), mix
+
+    def _judge(self, logits: Tensor, label: Tensor, aux: Mapping[str, Tensor], targets: Mapping[str, Ints]) -> Tensor:
+        loss = self.fused(logits, label)
+        for name, target in targets.items():
+            if name in aux and (target >= 0).any():  # rows without this label are left out
+                loss = loss + self.plan.aux_weight * cross_entropy(
+                    aux[name],
+                    torch.from_numpy(target),
+                    self.aux_weights.get(name),
+                    label_smoothing=self.plan.label_smoothing,
+                )
+        return loss
+
+
+def encode(model: FusedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Features of every pair [P, n, d] and the auxiliary logits of every encoded row."""
+    rows = torch.from_numpy(batch.rows)
+    parts: list[Tensor] = []
+    aux: dict[str, Tensor] = {}
+    if model.vision is not None and batch.vision is not None:
+        count, cameras = batch.vision.shape[:2]
+        features, logits = model.vision(torch.from_numpy(batch.vision.reshape(-1, *batch.vision.shape[2:])))
+        parts.append(features.reshape(count, cameras, -1)[rows[:, 0]])
+        aux |= logits
+    if model.text is not None and batch.text is not None:
+        features, logits = model.text(*(torch.from_numpy(value) for value in batch.text))
+        parts.append(features[rows[:, 1]].unsqueeze(1))
+        aux |= logits
+    if model.sensors is not None and batch.sensors is not None:
+        features, logits = model.sensors(*(torch.from_numpy(value) for value in batch.sensors))
+        parts.append(features[rows[:, 2]].unsqueeze(1))
+        aux |= logits
+    return torch.cat(parts, dim=1), aux
+
+
+@torch.no_grad()
+def predict(model: FusedModel, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """Logits [N, labels] and labels [N] of all pairs (of a tagging head: of all words) in `batches`."""
+    found = [
+        judged(model.fusion(encode(model, batch)[0], torch.from_numpy(batch.presence)), torch.from_numpy(batch.label))
+        for batch in batches
+    ]
+    return torch.cat([logits for logits, _ in found]), torch.cat([label for _, label in found])
+
+
+def judged(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [N, labels] and labels [N] of what is judged: of a tagging head ([P, W, labels] and [P, W]) the words.
+
+    Where there is no word the label is `NO_WORD`.
+    """
+    if label.ndim == 1:
+        return logits, label
+    words = label != NO_WORD
+    return logits[words], label[words]
+
+
+def _score(model: FusedModel, head: str, prepared: Prepared, loss: float) -> EpochRecord:
+    if not np.isfinite(loss):
+        raise UserError(f"train: the loss is {loss}; lower train.learning_rate")
+    logits, labels = predict(model, prepared.val)
+    truth, said = labels.numpy(), answers(head, logits)
+    macro = f1_score(truth, said, average="macro", zero_division=0)
+    return EpochRecord(round(loss, 5), round(float(accuracy_score(truth, said)), 5), round(float(macro), 5))
+
+
+def save(trained: Trained, prepared: Prepared, work: Path) -> None:
+    """Write weights.npz, training.json, the tokenizer and some real samples for the export's proof into `work`."""
+    work.mkdir(parents=True, exist_ok=True)
+    save_weights(trained.model, work / WEIGHTS)
+    (work / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(trained.record), indent=1))
+    if prepared.tokenizer is not None:
+        (work / TOKENIZER_FILE).write_bytes(prepared.tokenizer)
+    samples = export_samples(prepared.val)
+    np.savez(work / SAMPLES, **samples)  # type: ignore[arg-type]  # the stub takes array names for flags
+
+
+def export_samples(batches: Sequence[Batch]) -> dict[str, NDArray[np.generic]]:
+    """The first rows of the validation pairs by tensor name, each row one sample's inputs."""
+    batch = batches[0]
+    count = min(EXPORT_SAMPLES, len(batch.label))
+    found: dict[str, NDArray[np.generic]] = {"presence": batch.presence[:count]}
+    if batch.vision is not None:
+        found["image"] = batch.vision[batch.rows[:count, 0]]
+    if batch.text is not None:
+        found |= {
+            "ids": batch.text[0][batch.rows[:count, 1]],
+            "text_mask": batch.text[1][batch.rows[:count, 1]],
+        }
+    if batch.sensors is not None:
+        found |= {
+            "window": batch.sensors[0][batch.rows[:count, 2]],
+            "sensors_mask": batch.sensors[1][batch.rows[:count, 2]],
+        }
+    return found
+
+
+def load_trained(recipe: Recipe, work: Path) -> Trained:
+    """The model that `save` wrote for `recipe`, in eval mode. Raises UserError."""
+    try:
+        record = msgspec.json.decode((work / RECORD).read_bytes(), type=TrainingRecord)
+    except OSError:
+        raise UserError(f"no training in {work}; run the train stage first") from None
+    except msgspec.DecodeError as error:
+        raise UserError(f"{work / RECORD}: is damaged ({error}); run the train stage again") from None
+    model = FusedModel(msgspec.structs.replace(recipe, streams=record.streams), record.vocabulary)
+    load_weights(model, work / WEIGHTS)
+    return Trained(model.eval(), record)

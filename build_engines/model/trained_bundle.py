@@ -1,0 +1,100 @@
+"""The FP32 bundle of a trained model's graphs: what the rest of the build line starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import onnx
+
+from build_engines.data.datasets import RECIPE_FILE, recipe_json
+from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
+from build_engines.recipe import Recipe
+from build_engines.write_bundle import tensor_spec, write_bundle
+from edge_runtime.bundle import TOKENIZER, Bundle, Head, Manifest, Stage, StageInput
+from edge_runtime.errors import UserError
+from edge_runtime.tensors import TensorSpec
+
+STAGES = ("vision", "text", "sensors", "fusion")
+
+
+def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Path) -> Bundle:
+    """Write the FP32 bundle of the graphs that the export stage left in `work`."""
+    files: dict[str, bytes] = {}
+    stages = []
+    for name in STAGES:
+        source = work / "stages" / f"{name}.fp32.onnx"
+        if source.is_file():
+            relative = f"stages/{name}.fp32.onnx"
+            files[relative] = source.read_bytes()
+            stages.append(describe_stage(recipe, name, source, {"fp32": relative}))
+    if not stages:
+        raise UserError(f"no stages in {work}; run the export stage first")
+    if (work / TOKENIZER_FILE).is_file():
+        files[TOKENIZER] = (work / TOKENIZER_FILE).read_bytes()
+    if (work / "equality.json").is_file():
+        files["report/equality.json"] = (work / "equality.json").read_bytes()
+    files[RECIPE_FILE] = recipe_json(recipe)
+    manifest = Manifest(
+        format=1,
+        name=recipe.name,
+        version=recipe.version,
+        head=Head(recipe.head, recipe.labels, "stage:fusion:logits"),
+        trigger=recipe.trigger,
+        streams=record.streams,
+        stages=tuple(stages),
+        decision=msgspec.structs.replace(
+            recipe.decision,
+            temperature=record.temperature,
+            thresholds=record.thresholds | recipe.decision.thresholds,
+        ),
+        precision={"default": {stage.name: "fp32" for stage in stages}},
+        files={},
+        presence=recipe.modalities,
+        description=recipe.description,
+        licence=recipe.licence,
+        attribution=recipe.attribution,
+        training={
+            "recipe_sha256": record.recipe_sha256,
+            "data_sha256": record.data_sha256,
+            "seed": str(record.seed),
+        },
+    )
+    return write_bundle(target, manifest, files)
+
+
+def describe_stage(recipe: Recipe, name: str, graph_file: Path, files: dict[str, str]) -> Stage:
+    """The manifest's entry for one stage: names, types and shapes as the graph has them, and where inputs come from."""
+    graph = onnx.load(graph_file).graph
+    inputs = []
+    for value in graph.input:
+        spec = tensor_spec(value)
+        source = _source(recipe, name, value.name)
+        inputs.append(StageInput(spec.name, spec.dtype, spec.shape, source, _layout(name, spec)))
+    return Stage(name, tuple(inputs), tuple(tensor_spec(value) for value in graph.output), files)
+
+
+def _source(recipe: Recipe, stage: str, field: str) -> str | tuple[str, ...]:
+    model = recipe.model
+    if stage == "vision" and model.vision:
+        sources = tuple(f"stream:{camera}:image" for camera in model.vision.streams)
+        return sources[0] if len(sources) == 1 else sources
+    if stage == "text" and model.text:
+        return f"stream:{model.text.stream}:{field}"
+    if stage == "sensors" and model.sensors:
+        return f"stream:{model.sensors.stream}:{field}"
+    return "presence" if field == "presence" else f"stage:{field}:features"
+
+
+def _layout(stage: str, spec: TensorSpec) -> str:
+    table = {
+        ("vision", "image"): "NHWC BGR 0..255",
+        ("text", "ids"): "NL SentencePiece ids, 0 beyond the end",
+        ("text", "mask"): "NL 1 = a piece",
+        ("sensors", "window"): "NTC standardised, 0 where missing",
+        ("sensors", "mask"): "NTC 1 = measured",
+        ("fusion", "presence"): "1 = the stream is present",
+    }
+    if stage == "text" and len(spec.shape) == 3:
+        return "NWP SentencePiece ids of each word, 0 beyond its end" if spec.name == "ids" else "NWP 1 = a piece"
+    return table.get((stage, spec.name), "")

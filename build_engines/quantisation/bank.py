@@ -1,0 +1,102 @@
+"""Run any mixture of variants of a model's stages over the same labelled moments, and no variant twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from build_engines.evaluation.metrics import Scores, score
+from build_engines.evaluation.tagging import token_rows
+from calibration.samples import CalibrationSample, stage_feeds
+from edge_runtime.bundle import Manifest, Stage
+from edge_runtime.decide import model_answer
+from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
+from edge_runtime.messages import Tensors
+from edge_runtime.tensors import zeros
+
+REMEMBERED_BYTES = 1 << 14
+"""Inputs up to this size are compared: one sentence lasts for many frames and need not be encoded for each."""
+Advance = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One graph of a stage: ONNX bytes and the precision it is meant for."""
+
+    name: str
+    model: bytes = field(repr=False)
+    precision: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a mixture of variants made of the moments."""
+
+    scores: Scores
+    logits: NDArray[np.float32]
+    """[moments, labels]; of a tagging head [words of all moments, labels]"""
+
+    def error(self, reference: Outcome) -> float:
+        """Mean over the moments of |logits - reference| / |reference| (2-norms)."""
+        norms = np.maximum(np.linalg.norm(reference.logits, axis=1), 1e-9)
+        return float(np.mean(np.linalg.norm(self.logits - reference.logits, axis=1) / norms))
+
+
+class Bank:
+    """The moments, and the outputs of every stage and variant that was asked for. One thread."""
+
+    def __init__(
+        self, manifest: Manifest, samples: Sequence[CalibrationSample], advance: Advance = lambda: None
+    ) -> None:
+        """`advance` is called after every stage that had to be run."""
+        self._manifest = manifest
+        self._samples = samples
+        self._advance = advance
+        self._outputs: dict[tuple[str, ...], list[Tensors]] = {}
+        self._stages = {stage.name: stage for stage in manifest.stages}
+
+    def outcome(self, variants: Mapping[str, Variant]) -> Outcome:
+        """The scores of the model alone with the given variant of every stage. Raises EngineError, BundleError."""
+        keys: dict[str, tuple[str, ...]] = {}
+        for stage in self._manifest.stages:
+            before = [
+                source.split(":")[1] for item in stage.inputs for source in item.sources if source[:6] == "stage:"
+            ]
+            key = (stage.name, variants[stage.name].name, *(part for name in before for part in keys[name]))
+            keys[stage.name] = key
+            if key not in self._outputs:
+                inputs = {name: self._outputs[keys[name]] for name in before}
+                self._outputs[key] = self._run(stage, variants[stage.name], inputs)
+                self._advance()
+        _, name, output = self._manifest.head.output.split(":")
+        head, policy = self._manifest.head, self._manifest.decision
+        raw = [np.asarray(out[output], np.float32) for out in self._outputs[keys[name]]]
+        if head.kind == "tagging":
+            truth, logits = token_rows([sample.tags for sample in self._samples], raw)
+        else:
+            truth, logits = [sample.label for sample in self._samples], np.stack([value.ravel() for value in raw])
+        return Outcome(score(truth, [model_answer(head, policy, row) for row in logits], head.labels), logits)
+
+    def _run(self, stage: Stage, variant: Variant, before: Mapping[str, Sequence[Tensors]]) -> list[Tensors]:
+        specs = [item.spec for item in stage.inputs]
+        absent = {spec.name: zeros(spec) for spec in stage.outputs}
+        remembered: dict[bytes, Tensors] = {}
+        found: list[Tensors] = []
+        with OnnxRuntimeEngine(stage.name, variant.precision, variant.model, specs, stage.outputs) as engine:
+            for index, sample in enumerate(self._samples):
+                if stage.streams and not any(source.split(":")[1] in sample.present for source in stage.streams):
+                    found.append(absent)  # as the device does: a stage whose streams are all absent is not run
+                    continue
+                outputs = {name: values[index] for name, values in before.items()}
+                feeds = stage_feeds(stage, sample, outputs)
+                mark = b"".join(np.ascontiguousarray(feeds[name]).tobytes() for name in sorted(feeds))
+                if len(mark) > REMEMBERED_BYTES:
+                    found.append(engine.run(feeds))
+                    continue
+                if mark not in remembered:
+                    remembered[mark] = engine.run(feeds)
+                found.append(remembered[mark])
+        return found

@@ -1,0 +1,126 @@
+"""The stage `calibrate`: choose, check, collect, write."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from build_engines.data.moments import calibration_moments, evaluation_moments
+from build_engines.job import Job
+from build_engines.quantisation.coverage import Coverage, as_markdown, plot
+from build_engines.quantisation.quantise import Site, prepare, sites
+from build_engines.recipe import BuildRecipe
+from calibration.fit import refuse_misfit
+from calibration.moments import LabelledSet
+from calibration.ranges import RangesFile, TensorRange, collect, tensor_ranges, write_ranges
+from calibration.samples import CalibrationSample, SampleStore, read_samples, stage_feeds
+from calibration.select import Signature, choose, refuse_leak, signature, without_doubles
+from edge_runtime.bundle import Bundle
+from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
+from edge_runtime.messages import Tensors
+
+RANGES = "ranges.json"
+
+
+def prepared_graphs(bundle: Bundle) -> dict[str, ModelProto]:
+    """Stage to its FP32 graph, ready to be looked at."""
+    return {
+        stage.name: prepare(onnx.load_from_string(bundle.read(stage.files["fp32"]))) for stage in bundle.manifest.stages
+    }
+
+
+def quantisable(recipe: BuildRecipe, graphs: Mapping[str, ModelProto]) -> dict[str, list[Site]]:
+    """Stage to the operators that the recipe allows to be quantised."""
+    rules = recipe.quantise
+    return {
+        name: [
+            site
+            for site in sites(graphs[name], rules.attention_products)
+            if f"{name}/{site.block}" not in rules.exclude
+        ]
+        for name in rules.stages
+    }
+
+
+def calibrate(job: Job, bundle: Bundle, folder: Path) -> None:
+    """Write ranges.json, coverage.md and coverage.png into `folder`.
+
+    Raises GateRefused if the set does not stand for the field.
+    """
+    recipe = job.recipe
+    everything, kept = _read(bundle, calibration_moments(job, bundle))
+    evaluation, kept_others = _read(bundle, evaluation_moments(job, bundle))
+    distinct = without_doubles(everything)
+    chosen = choose(distinct, recipe.calibrate.samples, recipe.seed)
+    near = refuse_leak(chosen, evaluation, recipe.calibrate.near_leak)
+    # As many moments of the evaluation split, chosen by the same rule: like is compared with like.
+    likewise = choose(evaluation, recipe.calibrate.samples, recipe.seed)
+    samples, others = kept.take(one.index for one in chosen), kept_others.take(one.index for one in likewise)
+    graphs = prepared_graphs(bundle)
+    wanted = quantisable(recipe, graphs)
+    ranges: dict[str, dict[str, TensorRange]] = {}
+    fed, fed_others = StageInputs(bundle, samples), StageInputs(bundle, others)
+    for name, found in wanted.items():
+        tensors = list(dict.fromkeys(tensor for site in found for tensor in site.activations))
+        observed = collect(graphs[name], partial(fed.of, name), tensors)
+        seen = collect(graphs[name], partial(fed_others.of, name), tensors)
+        apart = refuse_misfit(name, observed, seen)
+        ranges[name] = tensor_ranges(observed, recipe.quantise.methods)
+        job.console.print(
+            f"calibrate: {name}: {len(tensors)} activations over {len(samples)} moments, "
+            f"at most {apart:.2f} from the evaluation split's",
+            highlight=False,
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    digests = {
+        stage.name: bundle.manifest.files[stage.files["fp32"]]
+        for stage in bundle.manifest.stages
+        if stage.name in wanted
+    }
+    data = hashlib.sha256("".join(one.digest for one in chosen).encode()).hexdigest()
+    write_ranges(folder / RANGES, RangesFile(1, digests, data, tuple(one.id for one in chosen), ranges))
+    read = {source.split(":")[1] for stage in bundle.manifest.stages for source in stage.streams}
+    streams = tuple(name for name in bundle.manifest.streams if name in read)
+    covered = Coverage(everything, distinct, chosen, evaluation, near, streams)
+    (folder / "coverage.md").write_text(as_markdown(covered), encoding="utf-8")
+    (folder / "coverage.png").write_bytes(plot(covered))
+
+
+class StageInputs:
+    """Every stage's inputs for the same samples, computed by the FP32 stages before it. One thread."""
+
+    def __init__(self, bundle: Bundle, samples: Sequence[CalibrationSample]) -> None:
+        self._bundle = bundle
+        self._samples = samples
+        self._outputs: dict[str, list[Tensors]] = {}
+        self._stages = {stage.name: stage for stage in bundle.manifest.stages}
+
+    def of(self, name: str) -> Iterator[tuple[str, Tensors]]:
+        """Each sample's id and the inputs of the stage `name`, where the device would run it."""
+        stage = self._stages[name]
+        before = [source.split(":")[1] for item in stage.inputs for source in item.sources if source[:6] == "stage:"]
+        for other in before:
+            if other not in self._outputs:
+                self._outputs[other] = list(self._run(other))
+        for index, sample in enumerate(self._samples):
+            if stage.streams and not any(source.split(":")[1] in sample.present for source in stage.streams):
+                continue
+            yield sample.id, stage_feeds(stage, sample, {other: self._outputs[other][index] for other in before})
+
+    def _run(self, name: str) -> Iterator[Tensors]:
+        stage = self._stages[name]
+        specs = [item.spec for item in stage.inputs]
+        with OnnxRuntimeEngine(name, "fp32", self._bundle.read(stage.files["fp32"]), specs, stage.outputs) as engine:
+            for sample in self._samples:
+                yield engine.run(stage_feeds(stage, sample, {}))
+
+
+def _read(bundle: Bundle, moments: Iterable[LabelledSet]) -> tuple[list[Signature], SampleStore]:
+    """The signature of every moment, and the moments themselves, put away."""
+    store = SampleStore()
+    return [signature(i, one) for i, one in enumerate(store.keeping(read_samples(bundle, moments)))], store
