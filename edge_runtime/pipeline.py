@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from edge_runtime.align import History, align
 from edge_runtime.bundle import TOKENIZER, Bundle, tagged_stream
@@ -29,8 +30,7 @@ RESTART_PAUSE_NS = 1_000_000_000
 MAX_RESTART_PAUSE_NS = 32_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """One decision with all that led to it."""
 
     aligned: AlignedSet

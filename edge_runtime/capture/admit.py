@@ -114,15 +114,21 @@ class FreezeDetector:
 
     def __init__(self, spec: CameraStream) -> None:
         self._limit = spec.frozen_after
-        self._last: bytes = b""
+        self._last: NDArray[np.uint8] | None = None
         self._repeats = 0
 
     def admit(self, image: NDArray[np.uint8]) -> Refusal | None:
         """Count `image`; a Refusal once `frozen_after` repeats of the same picture were seen."""
         if self._limit == 0:
             return None
-        # Hash a strided view first: a moving picture differs there already, and hashing 1/64 of it is cheap.
-        probe = image[::8, ::8].tobytes()
-        self._repeats = self._repeats + 1 if probe == self._last else 0
-        self._last = probe
+        self._repeats = self._repeats + 1 if self._last is not None and _same(image, self._last) else 0
+        self._last = image
         return Refusal("frozen") if self._repeats >= self._limit else None
+
+
+def _same(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    """Whether two pictures are equal byte for byte. One row tells live ones apart, in a few microseconds."""
+    if image.shape != other.shape:
+        return False
+    middle = image.shape[0] // 2
+    return image[middle].tobytes() == other[middle].tobytes() and np.array_equal(image, other)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 
 import msgspec
@@ -165,7 +165,7 @@ class StageGraph:
                 stage_ns[stage.name] = time.perf_counter_ns() - ready
                 preprocess_ns += ready - start
         finish()
-        _, name, field = self._output.split(":")
+        _, name, field = _parts(self._output)
         logits = np.asarray(outputs[name][field], dtype=np.float32)
         return Inference(logits, MappingProxyType(stage_ns), preprocess_ns)
 
@@ -199,8 +199,7 @@ class StageGraph:
     def _source_key(self, source: str, aligned: AlignedSet, keys: Mapping[str, Hashable]) -> Hashable:
         if source == "presence":
             return tuple(aligned.slices[name].present for name in self._presence)
-        kind, _, rest = source.partition(":")
-        name = rest.rpartition(":")[0]
+        kind, name, _ = _parts(source)
         if kind == "stage":
             return keys[name]
         part = aligned.slices[name]
@@ -216,8 +215,7 @@ class StageGraph:
         if source == "presence":
             present = [float(aligned.slices[name].present) for name in self._presence]
             return np.array([present], dtype=np.float32)
-        kind, _, rest = source.partition(":")
-        name, _, field = rest.rpartition(":")
+        kind, name, field = _parts(source)
         if kind == "stage":
             return outputs[name][field]
         part = aligned.slices[name]
@@ -237,5 +235,13 @@ def _follows_others(stage: Stage) -> bool:
 
 def _stream_of(source: str) -> str | None:
     """The stream that a stage's source names; None for presence and other stages' outputs."""
+    kind, name, _ = _parts(source)
+    return name if kind == "stream" else None
+
+
+@cache
+def _parts(source: str) -> tuple[str, str, str]:
+    """Kind, name and field of a source such as `stream:camera.front:image`."""
     kind, _, rest = source.partition(":")
-    return rest.rpartition(":")[0] if kind == "stream" else None
+    name, _, field = rest.rpartition(":")
+    return kind, name, field
