@@ -51,6 +51,11 @@ class Mailbox:
         if self._wake is not None:
             self._wake()
 
+    def announce(self) -> None:
+        """A message is in the making. Any thread; the loop, which wakes, gets ready for it meanwhile."""
+        if self._wake is not None:
+            self._wake()
+
     def refuse(self, reason: str) -> None:
         """Count a message that was captured but not admitted. Any thread."""
         with self._lock:

@@ -170,11 +170,15 @@ class StageGraph:
         return Inference(logits, MappingProxyType(stage_ns), preprocess_ns)
 
     def prefetch(self, aligned: AlignedSet, streams: Collection[str]) -> None:
-        """Run now the stages that read nothing but `streams`, so that the next `run` finds their features ready.
+        """Prepare now the tensors of `streams`, and run the stages that read nothing else, so that the next `run` finds
+        them ready.
 
         Changes when they are computed, never what they are: features are kept under the identity of their messages.
         Raises EngineError.
         """
+        for name in streams:
+            if aligned.slices[name].present:
+                self._tensors_once(name, aligned.slices[name])
         for stage in self._stages:
             sources = [source for item in stage.inputs for source in item.sources]
             if not all(_stream_of(source) in streams for source in sources):
@@ -221,12 +225,15 @@ class StageGraph:
         part = aligned.slices[name]
         if not part.present:
             return np.zeros((item.shape[0] // len(item.sources), *item.shape[1:]), dtype=item.dtype)
-        # One slice may feed several inputs (ids and mask): preprocess it once.
-        held = self._fields.get(name)
+        return self._tensors_once(name, part)[field]
+
+    def _tensors_once(self, stream: str, part: Slice) -> Tensors:
+        """One slice may feed several inputs (ids and mask), and several decisions: preprocess it once."""
+        held = self._fields.get(stream)
         if held is None or held[0] != part.key or not self._use_cache:
-            held = (part.key, self._tensors_of(name, part))
-            self._fields[name] = held
-        return held[1][field]
+            held = (part.key, self._tensors_of(stream, part))
+            self._fields[stream] = held
+        return held[1]
 
 
 def _follows_others(stage: Stage) -> bool:
