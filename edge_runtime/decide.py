@@ -51,6 +51,11 @@ def model_answer(head: Head, policy: DecisionPolicy, logits: NDArray[np.float32]
     return head.labels[int(logits.argmax())]
 
 
+def finite(logits: NDArray[np.float32]) -> bool:
+    """Whether all values are numbers and none is infinite; quick for the few that a head gives."""
+    return all(map(math.isfinite, logits.ravel().tolist()))
+
+
 def safe(policy: DecisionPolicy, reason: str) -> Verdict:
     """The safe decision and its reason."""
     return Verdict(policy.safe_label, 0.0, {}, "safe", reason)
@@ -68,10 +73,10 @@ def decide(
         return safe(policy, blocked), PolicyState()
     if inference.output is None:
         return safe(policy, inference.error or "no output"), PolicyState()
+    if not finite(inference.output):
+        return safe(policy, "output not finite"), PolicyState()
     if head.kind == "softmax":
         return _softmax(head, policy, state, inference.output[0].tolist())
-    if not np.isfinite(inference.output).all():
-        return safe(policy, "output not finite"), PolicyState()
     chances = probabilities(head, policy.temperature, inference.output[0])
     if head.kind == "sigmoid":
         return _sigmoid(head, policy, chances), PolicyState()
@@ -82,8 +87,6 @@ def _softmax(
     head: Head, policy: DecisionPolicy, state: PolicyState, logits: list[float]
 ) -> tuple[Verdict, PolicyState]:
     """As `probabilities`, in plain floats: for a handful of labels, NumPy's calls cost several times as much."""
-    if not all(map(math.isfinite, logits)):
-        return safe(policy, "output not finite"), PolicyState()
     top = max(logits)
     powers = [math.exp((value - top) / policy.temperature) for value in logits]
     total = sum(powers)
