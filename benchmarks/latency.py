@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ SKIP = FRAME_HZ
 """Frames left out at the start of every run: caches, clocks and page tables warm up."""
 VARIANTS = ("bare loop", "runtime, same graph", "runtime, staged")
 RECORDING = "runtime, staged, recording"
+PARTS = ("wait and decode", "preprocess", "infer", "decide", "publish")
+"""What a frame's latency is made of; the bare loop's decoding counts as preprocessing."""
+
+
+Frame = tuple[float, float, float, float, float]
+"""One frame's milliseconds in each of `PARTS`."""
 
 
 @dataclass
@@ -40,12 +47,15 @@ class Measured:
     """All rounds of one variant, milliseconds."""
 
     latency: list[float] = field(default_factory=list)
-    infer: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PARTS})
     rounds: list[dict[str, float]] = field(default_factory=list)
 
-    def add(self, latency: list[float], infer: list[float]) -> None:
+    def add(self, frames: Sequence[Frame]) -> None:
+        """One round's frames."""
+        latency = [sum(frame) for frame in frames]
         self.latency += latency
-        self.infer += infer
+        for name, values in zip(PARTS, zip(*frames, strict=True), strict=True):
+            self.parts[name] += values
         self.rounds.append({"p50": percentile(latency, 50), "p99": percentile(latency, 99)})
 
 
@@ -71,14 +81,15 @@ def latency(bundle: str, rounds: int, seconds: float, out: Path, record: bool, c
         np.savez(work / "inputs.npz", **_ready_inputs(opened))  # type: ignore[arg-type]
         whole = monolith_bundle(opened, monolith, work / "monolith")
         for number in track(range(rounds), "rounds", console=Console(stderr=True)):
-            measured["bare loop"].add(*_bare(work, frames))
+            measured["bare loop"].add(_bare(work, frames))
             for name in list(measured)[1:]:
                 path = whole if name == "runtime, same graph" else bundle_path(bundle)
                 more = [str(work / f"{number}.mcap")] if name == RECORDING else []
                 times, status[name] = _runtime(str(path), f"ipc://{work}/decisions", frames, *more)
-                measured[name].add(*times)
+                measured[name].add(times)
     figures = _figures(measured, status)
     Console().print(_table(measured))
+    Console().print(_parts(measured))
     write_results(out, "latency", figures, _plot(measured))
     broken = _broken(figures)
     for line in broken:
@@ -102,18 +113,17 @@ def _ready_inputs(bundle: Bundle) -> dict[str, NDArray[np.generic]]:
     return inputs
 
 
-def _bare(work: Path, frames: int) -> tuple[list[float], list[float]]:
+def _bare(work: Path, frames: int) -> list[Frame]:
     command = [sys.executable, "-m", "benchmarks.bare_loop", str(work / "monolith.onnx")]
     command += [str(work / "inputs.npz"), str(frames)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return found["latency_ms"][SKIP:], found["infer_ms"][SKIP:]
+    pairs = zip(found["latency_ms"], found["infer_ms"], strict=True)
+    return [(0.0, latency - infer, infer, 0.0, 0.0) for latency, infer in pairs][SKIP:]
 
 
-def _runtime(
-    bundle: str, endpoint: str, frames: int, *recording: str
-) -> tuple[tuple[list[float], list[float]], dict[str, Any]]:
+def _runtime(bundle: str, endpoint: str, frames: int, *recording: str) -> tuple[list[Frame], dict[str, Any]]:
     command = [sys.executable, "-m", "benchmarks.runtime_process", bundle, endpoint, str(frames), *recording]
-    latency, infer = [], []
+    found = []
     with Subscriber(endpoint, timeout_s=20) as subscriber, subprocess.Popen(command) as process:
         while True:
             message = subscriber.receive(20)
@@ -121,8 +131,10 @@ def _runtime(
                 process.kill()
                 raise TimeoutError("the runtime fell silent")
             if isinstance(message, DecisionMessage) and message.latency_ms.queue > 0 and message.source == "model":
-                latency.append((subscriber.received_ns - message.captured_ns) / 1e6)
-                infer.append(sum(message.latency_ms.infer.values()))
+                told = message.latency_ms
+                all_ms = (subscriber.received_ns - message.captured_ns) / 1e6
+                known = (told.queue, told.preprocess, float(sum(told.infer.values())), told.decide)
+                found.append((*known, all_ms - sum(known)))
             elif isinstance(message, StatusMessage) and message.state == "stopped":
                 break
     camera = message.streams["camera.front"]
@@ -133,7 +145,7 @@ def _runtime(
         "memory_mb": message.memory_mb,
         "recording": None if message.recording is None else msgspec.to_builtins(message.recording),
     }
-    return (latency[SKIP:], infer[SKIP:]), facts
+    return found[SKIP:], facts
 
 
 def _figures(measured: dict[str, Measured], status: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +155,8 @@ def _figures(measured: dict[str, Measured], status: dict[str, Any]) -> dict[str,
             "p50_ms": percentile(item.latency, 50),
             "p99_ms": percentile(item.latency, 99),
             "max_ms": max(item.latency),
-            "mean_infer_ms": float(np.mean(item.infer)),
+            "mean_infer_ms": float(np.mean(item.parts["infer"])),
+            "parts_p50_ms": {part: percentile(values, 50) for part, values in item.parts.items()},
             "rounds": item.rounds,
             **status.get(name, {}),
         }
@@ -183,8 +196,17 @@ def _table(measured: dict[str, Measured]) -> Table:
     for name, item in measured.items():
         values = [percentile(item.latency, q) for q in (50, 90, 99, 100)]
         ratios = [percentile(item.latency, q) / percentile(bare, q) for q in (50, 99)]
-        cells = [f"{value:.2f}" for value in (*values, float(np.mean(item.infer)), *ratios)]
+        cells = [f"{value:.2f}" for value in (*values, float(np.mean(item.parts["infer"])), *ratios)]
         table.add_row(name, str(len(item.latency)), *cells)
+    return table
+
+
+def _parts(measured: dict[str, Measured]) -> Table:
+    table = Table(title="where it goes: median of each part, ms", title_justify="left")
+    for column in ("variant", *PARTS):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    for name, item in measured.items():
+        table.add_row(name, *(f"{percentile(values, 50):.2f}" for values in item.parts.values()))
     return table
 
 

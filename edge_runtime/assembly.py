@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,10 +67,11 @@ class Assembly:
 
     def new_drops(self) -> dict[str, int]:
         """Messages of all streams dropped since the last call, by reason."""
-        total: Counter[str] = Counter()
+        total: dict[str, int] = {}
         for mailbox in self.mailboxes.values():
-            total += mailbox.new_drops()
-        return dict(total)
+            for reason, count in mailbox.new_drops().items():
+                total[reason] = total.get(reason, 0) + count
+        return total
 
     def accounts(self) -> dict[str, Counts]:
         """Each stream's account."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -70,5 +71,11 @@ class ManualClock:
 
 def rfc3339(wall_ns: int) -> str:
     """`wall_ns` (since the epoch) as RFC 3339 UTC text with milliseconds."""
-    moment = datetime.fromtimestamp(wall_ns / 1e9, tz=timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, rest_ns = divmod(wall_ns, 1_000_000_000)
+    return f"{_second(seconds)}.{rest_ns // 1_000_000:03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    """Date and time of day in whole seconds: the same for all decisions of a second."""
+    return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edge_runtime.messages import Message
@@ -51,6 +51,11 @@ class Mailbox:
         if self._wake is not None:
             self._wake()
 
+    def announce(self) -> None:
+        """A message is in the making. Any thread; the loop, which wakes, gets ready for it meanwhile."""
+        if self._wake is not None:
+            self._wake()
+
     def refuse(self, reason: str) -> None:
         """Count a message that was captured but not admitted. Any thread."""
         with self._lock:
@@ -72,10 +77,10 @@ class Mailbox:
             self._dropped += dropped
             self._news += dropped
 
-    def new_drops(self) -> Counter[str]:
+    def new_drops(self) -> Mapping[str, int]:
         """Messages dropped since the last call, by reason. Loop thread."""
         if not self._news:
-            return Counter()
+            return {}
         with self._lock:
             news, self._news = self._news, Counter()
             return news

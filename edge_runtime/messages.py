@@ -6,19 +6,18 @@ Times are integer nanoseconds of the monotonic clock. `seq` counts a stream's ad
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 Tensor = NDArray[np.generic]
 Tensors = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """One camera picture."""
 
     stream: str
@@ -32,8 +31,7 @@ class Frame:
     """The JPEG that `image` was decoded from, where it came as one; never written into."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """Sensor values taken at one time; not every channel need be there."""
 
     stream: str
@@ -44,8 +42,7 @@ class Sample:
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Utterance:
+class Utterance(Struct, frozen=True):
     """One sentence, spoken or typed."""
 
     stream: str
@@ -61,8 +58,7 @@ class Utterance:
 Message = Frame | Sample | Utterance
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(Struct, frozen=True):
     """What alignment chose of one stream for one decision."""
 
     stream: str
@@ -86,16 +82,14 @@ class Slice:
         return self.messages[-1] if self.messages else None
 
 
-@dataclass(frozen=True, slots=True)
-class AlignedSet:
+class AlignedSet(Struct, frozen=True):
     """The messages that belong together at `reference_ns`."""
 
     reference_ns: int
     slices: Mapping[str, Slice]
 
 
-@dataclass(frozen=True, slots=True)
-class Inference:
+class Inference(Struct, frozen=True):
     """What the stage graph gave for one aligned set."""
 
     output: NDArray[np.float32] | None
@@ -108,8 +102,7 @@ class Inference:
     """For a tagging head: words in the sentence, be they more than the model reads or fewer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What the policy decided: the part of a decision that is a pure function of the model's output."""
 
     label: str

@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
-import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from edge_runtime.align import History, align
 from edge_runtime.bundle import TOKENIZER, Bundle, tagged_stream
 from edge_runtime.config import EngineConfig
-from edge_runtime.decide import PolicyState, blocking_input, decide, withheld
+from edge_runtime.decide import PolicyState, blocking_input, decide, finite, withheld
 from edge_runtime.errors import EngineError, UserError
 from edge_runtime.infer import ON_CPU
 from edge_runtime.infer.stages import StageGraph
@@ -29,8 +29,7 @@ RESTART_PAUSE_NS = 1_000_000_000
 MAX_RESTART_PAUSE_NS = 32_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """One decision with all that led to it."""
 
     aligned: AlignedSet
@@ -145,7 +144,7 @@ class Pipeline:
             return Inference(None, error=self._down)
         try:
             inference = self._graph.run(aligned)
-            if inference.output is None or not np.isfinite(inference.output).all():
+            if inference.output is None or not finite(inference.output):
                 raise EngineError("output not finite")
         except EngineError as error:
             log.error("engine failed: %s; deciding safely and restarting it", error)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from edge_runtime.messages import Slice
 from edge_runtime.pipeline import Outcome
 from edge_runtime.wire import InputState, Latency
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(Struct, frozen=True):
     """Moments of one decision, monotonic nanoseconds."""
 
     reference_ns: int

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("edge_runtime")
 
 TURN_S = 0.05
+TURN_NS = int(TURN_S * 1e9)
 STATUS_INTERVAL_NS = 1_000_000_000
 STOP_SOURCES_NS = 1_000_000_000
 SWITCH_INTERVAL_S = 0.0005
@@ -89,6 +90,7 @@ class Runtime:
             self._assembly = self._assemble(self._config)
             cleanup.callback(self._close_pipeline)
             self._start_recording(cleanup)
+            self._spare_collector()
             self._start_sources()
             cleanup.callback(self._stop_sources)
             self._say_started()
@@ -122,11 +124,16 @@ class Runtime:
         """Collect garbage when there is time for it, not in the middle of a decision."""
         cleanup.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        gc.collect()
-        gc.freeze()
         gc.disable()
         cleanup.callback(gc.enable)
         cleanup.callback(gc.unfreeze)
+
+    @staticmethod
+    def _spare_collector() -> None:
+        """Leave what stands now out of later collections: a collection stops every thread, for as long as it looks."""
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
     def _say_started(self) -> None:
         self._last_decided_ns = self._clock.now_ns()
@@ -154,7 +161,9 @@ class Runtime:
             self._assembly.pipeline.prefetch(now_ns)
         for sink in self._sinks:
             sink.serve()
-        if now_ns >= self._next_status_ns:
+        # The time just after a decision is the quietest; without one, a turn is waited for at most.
+        late_ns = now_ns - self._next_status_ns
+        if late_ns >= (0 if references else TURN_NS):
             self._wall.look(now_ns, self._clock.wall_ns())
             self._status("degraded" if self._assembly.trouble(now_ns) else "ready")
             gc.collect()
@@ -164,7 +173,7 @@ class Runtime:
         try:
             self._wake.get(timeout=min(TURN_S, self._assembly.heartbeat_ns / 1e9))
             # One turn takes all that has come; what rang for it need not ring again (nor pile up under load).
-            while True:
+            while not self._wake.empty():
                 self._wake.get_nowait()
         except queue.Empty:
             pass
@@ -316,6 +325,8 @@ class Runtime:
                 self._start_sources()
             else:
                 old.pipeline.close()
+                del old
+                self._spare_collector()
                 self._record_session()
                 log.info("reloaded: bundle %s %s", new.bundle_id.name, new.bundle_id.version)
         self._notifier.send("READY=1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -11,6 +11,7 @@ from edge_runtime.errors import EngineError
 from edge_runtime.messages import Tensor
 
 DType = Literal["uint8", "int8", "int32", "int64", "float16", "float32", "bool"]
+_DTYPES = {name: np.dtype(name) for name in get_args(DType)}
 
 
 class TensorSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,7 +31,7 @@ def zeros(spec: TensorSpec) -> Tensor:
 
 def check(spec: TensorSpec, array: Tensor, where: str) -> None:
     """Raise EngineError unless `array` has the dtype and shape of `spec`."""
-    if array.dtype != spec.dtype or array.shape != spec.shape:
+    if array.dtype != _DTYPES[spec.dtype] or array.shape != spec.shape:
         raise EngineError(
             f"{where}: tensor {spec.name!r} is {array.dtype}{list(array.shape)}, "
             f"expected {spec.dtype}{list(spec.shape)}"

@@ -113,6 +113,9 @@ def test_probabilities_are_a_distribution(logits: list[float], temperature: floa
     chances = probabilities(HEAD, temperature, np.array([logits], np.float32))[0]
     assert chances.sum() == pytest.approx(1.0)
     assert (chances >= 0).all()
+    policy = DecisionPolicy("stop", temperature=temperature)
+    verdict, _ = decide(HEAD, policy, PolicyState(), None, inference(*logits))
+    assert list(verdict.probabilities.values()) == pytest.approx(chances.tolist(), abs=1e-12)
 
 
 def test_a_sigmoid_head_gives_every_label_over_its_threshold_as_tags() -> None:

@@ -66,6 +66,15 @@ def test_the_account_balances_while_many_threads_put() -> None:
     assert numbers == sorted(numbers)
 
 
+def test_an_announced_message_rings_and_counts_nothing() -> None:
+    rung: list[None] = []
+    mailbox = Mailbox(4, wake=lambda: rung.append(None))
+    mailbox.announce()
+    Mailbox(4).announce()
+    assert len(rung) == 1
+    assert mailbox.counts(0) == Counts(0, 0, {}, 0)
+
+
 def test_the_trigger_rings_after_the_message_is_there() -> None:
     seen: list[int] = []
     mailbox = Mailbox(4, wake=lambda: seen.append(len(mailbox.take())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -114,6 +115,15 @@ def test_frames_sensors_and_text_become_decisions(tiny_bundle_path: Path) -> Non
         assert stop.inputs["text"].present and stop.inputs["sensors"].present
         assert stop.latency_ms.capture_to_publish >= stop.latency_ms.queue > 0
         assert sum(stop.probabilities.values()) == pytest.approx(1)
+
+
+def test_collections_while_it_runs_look_at_little(tiny_bundle_path: Path) -> None:
+    before = gc.get_freeze_count()
+    with driving(tiny_config(tiny_bundle_path)) as (_, vehicle):
+        vehicle.answer(200, "f1")
+        assert not gc.isenabled()
+        assert len(gc.get_objects()) < gc.get_freeze_count() / 4, "what stood at the start is looked at again"
+    assert gc.isenabled() and gc.get_freeze_count() == before
 
 
 def test_every_message_meets_the_shipped_schema_and_every_account_balances(tiny_bundle_path: Path) -> None:

@@ -82,6 +82,7 @@ class Intake:
             return
         # The picture's age counts from its arrival, not from the end of its decoding.
         arrived_ns = self.clock.now_ns() if captured_ns is None else captured_ns
+        self._mailboxes[stream].announce()
         image = decode_jpeg(data)
         if isinstance(image, Refusal):
             self.refuse(stream, image)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 
 import msgspec
@@ -165,16 +165,20 @@ class StageGraph:
                 stage_ns[stage.name] = time.perf_counter_ns() - ready
                 preprocess_ns += ready - start
         finish()
-        _, name, field = self._output.split(":")
+        _, name, field = _parts(self._output)
         logits = np.asarray(outputs[name][field], dtype=np.float32)
         return Inference(logits, MappingProxyType(stage_ns), preprocess_ns)
 
     def prefetch(self, aligned: AlignedSet, streams: Collection[str]) -> None:
-        """Run now the stages that read nothing but `streams`, so that the next `run` finds their features ready.
+        """Prepare now the tensors of `streams`, and run the stages that read nothing else, so that the next `run` finds
+        them ready.
 
         Changes when they are computed, never what they are: features are kept under the identity of their messages.
         Raises EngineError.
         """
+        for name in streams:
+            if aligned.slices[name].present:
+                self._tensors_once(name, aligned.slices[name])
         for stage in self._stages:
             sources = [source for item in stage.inputs for source in item.sources]
             if not all(_stream_of(source) in streams for source in sources):
@@ -199,8 +203,7 @@ class StageGraph:
     def _source_key(self, source: str, aligned: AlignedSet, keys: Mapping[str, Hashable]) -> Hashable:
         if source == "presence":
             return tuple(aligned.slices[name].present for name in self._presence)
-        kind, _, rest = source.partition(":")
-        name = rest.rpartition(":")[0]
+        kind, name, _ = _parts(source)
         if kind == "stage":
             return keys[name]
         part = aligned.slices[name]
@@ -216,19 +219,21 @@ class StageGraph:
         if source == "presence":
             present = [float(aligned.slices[name].present) for name in self._presence]
             return np.array([present], dtype=np.float32)
-        kind, _, rest = source.partition(":")
-        name, _, field = rest.rpartition(":")
+        kind, name, field = _parts(source)
         if kind == "stage":
             return outputs[name][field]
         part = aligned.slices[name]
         if not part.present:
             return np.zeros((item.shape[0] // len(item.sources), *item.shape[1:]), dtype=item.dtype)
-        # One slice may feed several inputs (ids and mask): preprocess it once.
-        held = self._fields.get(name)
+        return self._tensors_once(name, part)[field]
+
+    def _tensors_once(self, stream: str, part: Slice) -> Tensors:
+        """One slice may feed several inputs (ids and mask), and several decisions: preprocess it once."""
+        held = self._fields.get(stream)
         if held is None or held[0] != part.key or not self._use_cache:
-            held = (part.key, self._tensors_of(name, part))
-            self._fields[name] = held
-        return held[1][field]
+            held = (part.key, self._tensors_of(stream, part))
+            self._fields[stream] = held
+        return held[1]
 
 
 def _follows_others(stage: Stage) -> bool:
@@ -237,5 +242,13 @@ def _follows_others(stage: Stage) -> bool:
 
 def _stream_of(source: str) -> str | None:
     """The stream that a stage's source names; None for presence and other stages' outputs."""
+    kind, name, _ = _parts(source)
+    return name if kind == "stream" else None
+
+
+@cache
+def _parts(source: str) -> tuple[str, str, str]:
+    """Kind, name and field of a source such as `stream:camera.front:image`."""
     kind, _, rest = source.partition(":")
-    return rest.rpartition(":")[0] if kind == "stream" else None
+    name, _, field = rest.rpartition(":")
+    return kind, name, field

@@ -53,6 +53,7 @@ class ZmqPublisher:
             self._context.term()
 
     def _send(self, topic: bytes, payload: bytes) -> None:
-        self._last[topic] = payload
         # XPUB never blocks: it drops, per subscriber, at the high-water mark.
-        self._socket.send_multipart((topic, payload))
+        self._socket.send(topic, zmq.SNDMORE)
+        self._socket.send(payload)
+        self._last[topic] = payload

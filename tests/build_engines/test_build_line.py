@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import time
@@ -266,7 +265,7 @@ def record_offline(bundle: Bundle, data: Path, split: str, path: Path, noise: bo
         for message in messages:
             if noise and isinstance(message, Frame):
                 dark = np.random.default_rng(number).integers(0, 12, (16, 16, 3), dtype=np.uint8)
-                message = dataclasses.replace(message, image=dark)  # noqa: PLW2901
+                message = msgspec.structs.replace(message, image=dark)  # noqa: PLW2901
             recorder.message(message)
         recorder.decision(
             DecisionMessage(

@@ -100,3 +100,12 @@ def test_a_camera_that_repeats_itself_is_frozen_until_it_moves() -> None:
     still = noise(80, 1)
     assert [reason(detector.admit(still)) for _ in range(5)] == [None, None, None, "frozen", "frozen"]
     assert detector.admit(noise(80, 2)) is None
+
+
+def test_a_camera_is_alive_if_one_byte_moves() -> None:
+    detector = FreezeDetector(CAMERA)
+    for index in range(8):
+        picture = noise(80, 1)
+        picture[0, 0, 0] = index
+        assert detector.admit(picture) is None
+    assert detector.admit(noise(80, 1)[:, :-1]) is None, "another size is another picture"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from build_engines.model.monolith import compose_monolith, monolith_bundle, stage_graphs
 from edge_runtime.align import align
 from edge_runtime.bundle import TOKENIZER, Bundle, open_bundle
 from edge_runtime.errors import BundleError, EngineError
@@ -62,6 +63,31 @@ def test_a_stage_runs_only_when_its_input_is_new(tiny_bundle: Bundle) -> None:
     assert again.stage_ns["text"] == 0 and again.stage_ns["vision"] > 0
     same = stages.run(at(2, frame(1, 9, 1), text))
     assert set(same.stage_ns.values()) == {0}
+
+
+def test_what_other_streams_give_is_ready_before_the_frame(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    asked: list[str] = []
+    tokenizer = Tokenizer(tiny_bundle.read(TOKENIZER))
+
+    def counted(stream: str, part: Slice) -> Tensors:
+        asked.append(stream)
+        return tensors_of(tokenizer, stream, part)
+
+    text, sample = Utterance("text", 0, 0, "stop"), Sample("sensors", 0, 0, {"a": 5.0})
+    whole = compose_monolith(stage_graphs(tiny_bundle)).SerializeToString()
+    for path in (tiny_bundle.path, monolith_bundle(tiny_bundle, whole, tmp_path / "whole")):
+        stages = StageGraph(open_bundle(path, allow_unsigned=True), counted)
+        asked.clear()
+        stages.prefetch(at(1, text, sample), ("text", "sensors"))
+        assert asked == ["text", "sensors"]
+        inference = stages.run(at(1, frame(0, 51), text, sample))
+        assert asked == ["text", "sensors", "camera"]
+        assert inference.output is not None
+        assert inference.output[0] == pytest.approx([0.8, 3.2, 9.0, 4.0], abs=1e-5)
+        asked.clear()
+        stages.forget()
+        stages.prefetch(at(1, text), ("text", "sensors"))
+        assert asked == ["text"], "an absent stream has nothing to prepare"
 
 
 step = st.tuples(st.sampled_from(["frame", "text", "sample", "nothing"]), st.integers(0, 255), st.integers(0, 200))
