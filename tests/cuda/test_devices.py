@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import re
-import subprocess
-import sys
-import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,88 +14,18 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from edge_runtime.cuda import CudaDevice, CudaError, CudaUnavailable, Scope, open_cuda
-from edge_runtime.errors import EngineError, UserError
+from edge_runtime.cuda import CudaDevice, CudaError, open_cuda
+from edge_runtime.errors import EngineError
+from tests.cuda.devices import (
+    ON_DOUBLE,
+    ON_GPU,
+    Doubling,
+    graphs_on_double,
+    on_double,
+    pinned,
+    with_graphs,
+)
 from tests.cuda.double import ILLEGAL_ADDRESS, TOTAL_BYTES, Double
-
-BACKENDS = ("cuda-python", "pycuda")
-ON_DOUBLE = [pytest.param(name, marks=pytest.mark.driver_double, id=f"{name}-double") for name in BACKENDS]
-ON_GPU = [pytest.param(name, id=f"{name}-gpu") for name in BACKENDS]
-
-on_double = pytest.mark.parametrize("backend", ON_DOUBLE, indirect=True)
-with_graphs = pytest.mark.parametrize("backend", [ON_DOUBLE[0], ON_GPU[0]], indirect=True)
-graphs_on_double = pytest.mark.parametrize("backend", ON_DOUBLE[:1], indirect=True)
-
-
-@pytest.fixture(params=[*ON_DOUBLE, *ON_GPU])
-def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A back end's name. Whatever a test does, nothing is left on the double after it."""
-    name = request.param
-    if request.node.get_closest_marker("driver_double"):
-        if name == "pycuda" and importlib.util.find_spec("pycuda") is None:
-            pytest.skip("PyCUDA is not installed; `python -m tests.cuda.build_pycuda` builds it")
-        before = Double().counts()
-        yield name
-        assert Double().counts() == before
-        assert Double().depth() == 0
-    else:
-        try:
-            open_cuda(name).close()
-        except CudaUnavailable as error:
-            pytest.skip(str(error))
-        yield name
-
-
-@pytest.fixture
-def device(backend: Any) -> Iterator[CudaDevice]:
-    with open_cuda(backend) as opened:
-        yield opened
-
-
-@pytest.fixture
-def double() -> Double:
-    return Double()
-
-
-def pinned(scope: Scope, values: NDArray[Any]) -> NDArray[Any]:
-    """A pinned copy of `values`."""
-    array = scope.pinned(values.shape, values.dtype).array
-    array[...] = values
-    return array
-
-
-def in_thread(work: Callable[[], None], name: str = "other") -> list[BaseException]:
-    """Do `work` in a thread of that name; what it raised."""
-    errors: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=body, name=name)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
-    return errors
-
-
-class Doubling:
-    """An input and an output of eight numbers, and work that carries one to the other through the device."""
-
-    def __init__(self, device: CudaDevice, scope: Scope | None = None) -> None:
-        scope = scope or device
-        self.device = device
-        self.stream = scope.stream()
-        self.source = pinned(scope, np.zeros(8, np.float32))
-        self.target = pinned(scope, np.zeros(8, np.float32))
-        self.pointer = scope.allocate(self.source.nbytes)
-
-    def enqueue(self) -> None:
-        self.device.upload(self.pointer, self.source, self.stream)
-        self.device.download(self.target, self.pointer, self.stream)
-
 
 # What a device is
 
@@ -498,133 +424,3 @@ def test_after_close_it_refuses_and_closing_twice_is_harmless(backend: Any) -> N
     for use in uses:
         with pytest.raises(EngineError, match="after close"):
             use()
-
-
-# Threads and contexts
-
-
-def test_another_thread_is_refused_and_both_are_named(device: CudaDevice) -> None:
-    job = Doubling(device)
-    scope, timer = device.scope(), device.timer(job.stream)
-    uses: list[Callable[[], object]] = [
-        device.info, device.free_bytes, device.stream, device.close, scope.close, timer.start, timer.elapsed_ms,
-        job.enqueue,
-        lambda: scope.allocate(8),
-        lambda: device.synchronise(job.stream),
-    ]  # fmt: skip
-    for use in uses:
-        (error,) = in_thread(lambda use=use: use(), "camera")
-        assert isinstance(error, EngineError)
-        assert f"of thread '{threading.current_thread().name}' used from thread 'camera'" in str(error)
-    job.source[...] = 6
-    job.enqueue()
-    device.synchronise(job.stream)
-    assert (job.target == 6).all()
-
-
-def test_every_thread_can_have_a_device_of_its_own(device: CudaDevice, backend: Any) -> None:
-    def work() -> None:
-        with open_cuda(backend) as own:
-            job = Doubling(own)
-            job.source[...] = 3
-            job.enqueue()
-            own.synchronise(job.stream)
-            assert (job.target == 3).all()
-
-    assert in_thread(work) == []
-    Doubling(device).enqueue()
-
-
-@pytest.mark.parametrize("old_first", [True, False])
-def test_a_second_device_in_one_thread_outlives_the_first_or_not(backend: Any, old_first: bool) -> None:
-    old, new = open_cuda(backend), open_cuda(backend)
-    while_both = Doubling(old)  # made when the new one is the latest opened
-    Doubling(new)
-    first, last = (old, new) if old_first else (new, old)
-    if not old_first:
-        first.close()
-        while_both.source[...] = 8
-        while_both.enqueue()
-        old.synchronise(while_both.stream)
-        assert (while_both.target == 8).all()
-    first.close()
-    job = Doubling(last)
-    job.source[...] = 8
-    job.enqueue()
-    last.synchronise(job.stream)
-    assert (job.target == 8).all()
-    last.close()
-
-
-@on_double
-def test_a_thread_with_a_context_of_its_own_is_refused(backend: Any, double: Double) -> None:
-    pop = double.push_own_context()
-    with pytest.raises(CudaUnavailable, match="already has another CUDA context"):
-        open_cuda(backend)
-    assert double.depth() == 1
-    pop()
-
-
-@on_double
-def test_two_different_devices_in_one_thread_are_refused(device: CudaDevice, backend: Any) -> None:
-    with pytest.raises(CudaUnavailable, match="already has another CUDA context"):
-        open_cuda(backend, 1)
-    Doubling(device).enqueue()
-
-
-# Opening
-
-
-@on_double
-@pytest.mark.parametrize("call", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent"])
-def test_an_error_while_opening_leaves_nothing_and_names_the_call(backend: Any, double: Double, call: str) -> None:
-    before = double.counts()
-    double.fail(call, 999)
-    with pytest.raises(CudaUnavailable, match=f"{backend}: {call}: CUDA_ERROR_UNKNOWN"):
-        open_cuda(backend)
-    assert double.counts() == before
-    assert double.depth() == 0
-    open_cuda(backend).close()
-
-
-def test_a_device_that_is_not_there_is_a_user_s_mistake_in_one_line(backend: Any) -> None:
-    with pytest.raises(UserError, match="CUDA_ERROR_INVALID_DEVICE; there is no GPU of this number") as caught:
-        open_cuda(backend, 99)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.driver_double
-def test_auto_takes_the_one_with_graphs() -> None:
-    with open_cuda() as device:
-        assert device.name == "cuda-python"
-
-
-@pytest.mark.parametrize("backend", ON_DOUBLE[1:], indirect=True)
-def test_auto_goes_on_to_the_next(backend: str, double: Double) -> None:
-    double.fail("cuInit", 100)
-    with open_cuda() as device:
-        assert device.name == backend
-
-
-def test_without_cuda_the_package_imports_and_opening_gives_both_reasons() -> None:
-    script = """
-import sys
-sys.modules["cuda"] = sys.modules["pycuda"] = None  # as on a machine that has neither
-from edge_runtime.cuda import CudaUnavailable, open_cuda
-try:
-    open_cuda()
-except CudaUnavailable as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert re.fullmatch(
-        r"CUDA is not usable \(cuda-python: .*pip install 'edge-runtime\[cuda\]'; "
-        r"pycuda: .*pip install 'edge-runtime\[pycuda\]'\)\n",
-        done.stdout,
-    )
-
-
-def test_importing_the_package_loads_no_cuda() -> None:
-    script = "import sys, edge_runtime.cuda; print([m for m in sys.modules if m.split('.')[0] in ('cuda', 'pycuda')])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
