@@ -506,7 +506,7 @@ def check_common(recipe: BuildRecipe) -> str | None:
             return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
     if recipe.decision.needs and (kind != "softmax" or recipe.decision.safe_label in recipe.decision.needs):
         return "decision.needs is for the labels of a softmax head but the safe one"
-    if unknown := sorted({name for names in recipe.decision.needs.values() for name in names} - set(recipe.streams)):
+    if unknown := sorted(recipe.decision.needed_streams - set(recipe.streams)):
         return f"decision.needs names {unknown[0]!r}; the streams are {', '.join(sorted(recipe.streams))}"
     return None
 

@@ -120,6 +120,11 @@ class DecisionPolicy(Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat_ms: Positive = 500.0
     """Decide at least this often, even when the trigger stream is silent."""
 
+    @property
+    def needed_streams(self) -> frozenset[str]:
+        """All streams that `needs` names."""
+        return frozenset(name for names in self.needs.values() for name in names)
+
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """`manifest.json`."""
@@ -265,7 +270,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     if manifest.trigger not in streams:
         yield f"trigger {manifest.trigger!r} is none of the streams {sorted(streams)}"
     yield from _head_problems(head, policy)
-    if unknown := sorted({name for names in policy.needs.values() for name in names} - set(streams)):
+    if unknown := sorted(policy.needed_streams - set(streams)):
         yield f"decision.needs names {unknown}, which are no streams"
     if unknown := [name for name in manifest.presence if name not in streams]:
         yield f"presence names {unknown}, which are no streams"
