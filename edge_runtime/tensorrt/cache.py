@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from edge_runtime.errors import ConfigError
 from edge_runtime.tensorrt.library import Flavour
+from edge_runtime.trusted_path import why_replaceable
 
 log = logging.getLogger("edge_runtime.tensorrt")
 
@@ -72,11 +73,14 @@ class EngineCache:
     """A folder of engines. Any thread; several processes may share it."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder if need be. Raises ConfigError if it cannot be used, or others could plant engines in it."""
+        """Make the folder if need be. Raises ConfigError if it cannot be used, or others could plant engines in it.
+
+        They could by writing in it, or by putting a folder of theirs in its place through one above it.
+        """
         self.folder = folder
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = folder.stat()
+            _make_private(folder)
+            found, replaceable = folder.stat(), why_replaceable(folder)
         except OSError as error:
             raise ConfigError(f"engine.cache {folder}: {error.strerror}; name another folder") from None
         if found.st_uid != os.geteuid() or found.st_mode & _OTHERS_MAY_WRITE:
@@ -84,6 +88,8 @@ class EngineCache:
                 f"engine.cache {folder}: others may write there, and engines are executable code; "
                 f"chown it to this user and chmod 700, or name another folder"
             )
+        if replaceable is not None:
+            raise ConfigError(f"engine.cache {folder}: {replaceable} (engines are executable code)")
 
     def load(self, key: EngineKey, kind: Kind) -> bytes | None:
         """The bytes kept for `key`; None if there are none, or not exactly those that were stored (logged)."""
@@ -146,6 +152,13 @@ def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
     except RuntimeError:
         raise ConfigError("engine.cache: this user has no home; name a folder for engines") from None
     return user / "edge-runtime" / "engines"
+
+
+def _make_private(folder: Path) -> None:
+    """`mkdir -p`, but what is made on the way is for this user only too, whatever the umask. Raises OSError."""
+    for missing in reversed([above for above in (folder, *folder.parents) if not above.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # raises where a file is in the way
 
 
 def _sidecar(path: Path) -> Path:

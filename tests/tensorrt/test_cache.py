@@ -149,6 +149,27 @@ def test_a_folder_that_others_may_write_is_refused(tmp_path: Path, mode: int) ->
         EngineCache(folder)
 
 
+def test_a_folder_above_in_which_others_may_put_another_is_refused_in_one_line(tmp_path: Path) -> None:
+    above = tmp_path / "shared"
+    EngineCache(above / "engines")
+    above.chmod(0o777)
+    with pytest.raises(ConfigError, match=f"others may write in {above} above it; chmod go-w {above}") as caught:
+        EngineCache(above / "engines")
+    assert "\n" not in str(caught.value)
+    above.chmod(0o1777)
+    EngineCache(above / "engines")
+
+
+def test_folders_made_on_the_way_are_this_user_s_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        EngineCache(tmp_path / "a" / "b" / "engines")
+    finally:
+        os.umask(before)
+    made = [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "engines"]
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in made] == [0o700] * 3
+
+
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="engine.cache .*; name another folder"):

@@ -1,0 +1,90 @@
+"""Whether other users of this machine could put something else in a file's place: asked of what is trusted unread.
+
+A folder is only as safe as every folder above it: who may rename an entry of one of them may put another folder there.
+The rules are those of sshd's StrictModes, extended to symbolic links and sticky folders (`man 7 inode`, S_ISVTX).
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from functools import cache
+from pathlib import Path
+
+_MAX_LINKS = 40
+"""As Linux allows in one path (`man 7 path_resolution`)."""
+
+
+def others_may_write(found: os.stat_result) -> bool:
+    """Whether anybody but root and this user may write what `found` describes: by its owner or its mode.
+
+    A group that only this user can be in is no other: where login sets umask 002, all that a user makes has it.
+    """
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
+        return True
+    return bool(found.st_mode & stat.S_IWGRP) and not _is_own_group(os.geteuid(), found.st_gid)
+
+
+def why_replaceable(path: Path) -> str | None:
+    """Why another user could put something else in `path`'s place, naming the folder and the mend; None if none could.
+
+    Every folder above `path` is looked at, along symbolic links too; `path` itself is not (it need not exist). A folder
+    that all may write is fine if it is sticky, as /tmp is. Raises OSError where the way cannot be walked.
+    """
+    parts = list(reversed(Path(os.path.abspath(path)).parts[1:]))  # noqa: PTH100  # `resolve` would follow the links
+    here, links = Path("/"), 0
+    while parts:
+        # Every folder that is looked up in is checked, when it is looked up in.
+        if (reason := _why_unsafe(here)) is not None:
+            return reason
+        part = parts.pop()
+        if part == "..":
+            here = here.parent
+            continue
+        entry = here / part
+        try:
+            found = entry.lstat()
+        except FileNotFoundError:
+            if parts:
+                raise
+            return None
+        if not stat.S_ISLNK(found.st_mode):
+            here = entry
+            continue
+        if (links := links + 1) > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        if found.st_uid not in {0, os.geteuid()}:
+            return f"the link {entry} on the way belongs to {_user(found.st_uid)}; remove it, or name another place"
+        target = entry.readlink()
+        here = Path("/") if target.is_absolute() else here
+        parts += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+    return None
+
+
+def _why_unsafe(folder: Path) -> str | None:
+    found = folder.stat()
+    if found.st_uid not in {0, os.geteuid()}:
+        return f"{folder} above it belongs to {_user(found.st_uid)}; name another place, or chown root {folder}"
+    if others_may_write(found) and not found.st_mode & stat.S_ISVTX:
+        return f"others may write in {folder} above it; chmod go-w {folder}, or name another place"
+    return None
+
+
+@cache
+def _is_own_group(uid: int, gid: int) -> bool:
+    """Whether the group bears the user's name and has no other member (the way of useradd and adduser)."""
+    try:
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and user.pw_gid == gid and set(group.gr_mem) <= {user.pw_name}
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"
