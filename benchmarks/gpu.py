@@ -31,12 +31,14 @@ from edge_runtime.bundles import bundle_path
 from edge_runtime.cuda import CudaChoice, open_cuda
 from edge_runtime.errors import EngineError, UserError
 from edge_runtime.infer import ON_CPU
+from edge_runtime.infer.feed import feed
 from edge_runtime.infer.half_reference import half_reference
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.infer.tensorrt_backend import TensorRTBackend
 from edge_runtime.messages import Tensor, Tensors
 from edge_runtime.preprocess import CLIP_SIGMA, Tokenizer
 from edge_runtime.streams import CameraStream, SensorStream, TextStream
+from edge_runtime.tensor_source import PRESENCE, TensorSource, stage_output, stream_tensor
 from edge_runtime.tensorrt.build import build_engine, graph_facts, known_compute, problems
 from edge_runtime.tensorrt.cache import EngineCache, EngineKey
 from edge_runtime.tensorrt.library import Library, find_library, load_library
@@ -274,15 +276,15 @@ def moments(bundle: Bundle, count: int) -> dict[str, list[Tensors]]:
     found: dict[str, list[Tensors]] = {stage.name: [] for stage in bundle.manifest.stages}
     size = Tokenizer(bundle.read(TOKENIZER)).size if TOKENIZER in bundle.manifest.files else 1
     for _ in range(count):
-        known: dict[str, Tensor] = {"presence": np.ones((1, len(bundle.manifest.presence)), np.float32)}
+        known: dict[TensorSource, Tensor] = {PRESENCE: np.ones((1, len(bundle.manifest.presence)), np.float32)}
         for name, spec in bundle.manifest.streams.items():
-            known |= {f"stream:{name}:{field}": value for field, value in _fields(spec, size, rng).items()}
+            known |= {stream_tensor(name, field): value for field, value in _fields(spec, size, rng).items()}
         for stage in bundle.manifest.stages:
-            tensors = {item.name: np.concatenate([known[one] for one in item.sources]) for item in stage.inputs}
+            tensors = feed(stage, known.__getitem__)
             found[stage.name].append(tensors)
             model = bundle.read(stage.files[_widest(stage)])
             (outputs,) = _run_on_cpu(stage, _widest(stage), model, [tensors])
-            known |= {f"stage:{stage.name}:{key}": value for key, value in outputs.items()}
+            known |= {stage_output(stage.name, key): value for key, value in outputs.items()}
     return found
 
 

@@ -28,6 +28,7 @@ from edge_runtime.bundles import bundle_path
 from edge_runtime.errors import GateRefused
 from edge_runtime.preprocess import Tokenizer, text_tensors
 from edge_runtime.streams import SensorStream, TextStream
+from edge_runtime.tensor_source import stream_tensor
 from edge_runtime.wire import DecisionMessage, StatusMessage
 
 SKIP = FRAME_HZ
@@ -101,12 +102,12 @@ def latency(bundle: str, rounds: int, seconds: float, out: Path, record: bool, c
 def _ready_inputs(bundle: Bundle) -> dict[str, NDArray[np.generic]]:
     """The monolith's inputs other than the picture, once and for all."""
     inputs: dict[str, NDArray[np.generic]] = {"presence": np.ones((1, len(bundle.manifest.presence)), np.float32)}
-    used = {source for stage in bundle.manifest.stages for item in stage.inputs for source in item.sources}
+    used = {source for stage in bundle.manifest.stages for source in stage.sources}
     for name, spec in bundle.manifest.streams.items():
         if isinstance(spec, TextStream):
             tensors = text_tensors(spec, Tokenizer(bundle.read(TOKENIZER)), make_workload().sentences[0])
             inputs |= {"ids": tensors["ids"], "text_mask": tensors["mask"]}
-        elif isinstance(spec, SensorStream) and f"stream:{name}:window" in used:
+        elif isinstance(spec, SensorStream) and stream_tensor(name, "window") in used:
             shape = (1, spec.window, len(spec.channels))
             noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
             inputs |= {"window": noise, "sensors_mask": np.ones(shape, np.float32)}

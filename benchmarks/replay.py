@@ -25,6 +25,7 @@ from edge_runtime import Subscriber
 from edge_runtime.bundle import MANIFEST, DecisionPolicy, Head, Manifest, Stage, StageInput, encode_manifest
 from edge_runtime.errors import GateRefused, UserError
 from edge_runtime.streams import Channel, SensorStream
+from edge_runtime.tensor_source import stage_output, stream_tensor
 from edge_runtime.tensors import TensorSpec
 from edge_runtime.wire import DecisionMessage, StatusMessage
 
@@ -115,12 +116,12 @@ def write_bundle(folder: Path) -> Path:
     file = "stages/pace.fp32.onnx"
     (folder / "stages").mkdir(parents=True)
     (folder / file).write_bytes(graph)
-    window = StageInput("window", "float32", (1, 1, 1), f"stream:{TRIGGER}:window", "speed in m/s")
+    window = StageInput("window", "float32", (1, 1, 1), str(stream_tensor(TRIGGER, "window")), "speed in m/s")
     manifest = Manifest(
         format=1,
         name="replay",
         version="1.0.0",
-        head=Head("softmax", LABELS, "stage:pace:logits"),
+        head=Head("softmax", LABELS, str(stage_output("pace", "logits"))),
         trigger=TRIGGER,
         streams={name: _stream(*spec) for name, spec in STREAMS.items()},
         stages=(Stage("pace", (window,), (TensorSpec("logits", "float32", (1, 3)),), {"fp32": file}),),

@@ -17,6 +17,7 @@ from edge_runtime.bundle import NEGATIVE, UNDECIDED, DecisionPolicy
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
 from edge_runtime.streams import CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
+from edge_runtime.tensor_source import parse_source
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -468,7 +469,13 @@ def check_onnx(recipe: OnnxRecipe) -> str | None:
         return "[onnx] names no stage; add an [[onnx.stages]] block"
     if len({stage.name for stage in stages}) != len(stages):
         return "[[onnx.stages]] must have distinct names"
-    if recipe.onnx.output.rpartition(":")[0] not in {f"stage:{stage.name}" for stage in stages}:
+    try:
+        for source in (source.source for stage in stages for source in stage.inputs.values()):
+            parse_source(source)
+        output = parse_source(recipe.onnx.output)
+    except ValueError as error:
+        return f"[onnx]: {error}"
+    if output.kind != "stage" or output.name not in {stage.name for stage in stages}:
         return f"onnx.output is {recipe.onnx.output!r}; it must be stage:<one of [[onnx.stages]]>:<its output>"
     if recipe.onnx.probabilities and recipe.onnx.head == "sigmoid":
         return "onnx.probabilities is for a softmax head; let a sigmoid head's graph end before its sigmoid"

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from calibration.moments import LabelledSet, replay
-from edge_runtime.bundle import TOKENIZER, Bundle, Stage, StageInput
-from edge_runtime.messages import AlignedSet, Tensor, Tensors
+from edge_runtime.bundle import TOKENIZER, Bundle, Stage
+from edge_runtime.infer.feed import feed, presence_tensor
+from edge_runtime.messages import Tensor, Tensors
 from edge_runtime.preprocess import Tokenizer, slice_tensors
 from edge_runtime.streams import TextStream
+from edge_runtime.tensor_source import PRESENCE, TensorSource, stream_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,8 @@ class CalibrationSample:
     condition: str
     present: tuple[str, ...]
     """The streams that were there, in the manifest's order."""
-    tensors: Mapping[str, Tensor]
-    """Source in the manifest's words (`stream:<stream>:<field>`, `presence`) to tensor; absent streams have none."""
+    tensors: Mapping[TensorSource, Tensor]
+    """What stages read of streams and presence; absent streams have none."""
     tags: tuple[str, ...] = ()
     """For a tagging head: the right tag of each word."""
 
@@ -39,15 +41,15 @@ def read_samples(bundle: Bundle, moments: Iterable[LabelledSet]) -> Iterator[Cal
     manifest = bundle.manifest
     has_text = any(isinstance(spec, TextStream) for spec in manifest.streams.values())
     tokenizer = Tokenizer(bundle.read(TOKENIZER)) if has_text else None
-    sources = {source for stage in manifest.stages for source in stage.streams}
+    sources = {source for stage in manifest.stages for source in stage.sources}
     for moment, aligned in replay(manifest.streams, moments):
-        tensors: dict[str, Tensor] = {"presence": _presence(manifest.presence, aligned)}
+        tensors: dict[TensorSource, Tensor] = {PRESENCE: presence_tensor(manifest.presence, aligned)}
         present = tuple(name for name in manifest.streams if aligned.slices[name].present)
         for name in present:
             made = slice_tensors(manifest.streams[name], aligned.slices[name], tokenizer)
             for field, value in made.items():
-                if f"stream:{name}:{field}" in sources:
-                    tensors[f"stream:{name}:{field}"] = value
+                if (source := stream_tensor(name, field)) in sources:
+                    tensors[source] = value
         yield CalibrationSample(moment.id, moment.group, moment.label, moment.condition, present, tensors, moment.tags)
 
 
@@ -59,7 +61,7 @@ class SampleStore:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the store
-        self._parts: list[tuple[CalibrationSample, dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]]]] = []
+        self._parts: list[tuple[CalibrationSample, dict[TensorSource, tuple[int, np.dtype[Any], tuple[int, ...]]]]] = []
         """Each sample without its tensors, and where those are: offset, dtype, shape."""
         self._end = 0
 
@@ -89,25 +91,10 @@ class SampleStore:
         return np.frombuffer(data, dtype).reshape(shape)
 
 
-def _presence(streams: Iterable[str], aligned: AlignedSet) -> Tensor:
-    return np.array([[float(aligned.slices[name].present) for name in streams]], np.float32)
-
-
 def stage_feeds(stage: Stage, sample: CalibrationSample, outputs: Mapping[str, Tensors]) -> Tensors:
-    """The inputs of `stage`, as on the device: absent streams are zeros. `outputs`: what earlier stages gave."""
-    return {item.name: _gathered(item, sample, outputs) for item in stage.inputs}
+    """The inputs of `stage`, as on the device. `outputs`: what earlier stages gave."""
 
+    def tensor_of(source: TensorSource) -> Tensor | None:
+        return outputs[source.name][source.field] if source.kind == "stage" else sample.tensors.get(source)
 
-def _gathered(item: StageInput, sample: CalibrationSample, outputs: Mapping[str, Tensors]) -> Tensor:
-    parts = [_source(item, source, sample, outputs) for source in item.sources]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0)
-
-
-def _source(item: StageInput, source: str, sample: CalibrationSample, outputs: Mapping[str, Tensors]) -> Tensor:
-    if source.startswith("stage:"):
-        _, name, field = source.split(":")
-        return outputs[name][field]
-    found = sample.tensors.get(source)
-    if found is not None:
-        return found
-    return np.zeros((item.shape[0] // len(item.sources), *item.shape[1:]), dtype=item.dtype)
+    return feed(stage, tensor_of)

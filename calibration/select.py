@@ -36,14 +36,13 @@ def signature(index: int, sample: CalibrationSample) -> Signature:
     every, exact = hashlib.sha256(), hashlib.sha256()
     hashes: list[int] = []
     readings = b""
-    for source in sorted(sample.tensors):
+    for source in sorted(sample.tensors, key=str):
         value = np.ascontiguousarray(sample.tensors[source])
         described = f"{source} {value.dtype} {value.shape}\0".encode() + value.tobytes()
         every.update(described)
-        field = source.rpartition(":")[2]
-        if field == "image":
+        if source.field == "image":
             hashes += [dhash(picture) for picture in value]
-        elif field == "window":
+        elif source.field == "window":
             readings += value.astype(np.float32).tobytes()
         else:
             exact.update(described)

@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from edge_runtime.errors import BundleError
 from edge_runtime.signing import sign, verify
 from edge_runtime.streams import CameraStream, Name, Positive, SensorStream, StreamSpec, TextStream
+from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
 from edge_runtime.tensors import DType, TensorSpec
 
 MANIFEST = "manifest.json"
@@ -48,8 +49,9 @@ class StageInput(Struct, frozen=True, forbid_unknown_fields=True):
     layout: str = ""
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.source,) if isinstance(self.source, str) else self.source
+    def sources(self) -> tuple[TensorSource, ...]:
+        """What it is made of. Raises ValueError where one is no source; a bundle's are checked when it is opened."""
+        return (parse_source(self.source),) if isinstance(self.source, str) else tuple(map(parse_source, self.source))
 
     @property
     def spec(self) -> TensorSpec:
@@ -65,9 +67,19 @@ class Stage(Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, str]
 
     @property
+    def sources(self) -> tuple[TensorSource, ...]:
+        """All that its inputs are made of, in order."""
+        return tuple(source for item in self.inputs for source in item.sources)
+
+    @property
     def streams(self) -> tuple[str, ...]:
-        """The sources of its inputs that are streams' tensors."""
-        return tuple(source for item in self.inputs for source in item.sources if source.startswith("stream:"))
+        """Names of the streams it reads, each once."""
+        return tuple(dict.fromkeys(source.name for source in self.sources if source.kind == "stream"))
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages whose outputs it reads, each once."""
+        return tuple(dict.fromkeys(source.name for source in self.sources if source.kind == "stage"))
 
 
 class EngineFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +108,11 @@ class Head(Struct, frozen=True, forbid_unknown_fields=True):
     labels: tuple[str, ...]
     output: str
     """`stage:<stage>:<output>`"""
+
+    @property
+    def source(self) -> TensorSource:
+        """`output`, parsed."""
+        return parse_source(self.output)
 
 
 class DecisionPolicy(Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,6 +172,12 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     figures: dict[str, float] = {}
     """The gate's figures on the evaluation split."""
 
+    @property
+    def streams_read(self) -> tuple[str, ...]:
+        """The streams that any stage reads, in the manifest's order."""
+        read = {name for stage in self.stages for name in stage.streams}
+        return tuple(name for name in self.streams if name in read)
+
 
 class Bundle:
     """A verified bundle. `read` gives a file's bytes, checked against the manifest each time.
@@ -213,7 +236,10 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.DecodeError as error:
         raise BundleError(f"bundle {where}: {MANIFEST} is not a manifest this runtime knows: {error}") from None
-    problem = next(_problems(manifest), None)
+    try:
+        problem = next(_problems(manifest), None)
+    except ValueError as error:  # a source that is none
+        problem = str(error)
     if problem is not None:
         raise BundleError(f"bundle {where}: {problem}")
     return manifest
@@ -274,16 +300,16 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"decision.needs names {unknown}, which are no streams"
     if unknown := [name for name in manifest.presence if name not in streams]:
         yield f"presence names {unknown}, which are no streams"
-    outputs: dict[str, TensorSpec] = {}
+    outputs: dict[TensorSource, TensorSpec] = {}
     for stage in manifest.stages:
         for item in stage.inputs:
             yield from _input_problems(manifest, stage, item, outputs)
-        outputs |= {f"stage:{stage.name}:{out.name}": out for out in stage.outputs}
+        outputs |= {stage_output(stage.name, out.name): out for out in stage.outputs}
         for file in stage.files.values():
             if file not in manifest.files:
                 yield f"stage {stage.name}: file {file!r} has no digest in `files`"
-    if head.output not in outputs:
-        yield f"head.output {head.output!r} is no stage's output; there are {sorted(outputs)}"
+    if head.source not in outputs:
+        yield f"head.output {head.output!r} is no stage's output; there are {sorted(map(str, outputs))}"
     if any(isinstance(spec, TextStream) for spec in streams.values()) and TOKENIZER not in manifest.files:
         yield f"a text stream needs {TOKENIZER}"
     yield from _tagging_problems(manifest, outputs)
@@ -307,7 +333,7 @@ def _head_problems(head: Head, policy: DecisionPolicy) -> Iterator[str]:
         yield f"decision.needs withholds the safe label {policy.safe_label!r}"
 
 
-def _tagging_problems(manifest: Manifest, outputs: Mapping[str, TensorSpec]) -> Iterator[str]:
+def _tagging_problems(manifest: Manifest, outputs: Mapping[TensorSource, TensorSpec]) -> Iterator[str]:
     if manifest.head.kind != "tagging":
         return
     tagged = tagged_stream(manifest)
@@ -315,7 +341,7 @@ def _tagging_problems(manifest: Manifest, outputs: Mapping[str, TensorSpec]) -> 
         yield "a tagging head needs exactly one text stream with word_pieces: a tag belongs to a word"
         return
     expected = (1, tagged[1].max_tokens, len(manifest.head.labels))
-    found = outputs.get(manifest.head.output)
+    found = outputs.get(manifest.head.source)
     if found is not None and found.shape != expected:
         yield f"head.output has shape {found.shape}, a tag per word needs {expected}"
 
@@ -352,32 +378,31 @@ def _engine_problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _input_problems(
-    manifest: Manifest, stage: Stage, item: StageInput, outputs: Mapping[str, TensorSpec]
+    manifest: Manifest, stage: Stage, item: StageInput, outputs: Mapping[TensorSource, TensorSpec]
 ) -> Iterator[str]:
     where = f"stage {stage.name}, input {item.name}"
     for source in item.sources:
-        if source == "presence":
+        if source.kind == "presence":
             if item.shape != (1, len(manifest.presence)):
                 yield f"{where}: shape {item.shape} is not [1, {len(manifest.presence)}], one per presence stream"
-        elif source.startswith("stage:"):
+        elif source.kind == "stage":
             if source not in outputs:
-                yield f"{where}: source {source!r} is no output of an earlier stage; there are {sorted(outputs)}"
+                there = sorted(map(str, outputs))
+                yield f"{where}: source '{source}' is no output of an earlier stage; there are {there}"
         elif (expected := stream_tensor_shape(manifest.streams, source)) is None:
-            yield f"{where}: source {source!r} is no stream's field"
+            yield f"{where}: source '{source}' is no stream's field"
         elif (len(item.sources) * expected[0], *expected[1:]) != item.shape:
             yield f"{where}: shape {item.shape} does not fit {source}, which is {expected}"
 
 
-def stream_tensor_shape(streams: Mapping[str, StreamSpec], source: str) -> tuple[int, ...] | None:
-    """Shape of the tensor behind `stream:<stream>:<field>`, or None if there is no such field."""
-    kind, _, rest = source.partition(":")
-    name, _, field = rest.rpartition(":")
-    spec = streams.get(name) if kind == "stream" else None
-    if isinstance(spec, CameraStream) and field == "image":
+def stream_tensor_shape(streams: Mapping[str, StreamSpec], source: TensorSource) -> tuple[int, ...] | None:
+    """Shape of a stream's tensor, or None if there is no such stream or field."""
+    spec = streams.get(source.name) if source.kind == "stream" else None
+    if isinstance(spec, CameraStream) and source.field == "image":
         return (1, spec.height, spec.width, 3)
-    if isinstance(spec, SensorStream) and field in ("window", "mask"):
+    if isinstance(spec, SensorStream) and source.field in ("window", "mask"):
         return (1, spec.window, len(spec.channels))
-    if isinstance(spec, TextStream) and field in ("ids", "mask"):
+    if isinstance(spec, TextStream) and source.field in ("ids", "mask"):
         return (1, spec.max_tokens, spec.word_pieces) if spec.word_pieces else (1, spec.max_tokens)
     return None
 

@@ -65,10 +65,7 @@ class Pipeline:
         self.precisions = dict(self._graph.precisions)
         """Stage to precision."""
         # What the trigger's next message will need besides itself can be had before it comes.
-        read = {source.split(":")[1] for stage in manifest.stages for source in stage.streams}
-        self._ahead = {
-            name: spec for name, spec in manifest.streams.items() if name in read and name != manifest.trigger
-        }
+        self._ahead = {name: manifest.streams[name] for name in manifest.streams_read if name != manifest.trigger}
         self._history = History(manifest.streams)
         self._state = PolicyState()
         self._down: str | None = None

@@ -115,6 +115,8 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "shape": (lambda m: m["stages"][0]["inputs"][0].update(shape=[1, 5, 5, 3]), "does not fit"),
     "order": (lambda m: m["stages"].insert(0, m["stages"].pop()), "no output of an earlier stage"),
     "source": (lambda m: m["stages"][0]["inputs"][0].update(source="stream:nose:image"), "no stream's field"),
+    "no source": (lambda m: m["stages"][0]["inputs"][0].update(source="camera"), "source 'camera' is none; expected"),
+    "head of no source": (lambda m: m["head"].update(output="logits"), "source 'logits' is none; expected"),
     "tokenizer": (lambda m: m["files"].pop("tokenizer.model"), "needs tokenizer.model"),
     "digest": (lambda m: m["files"].pop("stages/text.fp32.onnx"), "has no digest"),
 }

@@ -187,8 +187,7 @@ class _Trial:
 
 def _plan(pipeline: Pipeline) -> Iterator[_Trial]:
     manifest = pipeline.bundle.manifest
-    read = {source.split(":")[1] for stage in manifest.stages for source in stage.streams}
-    modalities = manifest.presence or tuple(name for name in manifest.streams if name in read)
+    modalities = manifest.presence or manifest.streams_read
     for size in range(len(modalities), 0, -1):
         for kept in combinations(modalities, size):
             yield _Trial("present", " + ".join(kept), drop=tuple(name for name in modalities if name not in kept))

@@ -21,6 +21,7 @@ from build_engines.write_bundle import tensor_spec, write_bundle
 from edge_runtime.bundle import TOKENIZER, Bundle, Head, Manifest, Stage, StageInput
 from edge_runtime.errors import BundleError, UserError
 from edge_runtime.streams import CameraStream, StreamSpec
+from edge_runtime.tensor_source import parse_source, stage_output
 
 OPSET, IR_VERSION = 20, 10
 SMALLEST_PROBABILITY = 1e-12
@@ -79,8 +80,9 @@ def adopt_graph(plan: OnnxStage, model: OnnxModel, streams: dict[str, StreamSpec
             _convert_pixels(graph, name, source.pixels)
         else:
             _narrow_ids(graph, name)
-    if model.probabilities and model.output.startswith(f"stage:{plan.name}:"):
-        _logarithm(graph, model.output.rpartition(":")[2], where)
+    output = parse_source(model.output)
+    if model.probabilities and output.name == plan.name:
+        _logarithm(graph, output.field, where)
     name_nodes(graph)
     graph.ir_version = IR_VERSION
     del graph.graph.value_info[:]
@@ -118,7 +120,8 @@ def _fix_shapes(plan: OnnxStage, graph: ModelProto, streams: dict[str, StreamSpe
     for value in graph.graph.input:
         source = plan.inputs[value.name]
         dims = value.type.tensor_type.shape.dim
-        camera = streams.get(source.source.split(":")[1]) if source.source.startswith("stream:") else None
+        reads = parse_source(source.source)
+        camera = streams.get(reads.name) if reads.kind == "stream" else None
         if source.pixels is not None:
             if not isinstance(camera, CameraStream):
                 raise UserError(f"{where}: `pixels` is for pictures, but {source.source!r} is no camera's image")
@@ -241,10 +244,11 @@ def _describe(plan: OnnxStage, graph: ModelProto, file: str) -> Stage:
 
 
 def _check_output(recipe: OnnxRecipe, stages: list[Stage]) -> None:
-    outputs = {f"stage:{stage.name}:{out.name}": out.shape for stage in stages for out in stage.outputs}
-    shape = outputs.get(recipe.onnx.output)
+    outputs = {stage_output(stage.name, out.name): out.shape for stage in stages for out in stage.outputs}
+    shape = outputs.get(parse_source(recipe.onnx.output))
     if shape is None:
-        raise UserError(f"recipe {recipe.name}: onnx.output is {recipe.onnx.output!r}; there are {', '.join(outputs)}")
+        there = ", ".join(map(str, outputs))
+        raise UserError(f"recipe {recipe.name}: onnx.output is {recipe.onnx.output!r}; there are {there}")
     if int(np.prod(shape)) != len(recipe.labels):
         raise UserError(
             f"recipe {recipe.name}: {recipe.onnx.output} has shape {list(shape)}, but there are {len(recipe.labels)} "

@@ -32,6 +32,7 @@ from edge_runtime.bundle import stream_tensor_shape
 from edge_runtime.errors import GateRefused, UserError
 from edge_runtime.infer.onnxruntime_engine import session_options
 from edge_runtime.streams import CameraStream, SensorStream, TextStream
+from edge_runtime.tensor_source import stream_tensor
 
 OPSET = 20
 STAGE_TOLERANCE = 1e-4
@@ -112,7 +113,7 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
     if recipe.model.text is not None and model.text is not None:
         words = recipe.streams[recipe.model.text.stream]
         assert isinstance(words, TextStream)
-        shape = stream_tensor_shape(recipe.streams, f"stream:{recipe.model.text.stream}:ids")
+        shape = stream_tensor_shape(recipe.streams, stream_tensor(recipe.model.text.stream, "ids"))
         assert shape is not None
         ids = torch.zeros(shape, dtype=torch.int32)
         stages.append(

@@ -15,6 +15,7 @@ from onnx import ModelProto, compose
 
 from edge_runtime.bundle import MANIFEST, TOKENIZER, Bundle, Stage, encode_manifest
 from edge_runtime.errors import UserError
+from edge_runtime.tensor_source import stage_output
 
 IR_VERSION = 10
 MONOLITH_NAMES = {
@@ -84,7 +85,7 @@ def monolith_bundle(bundle: Bundle, monolith: bytes, target: Path) -> Path:
     whole = msgspec.structs.replace(
         manifest,
         stages=(stage,),
-        head=msgspec.structs.replace(manifest.head, output="stage:monolith:logits"),
+        head=msgspec.structs.replace(manifest.head, output=str(stage_output("monolith", "logits"))),
         precision={"default": {"monolith": "fp32"}},
         files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     )

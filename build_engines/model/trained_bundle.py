@@ -13,6 +13,7 @@ from build_engines.recipe import Recipe
 from build_engines.write_bundle import tensor_spec, write_bundle
 from edge_runtime.bundle import TOKENIZER, Bundle, Head, Manifest, Stage, StageInput
 from edge_runtime.errors import UserError
+from edge_runtime.tensor_source import PRESENCE, stage_output, stream_tensor
 from edge_runtime.tensors import TensorSpec
 
 STAGES = ("vision", "text", "sensors", "fusion")
@@ -39,7 +40,7 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
         format=1,
         name=recipe.name,
         version=recipe.version,
-        head=Head(recipe.head, recipe.labels, "stage:fusion:logits"),
+        head=Head(recipe.head, recipe.labels, str(stage_output("fusion", "logits"))),
         trigger=recipe.trigger,
         streams=record.streams,
         stages=tuple(stages),
@@ -77,13 +78,13 @@ def describe_stage(recipe: Recipe, name: str, graph_file: Path, files: dict[str,
 def _source(recipe: Recipe, stage: str, field: str) -> str | tuple[str, ...]:
     model = recipe.model
     if stage == "vision" and model.vision:
-        sources = tuple(f"stream:{camera}:image" for camera in model.vision.streams)
+        sources = tuple(str(stream_tensor(camera, "image")) for camera in model.vision.streams)
         return sources[0] if len(sources) == 1 else sources
     if stage == "text" and model.text:
-        return f"stream:{model.text.stream}:{field}"
+        return str(stream_tensor(model.text.stream, field))
     if stage == "sensors" and model.sensors:
-        return f"stream:{model.sensors.stream}:{field}"
-    return "presence" if field == "presence" else f"stage:{field}:features"
+        return str(stream_tensor(model.sensors.stream, field))
+    return str(PRESENCE if field == PRESENCE.kind else stage_output(field, "features"))
 
 
 def _layout(stage: str, spec: TensorSpec) -> str:

@@ -13,6 +13,7 @@ from build_engines.evaluation.tagging import token_rows
 from calibration.samples import CalibrationSample, stage_feeds
 from edge_runtime.bundle import Manifest, Stage
 from edge_runtime.decide import model_answer
+from edge_runtime.infer.feed import stages_fed
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.messages import Tensors
 from edge_runtime.tensors import zeros
@@ -56,24 +57,21 @@ class Bank:
         self._samples = samples
         self._advance = advance
         self._outputs: dict[tuple[str, ...], list[Tensors]] = {}
-        self._stages = {stage.name: stage for stage in manifest.stages}
+        self._fed = [stages_fed(manifest.stages, sample.present) for sample in samples]
+        """For each moment the stages that the device would run."""
 
     def outcome(self, variants: Mapping[str, Variant]) -> Outcome:
         """The scores of the model alone with the given variant of every stage. Raises EngineError, BundleError."""
         keys: dict[str, tuple[str, ...]] = {}
         for stage in self._manifest.stages:
-            before = [
-                source.split(":")[1] for item in stage.inputs for source in item.sources if source[:6] == "stage:"
-            ]
-            key = (stage.name, variants[stage.name].name, *(part for name in before for part in keys[name]))
+            key = (stage.name, variants[stage.name].name, *(part for name in stage.stages for part in keys[name]))
             keys[stage.name] = key
             if key not in self._outputs:
-                inputs = {name: self._outputs[keys[name]] for name in before}
+                inputs = {name: self._outputs[keys[name]] for name in stage.stages}
                 self._outputs[key] = self._run(stage, variants[stage.name], inputs)
                 self._advance()
-        _, name, output = self._manifest.head.output.split(":")
         head, policy = self._manifest.head, self._manifest.decision
-        raw = [np.asarray(out[output], np.float32) for out in self._outputs[keys[name]]]
+        raw = [np.asarray(out[head.source.field], np.float32) for out in self._outputs[keys[head.source.name]]]
         if head.kind == "tagging":
             truth, logits = token_rows([sample.tags for sample in self._samples], raw)
         else:
@@ -87,8 +85,8 @@ class Bank:
         found: list[Tensors] = []
         with OnnxRuntimeEngine(stage.name, variant.precision, variant.model, specs, stage.outputs) as engine:
             for index, sample in enumerate(self._samples):
-                if stage.streams and not any(source.split(":")[1] in sample.present for source in stage.streams):
-                    found.append(absent)  # as the device does: a stage whose streams are all absent is not run
+                if stage.name not in self._fed[index]:
+                    found.append(absent)
                     continue
                 outputs = {name: values[index] for name, values in before.items()}
                 feeds = stage_feeds(stage, sample, outputs)

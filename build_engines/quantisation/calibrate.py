@@ -20,9 +20,11 @@ from calibration.moments import LabelledSet
 from calibration.ranges import RangesFile, TensorRange, collect, tensor_ranges, write_ranges
 from calibration.samples import CalibrationSample, SampleStore, read_samples, stage_feeds
 from calibration.select import Signature, choose, refuse_leak, signature, without_doubles
-from edge_runtime.bundle import Bundle
+from edge_runtime.bundle import Bundle, Stage
+from edge_runtime.infer.feed import stages_fed
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.messages import Tensors
+from edge_runtime.tensors import zeros
 
 RANGES = "ranges.json"
 
@@ -84,9 +86,7 @@ def calibrate(job: Job, bundle: Bundle, folder: Path) -> None:
     }
     data = hashlib.sha256("".join(one.digest for one in chosen).encode()).hexdigest()
     write_ranges(folder / RANGES, RangesFile(1, digests, data, tuple(one.id for one in chosen), ranges))
-    read = {source.split(":")[1] for stage in bundle.manifest.stages for source in stage.streams}
-    streams = tuple(name for name in bundle.manifest.streams if name in read)
-    covered = Coverage(everything, distinct, chosen, evaluation, near, streams)
+    covered = Coverage(everything, distinct, chosen, evaluation, near, bundle.manifest.streams_read)
     (folder / "coverage.md").write_text(as_markdown(covered), encoding="utf-8")
     (folder / "coverage.png").write_bytes(plot(covered))
 
@@ -103,21 +103,24 @@ class StageInputs:
     def of(self, name: str) -> Iterator[tuple[str, Tensors]]:
         """Each sample's id and the inputs of the stage `name`, where the device would run it."""
         stage = self._stages[name]
-        before = [source.split(":")[1] for item in stage.inputs for source in item.sources if source[:6] == "stage:"]
-        for other in before:
-            if other not in self._outputs:
-                self._outputs[other] = list(self._run(other))
         for index, sample in enumerate(self._samples):
-            if stage.streams and not any(source.split(":")[1] in sample.present for source in stage.streams):
-                continue
-            yield sample.id, stage_feeds(stage, sample, {other: self._outputs[other][index] for other in before})
+            if name in stages_fed(self._stages.values(), sample.present):
+                yield sample.id, self._feed(stage, index)
 
-    def _run(self, name: str) -> Iterator[Tensors]:
-        stage = self._stages[name]
+    def _feed(self, stage: Stage, index: int) -> Tensors:
+        for other in stage.stages:
+            if other not in self._outputs:
+                self._outputs[other] = list(self._run(self._stages[other]))
+        return stage_feeds(stage, self._samples[index], {other: self._outputs[other][index] for other in stage.stages})
+
+    def _run(self, stage: Stage) -> Iterator[Tensors]:
         specs = [item.spec for item in stage.inputs]
-        with OnnxRuntimeEngine(name, "fp32", self._bundle.read(stage.files["fp32"]), specs, stage.outputs) as engine:
-            for sample in self._samples:
-                yield engine.run(stage_feeds(stage, sample, {}))
+        absent = {spec.name: zeros(spec) for spec in stage.outputs}
+        model = self._bundle.read(stage.files["fp32"])
+        with OnnxRuntimeEngine(stage.name, "fp32", model, specs, stage.outputs) as engine:
+            for index, sample in enumerate(self._samples):
+                runs = stage.name in stages_fed(self._stages.values(), sample.present)
+                yield engine.run(self._feed(stage, index)) if runs else absent
 
 
 def _read(bundle: Bundle, moments: Iterable[LabelledSet]) -> tuple[list[Signature], SampleStore]:

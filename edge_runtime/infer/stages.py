@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping
-from functools import cache, partial
+from functools import partial
 from types import MappingProxyType
 
 import msgspec
 import numpy as np
 
-from edge_runtime.bundle import Bundle, Stage, StageInput
+from edge_runtime.bundle import Bundle, Stage
 from edge_runtime.config import EngineConfig
 from edge_runtime.errors import EngineError, UserError
 from edge_runtime.infer import ON_CPU, open_backend
 from edge_runtime.infer.engine import Backend, Compiled, Engine
+from edge_runtime.infer.feed import feed, presence_tensor, stages_fed
 from edge_runtime.messages import AlignedSet, Inference, Slice, Tensor, Tensors
+from edge_runtime.tensor_source import TensorSource
 from edge_runtime.tensors import zeros
 
 log = logging.getLogger("edge_runtime.infer")
@@ -52,12 +54,15 @@ class StageGraph:
         self._use_cache = cache
         self._stages = manifest.stages
         self._presence = manifest.presence
-        self._output = manifest.head.output
+        self._output = manifest.head.source
         self._backend: Backend | None = None
         self._engines: dict[str, Engine] = {}
         self._cached: dict[str, tuple[Hashable, Tensors]] = {}
         self._fields: dict[str, tuple[Hashable, Tensors]] = {}
         self._absent = {stage.name: {out.name: zeros(out) for out in stage.outputs} for stage in self._stages}
+        self._sources = {stage.name: stage.sources for stage in self._stages}
+        self._followers = frozenset(stage.name for stage in self._stages if stage.stages)
+        self._fed: dict[frozenset[str], frozenset[str]] = {}
         self.open()
 
     @property
@@ -145,28 +150,29 @@ class StageGraph:
                 self._cached[name] = (keys[name], outputs[name])
             running.clear()
 
+        fed = self._stages_fed(aligned)
         for stage in self._stages:
-            key = self._key(stage, aligned, keys)
-            keys[stage.name] = key
             stage_ns[stage.name] = 0
-            cached = self._cached.get(stage.name)
-            if key == _ABSENT:
+            if stage.name not in fed:
+                keys[stage.name] = _ABSENT
                 outputs[stage.name] = self._absent[stage.name]
-            elif cached is not None and cached[0] == key and self._use_cache:
+                continue
+            key = keys[stage.name] = self._key(stage, aligned, keys)
+            cached = self._cached.get(stage.name)
+            if cached is not None and cached[0] == key and self._use_cache:
                 outputs[stage.name] = cached[1]
             else:
-                if running and _follows_others(stage):
+                if running and stage.name in self._followers:
                     finish()
                 start = time.perf_counter_ns()
-                tensors = {item.name: self._gather(item, aligned, outputs) for item in stage.inputs}
+                tensors = feed(stage, partial(self._tensor, aligned, outputs))
                 ready = time.perf_counter_ns()
                 self._engines[stage.name].start(tensors)
                 running.append(stage.name)
                 stage_ns[stage.name] = time.perf_counter_ns() - ready
                 preprocess_ns += ready - start
         finish()
-        _, name, field = _parts(self._output)
-        logits = np.asarray(outputs[name][field], dtype=np.float32)
+        logits = np.asarray(outputs[self._output.name][self._output.field], dtype=np.float32)
         return Inference(logits, MappingProxyType(stage_ns), preprocess_ns)
 
     def prefetch(self, aligned: AlignedSet, streams: Collection[str]) -> None:
@@ -179,53 +185,44 @@ class StageGraph:
         for name in streams:
             if aligned.slices[name].present:
                 self._tensors_once(name, aligned.slices[name])
+        fed = self._stages_fed(aligned)
         for stage in self._stages:
-            sources = [source for item in stage.inputs for source in item.sources]
-            if not all(_stream_of(source) in streams for source in sources):
+            if stage.name not in fed or not all(
+                source.kind == "stream" and source.name in streams for source in self._sources[stage.name]
+            ):
                 continue
             key = self._key(stage, aligned, {})
             cached = self._cached.get(stage.name)
-            if key != _ABSENT and (cached is None or cached[0] != key):
-                tensors = {item.name: self._gather(item, aligned, {}) for item in stage.inputs}
+            if cached is None or cached[0] != key:
+                tensors = feed(stage, partial(self._tensor, aligned, {}))
                 self._cached[stage.name] = (key, self._engines[stage.name].run(tensors))
 
+    def _stages_fed(self, aligned: AlignedSet) -> frozenset[str]:
+        present = frozenset(name for name, part in aligned.slices.items() if part.present)
+        fed = self._fed.get(present)
+        if fed is None:
+            fed = self._fed[present] = stages_fed(self._stages, present)
+        return fed
+
     def _key(self, stage: Stage, aligned: AlignedSet, keys: Mapping[str, Hashable]) -> Hashable:
-        """Identity of all that `stage` reads; `_ABSENT` if it reads streams and all of them are absent."""
-        parts: list[Hashable] = []
-        any_present = False
-        for item in stage.inputs:
-            for source in item.sources:
-                part = self._source_key(source, aligned, keys)
-                any_present |= part != _ABSENT
-                parts.append(part)
-        return tuple(parts) if any_present else _ABSENT
+        """Identity of all that `stage` reads."""
+        return tuple(self._source_key(source, aligned, keys) for source in self._sources[stage.name])
 
-    def _source_key(self, source: str, aligned: AlignedSet, keys: Mapping[str, Hashable]) -> Hashable:
-        if source == "presence":
+    def _source_key(self, source: TensorSource, aligned: AlignedSet, keys: Mapping[str, Hashable]) -> Hashable:
+        if source.kind == "presence":
             return tuple(aligned.slices[name].present for name in self._presence)
-        kind, name, _ = _parts(source)
-        if kind == "stage":
-            return keys[name]
-        part = aligned.slices[name]
-        return (name, part.key) if part.present else _ABSENT
+        if source.kind == "stage":
+            return keys[source.name]
+        part = aligned.slices[source.name]
+        return (source.name, part.key) if part.present else _ABSENT
 
-    def _gather(self, item: StageInput, aligned: AlignedSet, outputs: Mapping[str, Tensors]) -> Tensor:
-        parts = [self._source_tensor(item, source, aligned, outputs) for source in item.sources]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0)
-
-    def _source_tensor(
-        self, item: StageInput, source: str, aligned: AlignedSet, outputs: Mapping[str, Tensors]
-    ) -> Tensor:
-        if source == "presence":
-            present = [float(aligned.slices[name].present) for name in self._presence]
-            return np.array([present], dtype=np.float32)
-        kind, name, field = _parts(source)
-        if kind == "stage":
-            return outputs[name][field]
-        part = aligned.slices[name]
-        if not part.present:
-            return np.zeros((item.shape[0] // len(item.sources), *item.shape[1:]), dtype=item.dtype)
-        return self._tensors_once(name, part)[field]
+    def _tensor(self, aligned: AlignedSet, outputs: Mapping[str, Tensors], source: TensorSource) -> Tensor | None:
+        if source.kind == "presence":
+            return presence_tensor(self._presence, aligned)
+        if source.kind == "stage":
+            return outputs[source.name][source.field]
+        part = aligned.slices[source.name]
+        return self._tensors_once(source.name, part)[source.field] if part.present else None
 
     def _tensors_once(self, stream: str, part: Slice) -> Tensors:
         """One slice may feed several inputs (ids and mask), and several decisions: preprocess it once."""
@@ -234,21 +231,3 @@ class StageGraph:
             held = (part.key, self._tensors_of(stream, part))
             self._fields[stream] = held
         return held[1]
-
-
-def _follows_others(stage: Stage) -> bool:
-    return any(source.startswith("stage:") for item in stage.inputs for source in item.sources)
-
-
-def _stream_of(source: str) -> str | None:
-    """The stream that a stage's source names; None for presence and other stages' outputs."""
-    kind, name, _ = _parts(source)
-    return name if kind == "stream" else None
-
-
-@cache
-def _parts(source: str) -> tuple[str, str, str]:
-    """Kind, name and field of a source such as `stream:camera.front:image`."""
-    kind, _, rest = source.partition(":")
-    name, _, field = rest.rpartition(":")
-    return kind, name, field

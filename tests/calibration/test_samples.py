@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from calibration.samples import CalibrationSample, SampleStore
+from edge_runtime.tensor_source import PRESENCE, stream_tensor
 
 
 def test_what_was_put_away_comes_back_as_it_was() -> None:
@@ -13,9 +14,9 @@ def test_what_was_put_away_comes_back_as_it_was() -> None:
         CalibrationSample(
             f"m{index}", "g", "a", "", ("camera",),
             {
-                "stream:camera:image": rng.integers(0, 256, (1, 6, 8, 3), np.uint8),
-                "presence": rng.random((1, 2)).astype(np.float32),
-            } | ({"stream:text:ids": np.arange(index, dtype=np.int32)[None]} if index % 2 else {}),
+                stream_tensor("camera", "image"): rng.integers(0, 256, (1, 6, 8, 3), np.uint8),
+                PRESENCE: rng.random((1, 2)).astype(np.float32),
+            } | ({stream_tensor("text", "ids"): np.arange(index, dtype=np.int32)[None]} if index % 2 else {}),
         )
         for index in range(6)
     ]  # fmt: skip
