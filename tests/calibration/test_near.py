@@ -15,6 +15,8 @@ from calibration.near import MAX_BITS, MAX_SIGMA, Fingerprint, dhash, first_of_e
 from calibration.samples import CalibrationSample
 from calibration.select import Signature, choose, refuse_leak, signature
 from edge_runtime.errors import GateRefused
+from edge_runtime.messages import Tensor
+from edge_runtime.tensor_source import TensorSource, stream_tensor
 
 
 def scene(seed: int) -> NDArray[np.uint8]:
@@ -26,13 +28,13 @@ def scene(seed: int) -> NDArray[np.uint8]:
 def moment(
     index: int, picture: NDArray[np.uint8], words: int = 1, reading: float = 0.0, label: str = "a", text: bool = True
 ) -> Signature:
-    tensors = {
-        "stream:camera:image": picture[None],
-        "stream:sensors:window": np.full((1, 4, 2), reading, np.float32),
-        "stream:sensors:mask": np.ones((1, 4, 2), np.float32),
+    tensors: dict[TensorSource, Tensor] = {
+        stream_tensor("camera", "image"): picture[None],
+        stream_tensor("sensors", "window"): np.full((1, 4, 2), reading, np.float32),
+        stream_tensor("sensors", "mask"): np.ones((1, 4, 2), np.float32),
     }
     if text:
-        tensors["stream:text:ids"] = np.full((1, 8), words, np.int32)
+        tensors[stream_tensor("text", "ids")] = np.full((1, 8), words, np.int32)
     present = ("camera", "sensors", "text") if text else ("camera", "sensors")
     return signature(index, CalibrationSample(f"m{index}", f"g{index}", label, "", present, tensors))
 
