@@ -22,8 +22,10 @@ from rich.table import Table
 
 from benchmarks.results import write_results
 from edge_runtime import Subscriber
-from edge_runtime.bundle import MANIFEST, DecisionPolicy, Head, Manifest, Stage, StageInput, encode_manifest
+from edge_runtime.bundle import MANIFEST, Manifest, Stage, StageInput, encode_manifest
 from edge_runtime.errors import GateRefused, UserError
+from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.streams import Channel, SensorStream
 from edge_runtime.tensor_source import stage_output, stream_tensor
 from edge_runtime.tensors import TensorSpec
@@ -121,7 +123,7 @@ def write_bundle(folder: Path) -> Path:
         format=1,
         name="replay",
         version="1.0.0",
-        head=Head("softmax", LABELS, str(stage_output("pace", "logits"))),
+        head=SoftmaxHead(LABELS, str(stage_output("pace", "logits"))),
         trigger=TRIGGER,
         streams={name: _stream(*spec) for name, spec in STREAMS.items()},
         stages=(Stage("pace", (window,), (TensorSpec("logits", "float32", (1, 3)),), {"fp32": file}),),

@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from edge_runtime.bundle import NEGATIVE, UNDECIDED, DecisionPolicy
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
+from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.sigmoid import NEGATIVE, UNDECIDED
 from edge_runtime.streams import CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
 from edge_runtime.tensor_source import parse_source
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,8 +19,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edge_runtime.errors import BundleError
+from edge_runtime.heads import Head
+from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.signing import sign, verify
-from edge_runtime.streams import CameraStream, Name, Positive, SensorStream, StreamSpec, TextStream
+from edge_runtime.streams import CameraStream, Name, SensorStream, StreamSpec, TextStream
 from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
 from edge_runtime.tensors import DType, TensorSpec
 
@@ -28,11 +30,6 @@ MANIFEST = "manifest.json"
 SIGNATURE = "SIGNATURE"
 TOKENIZER = "tokenizer.model"
 MAX_MANIFEST_BYTES = 1 << 20
-Probability = Annotated[float, Meta(ge=0, le=1)]
-NEGATIVE = "none"
-"""What a sigmoid head says when no label reaches its threshold."""
-UNDECIDED = "undecided"
-"""A safe label for a sigmoid head, whose `none` is a finding and no way to say nothing."""
 
 
 class StageInput(Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,50 +94,12 @@ class EngineFile(Struct, frozen=True, forbid_unknown_fields=True):
     file: str
 
 
-class Head(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the last output is read: one label of n, independent labels, or a tag per word.
+class SideHead(Struct, frozen=True, forbid_unknown_fields=True):
+    """A head beside the first: its answers are told with the decision, by name, and act on nothing."""
 
-    A tagging head's output is [1, W, labels], a row per word of the text stream that has `word_pieces`; its first
-    label is the outside tag.
-    """
-
-    kind: Literal["softmax", "sigmoid", "tagging"]
-    labels: tuple[str, ...]
-    output: str
-    """`stage:<stage>:<output>`"""
-
-    @property
-    def source(self) -> TensorSource:
-        """`output`, parsed."""
-        return parse_source(self.output)
-
-
-class DecisionPolicy(Struct, frozen=True, forbid_unknown_fields=True):
-    """From probabilities to what is said."""
-
-    safe_label: str
-    """Said when a required input is missing or the model has no valid answer: a label; for a sigmoid head also `none`
-    or `undecided`."""
-    temperature: Positive = 1.0
-    """Logits are divided by it before softmax/sigmoid (Guo et al. 2017, arXiv:1706.04599)."""
-    threshold: Probability = 0.0
-    """Below this confidence the decision abstains: the safe label, with the reason."""
-    thresholds: dict[str, Probability] = {}
-    """Per label, instead of `threshold`."""
-    needs: dict[str, tuple[Name, ...]] = {}
-    """Per label of a softmax head, the streams without which it is not said: while one of them is absent, the safe
-    label is, with the reason. For what such a stream alone can tell; `required` streams block every label."""
-    hold: Annotated[int, Meta(ge=1)] = 1
-    """A new label must win this many decisions in a row before it replaces the old one."""
-    immediate: tuple[str, ...] = ()
-    """Labels that need no hold (the ones where waiting is worse than a false alarm)."""
-    heartbeat_ms: Positive = 500.0
-    """Decide at least this often, even when the trigger stream is silent."""
-
-    @property
-    def needed_streams(self) -> frozenset[str]:
-        """All streams that `needs` names."""
-        return frozenset(name for names in self.needs.values() for name in names)
+    name: Name
+    head: Head
+    decision: DecisionPolicy
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,6 +109,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     version: str
     head: Head
+    """The one that acts."""
     trigger: str
     """The stream whose messages cause decisions."""
     streams: dict[Name, StreamSpec]
@@ -171,6 +131,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """Compiled ahead of time; may be empty: engines are then built on the device."""
     figures: dict[str, float] = {}
     """The gate's figures on the evaluation split."""
+    side_heads: tuple[SideHead, ...] = ()
 
     @property
     def streams_read(self) -> tuple[str, ...]:
@@ -292,66 +253,86 @@ def sign_bundle(path: Path, private_key: Path) -> Bundle:
 
 def _problems(manifest: Manifest) -> Iterator[str]:
     """Yield what contradicts itself in a manifest, worst first."""
-    streams, head, policy = manifest.streams, manifest.head, manifest.decision
+    streams = manifest.streams
     if manifest.trigger not in streams:
         yield f"trigger {manifest.trigger!r} is none of the streams {sorted(streams)}"
-    yield from _head_problems(head, policy)
-    if unknown := sorted(policy.needed_streams - set(streams)):
-        yield f"decision.needs names {unknown}, which are no streams"
     if unknown := [name for name in manifest.presence if name not in streams]:
         yield f"presence names {unknown}, which are no streams"
+    yield from _stream_problems(streams)
+    if any(isinstance(spec, TextStream) for spec in streams.values()) and TOKENIZER not in manifest.files:
+        yield f"a text stream needs {TOKENIZER}"
     outputs: dict[TensorSource, TensorSpec] = {}
+    yield from _stage_problems(manifest, outputs)
+    yield from _head_problems(manifest.head, manifest.decision, streams, outputs)
+    if twice := _twice(one.name for one in manifest.side_heads):
+        yield f"side_heads: there are two called {twice!r}"
+    for one in manifest.side_heads:
+        for problem in _head_problems(one.head, one.decision, streams, outputs, acts=False):
+            yield f"side head {one.name}: {problem}"
+    yield from _plan_problems(manifest)
+    yield from _engine_problems(manifest)
+
+
+def _stage_problems(manifest: Manifest, outputs: dict[TensorSource, TensorSpec]) -> Iterator[str]:
+    """Of the stages; what they give is added to `outputs`."""
+    if twice := _twice(stage.name for stage in manifest.stages):
+        yield f"stages: there are two called {twice!r}"
     for stage in manifest.stages:
+        for what, names in (("input", [one.name for one in stage.inputs]), ("output", [o.name for o in stage.outputs])):
+            if twice := _twice(names):
+                yield f"stage {stage.name}: there are two {what}s called {twice!r}"
+            if not names:
+                yield f"stage {stage.name}: it has no {what}"
         for item in stage.inputs:
             yield from _input_problems(manifest, stage, item, outputs)
         outputs |= {stage_output(stage.name, out.name): out for out in stage.outputs}
         for file in stage.files.values():
             if file not in manifest.files:
                 yield f"stage {stage.name}: file {file!r} has no digest in `files`"
-    if head.source not in outputs:
+
+
+def _head_problems(
+    head: Head,
+    policy: DecisionPolicy,
+    streams: Mapping[str, StreamSpec],
+    outputs: Mapping[TensorSource, TensorSpec],
+    acts: bool = True,
+) -> Iterator[str]:
+    yield from head.problems(policy, streams)
+    yield from head.ignored(policy, acts)
+    found = outputs.get(head.source)
+    if found is None:
         yield f"head.output {head.output!r} is no stage's output; there are {sorted(map(str, outputs))}"
-    if any(isinstance(spec, TextStream) for spec in streams.values()) and TOKENIZER not in manifest.files:
-        yield f"a text stream needs {TOKENIZER}"
-    yield from _tagging_problems(manifest, outputs)
-    yield from _plan_problems(manifest)
-    yield from _engine_problems(manifest)
-
-
-def _head_problems(head: Head, policy: DecisionPolicy) -> Iterator[str]:
-    if len(set(head.labels)) != len(head.labels) or len(head.labels) < 1:
-        yield f"head.labels must be distinct and at least one, got {list(head.labels)}"
-    if head.kind == "softmax" and policy.safe_label not in head.labels:
-        yield f"decision.safe_label {policy.safe_label!r} is none of the labels {list(head.labels)}"
-    if head.kind == "sigmoid" and NEGATIVE in head.labels:
-        yield f"head.labels holds {NEGATIVE!r}, which a sigmoid head says when it finds no label"
-    for label in (*policy.thresholds, *policy.immediate, *policy.needs):
-        if label not in head.labels:
-            yield f"decision names the label {label!r}, which is none of {list(head.labels)}"
-    if policy.needs and head.kind != "softmax":
-        yield "decision.needs is for a softmax head"
-    if policy.safe_label in policy.needs:
-        yield f"decision.needs withholds the safe label {policy.safe_label!r}"
-
-
-def _tagging_problems(manifest: Manifest, outputs: Mapping[TensorSource, TensorSpec]) -> Iterator[str]:
-    if manifest.head.kind != "tagging":
         return
-    tagged = tagged_stream(manifest)
-    if tagged is None:
-        yield "a tagging head needs exactly one text stream with word_pieces: a tag belongs to a word"
-        return
-    expected = (1, tagged[1].max_tokens, len(manifest.head.labels))
-    found = outputs.get(manifest.head.source)
-    if found is not None and found.shape != expected:
-        yield f"head.output has shape {found.shape}, a tag per word needs {expected}"
+    expected = head.shape(streams)
+    if expected is not None and found.shape != expected:
+        yield f"head.output has shape {list(found.shape)}; a {head.kind} head of {head.summary} needs {list(expected)}"
+    if found.dtype not in ("float32", "float16"):
+        yield f"head.output is {found.dtype}; a head reads float32 or float16"
 
 
-def tagged_stream(manifest: Manifest) -> tuple[str, TextStream] | None:
-    """Name and spec of the one text stream that is read word by word; None where there is not exactly one."""
-    found = [
-        (name, spec) for name, spec in manifest.streams.items() if isinstance(spec, TextStream) and spec.word_pieces
-    ]
-    return found[0] if len(found) == 1 else None
+def _stream_problems(streams: Mapping[str, StreamSpec]) -> Iterator[str]:
+    for name, spec in streams.items():
+        if not isinstance(spec, SensorStream):
+            continue
+        if twice := _twice(channel.name for channel in spec.channels):
+            yield f"stream {name}: there are two channels called {twice!r}"
+        if not spec.channels:
+            yield f"stream {name}: it has no channel"
+        for channel in spec.channels:
+            if channel.minimum >= channel.maximum:
+                low, high = channel.minimum, channel.maximum
+                yield f"stream {name}: {channel.name}: minimum {low:g} is not below maximum {high:g}"
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """The first of `names` that comes a second time."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _plan_problems(manifest: Manifest) -> Iterator[str]:
@@ -380,33 +361,50 @@ def _engine_problems(manifest: Manifest) -> Iterator[str]:
 def _input_problems(
     manifest: Manifest, stage: Stage, item: StageInput, outputs: Mapping[TensorSource, TensorSpec]
 ) -> Iterator[str]:
+    """Whether what the sources give, stacked, is what the input takes."""
     where = f"stage {stage.name}, input {item.name}"
+    rows = 0
     for source in item.sources:
         if source.kind == "presence":
-            if item.shape != (1, len(manifest.presence)):
-                yield f"{where}: shape {item.shape} is not [1, {len(manifest.presence)}], one per presence stream"
+            given = TensorSpec("presence", "float32", (1, len(manifest.presence)))
         elif source.kind == "stage":
             if source not in outputs:
                 there = sorted(map(str, outputs))
                 yield f"{where}: source '{source}' is no output of an earlier stage; there are {there}"
-        elif (expected := stream_tensor_shape(manifest.streams, source)) is None:
+                return
+            given = outputs[source]
+        elif (tensor := stream_tensor_spec(manifest.streams, source)) is None:
             yield f"{where}: source '{source}' is no stream's field"
-        elif (len(item.sources) * expected[0], *expected[1:]) != item.shape:
-            yield f"{where}: shape {item.shape} does not fit {source}, which is {expected}"
+            return
+        else:
+            given = tensor
+        if given.dtype != item.dtype:
+            yield f"{where}: it takes {item.dtype}, {source} is {given.dtype}"
+        if given.shape[1:] != item.shape[1:]:
+            yield f"{where}: shape {list(item.shape)} does not fit {source}, which is {list(given.shape)}"
+        rows += given.shape[0]
+    if rows != item.shape[0]:
+        yield f"{where}: shape {list(item.shape)} does not fit its sources, which make {rows} along the first axis"
 
 
-def stream_tensor_shape(streams: Mapping[str, StreamSpec], source: TensorSource) -> tuple[int, ...] | None:
-    """Shape of a stream's tensor, or None if there is no such stream or field."""
+def stream_tensor_spec(streams: Mapping[str, StreamSpec], source: TensorSource) -> TensorSpec | None:
+    """The tensor that a stream gives, or None if there is no such stream or field."""
     spec = streams.get(source.name) if source.kind == "stream" else None
     if isinstance(spec, CameraStream) and source.field == "image":
-        return (1, spec.height, spec.width, 3)
+        return TensorSpec("image", "uint8", (1, spec.height, spec.width, 3))
     if isinstance(spec, SensorStream) and source.field in ("window", "mask"):
-        return (1, spec.window, len(spec.channels))
+        return TensorSpec(source.field, "float32", (1, spec.window, len(spec.channels)))
     if isinstance(spec, TextStream) and source.field in ("ids", "mask"):
-        return (1, spec.max_tokens, spec.word_pieces) if spec.word_pieces else (1, spec.max_tokens)
+        shape = (1, spec.max_tokens, spec.word_pieces) if spec.word_pieces else (1, spec.max_tokens)
+        return TensorSpec(source.field, "int32" if source.field == "ids" else "float32", shape)
     return None
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of `manifest.json`: stable key order, indented for people."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
+    """The bytes of `manifest.json`: stable key order, indented for people. What only newer runtimes know is left out
+    where there is none of it, so that older ones go on reading the rest.
+    """
+    plain = msgspec.to_builtins(manifest, order="deterministic")
+    if not plain["side_heads"]:
+        del plain["side_heads"]
+    return msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 from numpy.typing import NDArray
 
 Tensor = NDArray[np.generic]
@@ -58,6 +58,11 @@ class Utterance(Struct, frozen=True):
 Message = Frame | Sample | Utterance
 
 
+def words_of(text: str) -> list[str]:
+    """The words that a tagging head tags: what white space parts. The same everywhere, so that tags fit words."""
+    return text.split()
+
+
 class Slice(Struct, frozen=True):
     """What alignment chose of one stream for one decision."""
 
@@ -98,12 +103,12 @@ class Inference(Struct, frozen=True):
     """Nanoseconds spent per stage; 0 = the cached features were still valid."""
     preprocess_ns: int = 0
     error: str | None = None
-    words: int = 0
-    """For a tagging head: words in the sentence, be they more than the model reads or fewer."""
+    side: Mapping[str, NDArray[np.float32]] = field(default_factory=lambda: MappingProxyType({}))
+    """Name of a head beside the first to its raw values."""
 
 
 class Verdict(Struct, frozen=True):
-    """What the policy decided: the part of a decision that is a pure function of the model's output."""
+    """What a head and its policy say: the part of a decision that is a pure function of the model's output."""
 
     label: str
     confidence: float
@@ -111,3 +116,6 @@ class Verdict(Struct, frozen=True):
     source: Literal["model", "safe"]
     reason: str | None = None
     tags: tuple[str, ...] = ()
+    """A tag per word, or all labels that hold; see the heads."""
+    values: Mapping[str, float] | UnsetType = UNSET
+    """Of a regression head: each value by name, in its unit."""

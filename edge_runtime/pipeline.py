@@ -13,14 +13,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from edge_runtime.align import History, align
-from edge_runtime.bundle import TOKENIZER, Bundle, tagged_stream
+from edge_runtime.bundle import TOKENIZER, Bundle
 from edge_runtime.config import EngineConfig
-from edge_runtime.decide import PolicyState, blocking_input, decide, finite, withheld
+from edge_runtime.decide import blocking_input, decide, finite
 from edge_runtime.errors import EngineError, UserError
+from edge_runtime.heads.policy import Inputs, PolicyState
 from edge_runtime.infer import ON_CPU
 from edge_runtime.infer.stages import StageGraph
-from edge_runtime.messages import AlignedSet, Inference, Message, Slice, Tensors, Utterance, Verdict
-from edge_runtime.preprocess import Tokenizer, slice_tensors, words_of
+from edge_runtime.messages import AlignedSet, Inference, Message, Slice, Tensors, Verdict
+from edge_runtime.preprocess import Tokenizer, slice_tensors
 from edge_runtime.streams import TextStream
 
 log = logging.getLogger("edge_runtime.pipeline")
@@ -35,6 +36,9 @@ class Outcome(Struct, frozen=True):
     aligned: AlignedSet
     inference: Inference
     verdict: Verdict
+    """Of the bundle's first head: what is acted on."""
+    side: Mapping[str, Verdict] = {}
+    """Of the heads beside it, by name."""
 
 
 class Pipeline:
@@ -52,12 +56,10 @@ class Pipeline:
         self.bundle = bundle
         self.streams = manifest.streams
         self.engine_restarts = 0
-        self._head = manifest.head
-        self._policy = manifest.decision
+        self._heads = [("", manifest.head, manifest.decision)]
+        self._heads += [(one.name, one.head, one.decision) for one in manifest.side_heads]
         has_text = any(isinstance(spec, TextStream) for spec in manifest.streams.values())
         self._tokenizer = Tokenizer(bundle.read(TOKENIZER)) if has_text else None
-        tagged = tagged_stream(manifest) if manifest.head.kind == "tagging" else None
-        self._tagged = tagged[0] if tagged is not None else None
         self._graph = StageGraph(bundle, self._tensors, engine, cache, plan)
         self._falls_back = engine.falls_back
         self.backends = dict(self._graph.backends)
@@ -67,7 +69,7 @@ class Pipeline:
         # What the trigger's next message will need besides itself can be had before it comes.
         self._ahead = {name: manifest.streams[name] for name in manifest.streams_read if name != manifest.trigger}
         self._history = History(manifest.streams)
-        self._state = PolicyState()
+        self._states: dict[str, PolicyState] = {}
         self._down: str | None = None
         self._restart_after_ns = 0
         self._restart_pause_ns = RESTART_PAUSE_NS
@@ -85,10 +87,14 @@ class Pipeline:
         aligned = align(self.streams, self._history.messages, reference_ns, now_ns)
         blocked = blocking_input(self.streams, aligned) if blocking else None
         inference = Inference(None) if blocked is not None else self._infer(aligned, now_ns)
-        verdict, self._state = decide(self._head, self._policy, self._state, blocked, inference)
-        if blocking and self._policy.needs:
-            verdict = withheld(self._policy, verdict, aligned)
-        return Outcome(aligned, inference, verdict)
+        inputs = Inputs(self.streams, aligned)
+        said: dict[str, Verdict] = {}
+        for name, head, policy in self._heads:
+            answer = inference if not name else Inference(inference.side.get(name), error=inference.error)
+            asked = policy if blocking or not policy.needs else replace(policy, needs={})
+            state = self._states.get(name, PolicyState())
+            said[name], self._states[name] = decide(head, asked, state, blocked, answer, inputs)
+        return Outcome(aligned, inference, said.pop(""), said)
 
     def prefetch(self, now_ns: int) -> None:
         """Between decisions: run the stages of all streams but the trigger's, where they have something new."""
@@ -116,7 +122,7 @@ class Pipeline:
     def reset(self) -> None:
         """Forget all messages and the policy's state, as after a cut between two recordings."""
         self._history = History(self.streams)
-        self._state = PolicyState()
+        self._states = {}
         self._graph.forget()
 
     @property
@@ -141,7 +147,7 @@ class Pipeline:
             return Inference(None, error=self._down)
         try:
             inference = self._graph.run(aligned)
-            if inference.output is None or not finite(inference.output):
+            if inference.output is None or not all(map(finite, (inference.output, *inference.side.values()))):
                 raise EngineError("output not finite")
         except EngineError as error:
             log.error("engine failed: %s; deciding safely and restarting it", error)
@@ -149,10 +155,7 @@ class Pipeline:
             self._restart_after_ns = max(self._restart_after_ns, now_ns)
             return Inference(None, error=self._down)
         self._restart_pause_ns = RESTART_PAUSE_NS
-        if self._tagged is None:
-            return inference
-        sentence = aligned.slices[self._tagged].newest
-        return replace(inference, words=len(words_of(sentence.text)) if isinstance(sentence, Utterance) else 0)
+        return inference
 
     def _restart(self, now_ns: int) -> bool:
         """Reopen the engines, at growing intervals so that a model that always fails does not eat the loop.

@@ -13,7 +13,7 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from edge_runtime.errors import BundleError
-from edge_runtime.messages import Frame, Sample, Slice, Tensor, Utterance
+from edge_runtime.messages import Frame, Sample, Slice, Tensor, Utterance, words_of
 from edge_runtime.streams import NS_PER_MS, CameraStream, SensorStream, StreamSpec, TextStream, max_age_ns
 
 CLIP_SIGMA = 5.0
@@ -65,11 +65,6 @@ def image_tensor(
         interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR,
     )
     return out
-
-
-def words_of(text: str) -> list[str]:
-    """The words that a tagging head tags: what white space parts. The same everywhere, so that tags fit words."""
-    return text.split()
 
 
 def word_grid(spec: TextStream, encoded: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
-from edge_runtime.messages import Frame, Message, Sample, Utterance
+from edge_runtime.decision_fields import decision_values, input_state, side_answers
+from edge_runtime.messages import Frame, Message, Sample, Utterance, Verdict
 from edge_runtime.pipeline import Outcome, Pipeline
 from edge_runtime.recording.reader import Recording
 from edge_runtime.recording.records import Session
-from edge_runtime.report import input_state
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
 from edge_runtime.wire import DecisionMessage, InputState
 
@@ -33,6 +33,8 @@ class Answer(Struct, frozen=True):
     source: str
     reason: str | None
     inputs: dict[str, InputState]
+    values: dict[str, float] | UnsetType = UNSET
+    heads: dict[str, Verdict] | UnsetType = UNSET
 
     def differences(self, other: Answer) -> list[str]:
         """The fields that are not equal."""
@@ -52,6 +54,7 @@ def recorded_answer(decision: DecisionMessage) -> Answer:
     return Answer(
         decision.seq, decision.captured_ns, taken_ns(decision), decision.label, decision.confidence,
         decision.probabilities, decision.tags, decision.source, decision.reason, decision.inputs,
+        decision.values, decision.heads,
     )  # fmt: skip
 
 
@@ -81,6 +84,7 @@ def _answer(event: DecisionMessage, outcome: Outcome) -> Answer:
     return Answer(
         event.seq, event.captured_ns, taken_ns(event), said.label, said.confidence,
         dict(said.probabilities), list(said.tags), said.source, said.reason, inputs,
+        decision_values(said), side_answers(outcome),
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from edge_runtime.assembly import Assembly
 from edge_runtime.capture import OpenSources, open_sources
 from edge_runtime.clock import Clock, RealClock, rfc3339
 from edge_runtime.config import Config
+from edge_runtime.decision_fields import Times, decision_values, input_state, latency, side_answers
 from edge_runtime.errors import UserError
 from edge_runtime.health import LatencyWindow, Thermometer, WallClockWatch, resident_mb
 from edge_runtime.messages import Message
@@ -28,7 +29,6 @@ from edge_runtime.notify import Notifier
 from edge_runtime.pipeline import Outcome
 from edge_runtime.publish import Sink
 from edge_runtime.publish.zmq_publisher import ZmqPublisher
-from edge_runtime.report import Times, input_state, latency
 from edge_runtime.wire import DecisionMessage, State, StatusMessage
 
 if TYPE_CHECKING:
@@ -218,6 +218,8 @@ class Runtime:
             dropped=assembly.new_drops(),
             backend=assembly.pipeline.backends,
             precision=assembly.pipeline.precisions,
+            values=decision_values(verdict),
+            heads=side_answers(outcome),
         )
 
     def _status(self, state: State) -> None:

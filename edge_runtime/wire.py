@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
+
+from edge_runtime.messages import Verdict
 
 SCHEMA = 1
 MAX_INPUT_BYTES = 64 << 10
@@ -64,7 +66,11 @@ class Latency(Struct, frozen=True):
 
 
 class DecisionMessage(Struct, frozen=True):
-    """Topic `decision.<name>`: what the runtime decided, from what, and how long it took."""
+    """Topic `decision.<name>`: what the runtime decided, from what, and how long it took.
+
+    Schema 2 adds fields that may be missing to schema 1. What every reader of schema 1 knows is all there and means
+    the same, so the number in messages stays 1: such readers go on.
+    """
 
     schema: Literal[1]
     name: str
@@ -86,6 +92,10 @@ class DecisionMessage(Struct, frozen=True):
     """Input messages dropped since the decision before, by reason."""
     backend: dict[str, str]
     precision: dict[str, str]
+    values: dict[str, float] | UnsetType = UNSET
+    """Since schema 2, and of a regression head only: each value by name, in its unit."""
+    heads: dict[str, Verdict] | UnsetType = UNSET
+    """Since schema 2: what the heads beside the first say, by name. Nothing is meant to act on it."""
 
 
 class StreamHealth(Struct, frozen=True):

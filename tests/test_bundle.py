@@ -12,7 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from edge_runtime.bundle import MANIFEST, SIGNATURE, open_bundle
+from edge_runtime import bundles
+from edge_runtime.bundle import MANIFEST, SIGNATURE, encode_manifest, open_bundle, parse_manifest
 from edge_runtime.errors import BundleError
 from edge_runtime.signing import SignatureFile
 
@@ -99,6 +100,11 @@ def test_a_file_name_that_leaves_the_bundle_is_refused(bundle: Path) -> None:
         open_bundle(bundle, allow_unsigned=True)
 
 
+def side(name: str, output: str, **policy: float) -> dict[str, Any]:
+    head = {"kind": "softmax", "labels": ["a", "b", "c", "d"], "output": output}
+    return {"name": name, "head": head, "decision": {"safe_label": "a", **policy}}
+
+
 CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "version": (lambda m: m.update(format=2), "not a manifest this runtime knows"),
     "unknown field": (lambda m: m.update(surprise=1), "unknown field"),
@@ -107,6 +113,77 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "need of no stream": (lambda m: m["decision"].update(needs={"high": ["nose"]}), "decision.needs names"),
     "need of no label": (lambda m: m["decision"].update(needs={"fly": ["text"]}), "the label 'fly'"),
     "need of the safe label": (lambda m: m["decision"].update(needs={"stop": ["text"]}), "withholds the safe label"),
+    "set but ignored": (
+        lambda m: (m["head"].update(kind="sigmoid"), m["decision"].update(hold=2)),
+        "decision.hold is set, which a sigmoid head does not read",
+    ),
+    "a safe label of a sigmoid head": (
+        lambda m: (m["head"].update(kind="sigmoid"), m["decision"].update(safe_label="fly")),
+        "safe_label 'fly' is none of .*none, undecided",
+    ),
+    "a sigmoid label that means no label": (
+        lambda m: m["head"].update(kind="sigmoid", labels=["bright", "dark", "stop", "none"]),
+        "holds 'none'",
+    ),
+    "more labels than outputs": (
+        lambda m: m["head"].update(labels=["bright", "dark", "stop", "high", "low"]),
+        r"head.output has shape \[1, 4\]; .* needs \[1, 5\]",
+    ),
+    "fewer labels than outputs": (lambda m: m["head"].update(labels=["dark", "stop"]), r"needs \[1, 2\]"),
+    "output that is no number of a head": (
+        lambda m: m["stages"][3]["outputs"][0].update(dtype="int32"),
+        "head.output is int32",
+    ),
+    "tagging without words": (lambda m: m["head"].update(kind="tagging"), "text stream with word_pieces"),
+    "unknown kind of head": (lambda m: m["head"].update(kind="oracle"), "not a manifest this runtime knows"),
+    "camera's dtype": (
+        lambda m: m["stages"][0]["inputs"][0].update(dtype="float32"),
+        "input image: it takes float32, stream:camera:image is uint8",
+    ),
+    "ids' dtype": (lambda m: m["stages"][1]["inputs"][0].update(dtype="int64"), "it takes int64, stream:text:ids"),
+    "presence's dtype": (lambda m: m["stages"][3]["inputs"][3].update(dtype="bool"), "presence is float32"),
+    "a stage's dtype": (
+        lambda m: m["stages"][0]["outputs"][0].update(dtype="float16"),
+        "takes float32, stage:vision:features is float16",
+    ),
+    "a stage's shape": (
+        lambda m: m["stages"][0]["outputs"][0].update(shape=[1, 3]),
+        r"shape \[1, 2\] does not fit stage:vision:features",
+    ),
+    "rows of several sources": (
+        lambda m: m["stages"][0]["inputs"][0].update(source=["stream:camera:image", "stream:camera:image"]),
+        "which make 2 along the first axis",
+    ),
+    "two stages of one name": (lambda m: m["stages"][1].update(name="vision"), "two called 'vision'"),
+    "two inputs of one name": (lambda m: m["stages"][1]["inputs"][1].update(name="ids"), "two inputs called 'ids'"),
+    "two outputs of one name": (
+        lambda m: m["stages"][0]["outputs"].append(m["stages"][0]["outputs"][0]),
+        "two outputs called 'features'",
+    ),
+    "no output": (lambda m: m["stages"][2].update(outputs=[]), "stage sensors: it has no output"),
+    "no input": (lambda m: m["stages"][2].update(inputs=[]), "stage sensors: it has no input"),
+    "division by zero": (lambda m: m["streams"]["sensors"]["channels"][0].update(std=0.0), "Expected `float` >= 1e-12"),
+    "temperature zero": (lambda m: m["decision"].update(temperature=0.0), "Expected `float` >= 1e-12"),
+    "empty range": (
+        lambda m: m["streams"]["sensors"]["channels"][0].update(minimum=5.0, maximum=5.0),
+        "a: minimum 5 is not below maximum 5",
+    ),
+    "two channels of one name": (
+        lambda m: m["streams"]["sensors"]["channels"][0].update(name="b"),
+        "two channels called 'b'",
+    ),
+    "side head without output": (
+        lambda m: m.update(side_heads=[side("nothing", "stage:fusion:none")]),
+        "side head nothing: head.output 'stage:fusion:none' is no stage's output",
+    ),
+    "side heads of one name": (
+        lambda m: m.update(side_heads=[side("one", "stage:fusion:logits")] * 2),
+        "side_heads: there are two called 'one'",
+    ),
+    "heartbeat of a side head": (
+        lambda m: m.update(side_heads=[side("one", "stage:fusion:logits", heartbeat_ms=100.0)]),
+        "decision.heartbeat_ms is set, which a softmax head beside the first does not read",
+    ),
     "labels twice": (lambda m: m["head"].update(labels=["a", "a"]), "distinct"),
     "head": (lambda m: m["head"].update(output="stage:none:x"), "no stage's output"),
     "presence": (lambda m: m.update(presence=["nose"]), "presence names"),
@@ -129,6 +206,13 @@ def test_a_manifest_that_contradicts_itself_is_refused_in_one_line(bundle: Path,
     with pytest.raises(BundleError, match=message) as caught:
         open_bundle(bundle, allow_unsigned=True)
     assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_with_nothing_new_in_it_is_written_as_older_runtimes_read_it(bundle: Path) -> None:
+    opened = open_bundle(bundle, allow_unsigned=True)
+    assert b"side_heads" not in encode_manifest(opened.manifest)
+    old = bundles.bundle_path("shipped:home") / MANIFEST
+    assert encode_manifest(parse_manifest(old.read_bytes(), "home")) == old.read_bytes()
 
 
 def test_a_path_that_is_no_bundle_says_so(tmp_path: Path) -> None:

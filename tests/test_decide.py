@@ -7,13 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.bundle import DecisionPolicy, Head
-from edge_runtime.decide import PolicyState, blocking_input, decide, iob2, probabilities, withheld
-from edge_runtime.messages import AlignedSet, Inference, Slice, Verdict
-from edge_runtime.streams import CameraStream, Channel, SensorStream, StreamSpec
+from edge_runtime.decide import blocking_input, decide
+from edge_runtime.heads.labels import softmax
+from edge_runtime.heads.policy import DecisionPolicy, Inputs, PolicyState
+from edge_runtime.heads.sigmoid import SigmoidHead
+from edge_runtime.heads.softmax import SoftmaxHead, withheld
+from edge_runtime.heads.tagging import TaggingHead, iob2
+from edge_runtime.messages import AlignedSet, Inference, Slice, Utterance, Verdict
+from edge_runtime.streams import CameraStream, Channel, SensorStream, StreamSpec, TextStream
 
 LABELS = ("go", "slow", "stop")
-HEAD = Head("softmax", LABELS, "stage:fusion:logits")
+HEAD = SoftmaxHead(LABELS, "stage:fusion:logits")
 POLICY = DecisionPolicy("stop")
 
 
@@ -39,8 +43,8 @@ def test_the_most_likely_label_wins_with_its_softmax_probability() -> None:
 
 
 def test_temperature_softens_without_changing_the_winner() -> None:
-    cold = probabilities(HEAD, 1.0, np.array([[1.0, 3.0, 0.0]], np.float32))[0]
-    warm = probabilities(HEAD, 4.0, np.array([[1.0, 3.0, 0.0]], np.float32))[0]
+    cold = softmax(np.array([[1.0, 3.0, 0.0]], np.float32), 1.0)[0]
+    warm = softmax(np.array([[1.0, 3.0, 0.0]], np.float32), 4.0)[0]
     assert warm.argmax() == cold.argmax()
     assert warm.max() < cold.max()
 
@@ -82,8 +86,6 @@ def test_a_label_is_withheld_while_a_stream_it_needs_is_absent() -> None:
     assert said(go, there, Slice("radar", True)) is go
     slow = decide(HEAD, policy, PolicyState(), None, inference(0, 3, 0))[0]
     assert said(slow, there, gone) is slow, "other labels need nothing"
-    blocked = decide(HEAD, policy, PolicyState(), "camera stale", inference(3, 0, 0))[0]
-    assert said(blocked, there, gone) is blocked
 
 
 def test_hysteresis_holds_the_old_label_until_the_new_one_has_won_in_a_row() -> None:
@@ -110,7 +112,7 @@ def test_hysteresis_only_says_labels_that_won(winners: list[str], hold: int) -> 
     st.floats(0.1, 10, allow_subnormal=False),
 )
 def test_probabilities_are_a_distribution(logits: list[float], temperature: float) -> None:
-    chances = probabilities(HEAD, temperature, np.array([logits], np.float32))[0]
+    chances = softmax(np.array([logits], np.float32), temperature)[0]
     assert chances.sum() == pytest.approx(1.0)
     assert (chances >= 0).all()
     policy = DecisionPolicy("stop", temperature=temperature)
@@ -119,14 +121,14 @@ def test_probabilities_are_a_distribution(logits: list[float], temperature: floa
 
 
 def test_a_sigmoid_head_gives_every_label_over_its_threshold_as_tags() -> None:
-    head = Head("sigmoid", LABELS, "x")
+    head = SigmoidHead(LABELS, "x")
     verdict, _ = decide(head, DecisionPolicy("none"), PolicyState(), None, inference(2.0, -1.0, 1.0))
     assert (verdict.label, verdict.tags) == ("go", ("go", "stop"))
     nothing, _ = decide(head, DecisionPolicy("none"), PolicyState(), None, inference(-2.0, -1.0, -3.0))
     assert (nothing.label, nothing.tags) == ("none", ())
 
 
-TAGGING = Head("tagging", ("O", "B-room", "I-room", "B-thing", "I-thing"), "x")
+TAGGING = TaggingHead(("O", "B-room", "I-room", "B-thing", "I-thing"), "x")
 
 
 def tagged(words: int, *best: int, rows: int = 6) -> Verdict:
@@ -136,7 +138,11 @@ def tagged(words: int, *best: int, rows: int = 6) -> Verdict:
     for row, label in enumerate(best):
         logits[0, row] = -5
         logits[0, row, label] = 5
-    return decide(TAGGING, DecisionPolicy("O"), PolicyState(), None, Inference(logits, words=words))[0]
+    sentence = Utterance("text", 0, 0, " ".join(["word"] * words))
+    inputs = Inputs(
+        {"text": TextStream(rows, 1000, word_pieces=2)}, AlignedSet(0, {"text": Slice("text", True, (sentence,))})
+    )
+    return decide(TAGGING, DecisionPolicy("O"), PolicyState(), None, Inference(logits), inputs)[0]
 
 
 def test_a_tagging_head_gives_a_tag_per_word_and_none_for_what_is_no_word() -> None:

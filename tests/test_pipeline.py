@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.bundle import Bundle, DecisionPolicy, open_bundle
+from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.messages import Frame, Sample, Utterance
 from edge_runtime.pipeline import MAX_RESTART_PAUSE_NS, RESTART_PAUSE_NS, Pipeline
 from edge_runtime.streams import NS_PER_MS

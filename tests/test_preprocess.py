@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import BundleError
-from edge_runtime.messages import Sample
-from edge_runtime.preprocess import CLIP_SIGMA, Tokenizer, image_tensor, text_tensors, window_tensors, words_of
+from edge_runtime.messages import Sample, words_of
+from edge_runtime.preprocess import CLIP_SIGMA, Tokenizer, image_tensor, text_tensors, window_tensors
 from edge_runtime.streams import NS_PER_MS, CameraStream, Channel, SensorStream, TextStream
 from tests import tiny
 from tests.conftest import noise

@@ -19,16 +19,9 @@ import onnx
 import sentencepiece
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_runtime.bundle import (
-    MANIFEST,
-    TOKENIZER,
-    DecisionPolicy,
-    Head,
-    Manifest,
-    Stage,
-    StageInput,
-    encode_manifest,
-)
+from edge_runtime.bundle import MANIFEST, TOKENIZER, Manifest, Stage, StageInput, encode_manifest
+from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.streams import CameraStream, Channel, SensorStream, StreamSpec, TextStream
 from edge_runtime.tensors import TensorSpec
 
@@ -220,7 +213,7 @@ def write_bundle(
         format=1,
         name="tiny",
         version=version,
-        head=Head("softmax", LABELS, "stage:fusion:logits"),
+        head=SoftmaxHead(LABELS, "stage:fusion:logits"),
         trigger="camera",
         streams=STREAMS,
         stages=stages(),

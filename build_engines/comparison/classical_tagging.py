@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from edge_runtime.decide import iob2
+from edge_runtime.heads.tagging import iob2
 
 NEIGHBOURS = (-2, -1, 1, 2)
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from build_engines.recipe import PLAIN_DATASET, AnyRecipe, BuildRecipe, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet
-from edge_runtime.bundle import NEGATIVE, Bundle
+from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
+from edge_runtime.heads.sigmoid import NEGATIVE
 from edge_runtime.streams import SensorStream, StreamSpec
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
 from build_engines.data.word_lists import WordLists, english
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
-from edge_runtime.decide import iob2
 from edge_runtime.errors import UserError
+from edge_runtime.heads.tagging import iob2
 from edge_runtime.preprocess import Tokenizer, word_grid
 from edge_runtime.streams import StreamSpec, TextStream
 

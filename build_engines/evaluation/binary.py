@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from build_engines.evaluation.confidence import POINTS, true_labels
 from build_engines.evaluation.evaluate import Prediction
-from edge_runtime.bundle import DecisionPolicy, Head
+from edge_runtime.heads import Head
+from edge_runtime.heads.policy import DecisionPolicy
 
 
 class Point(Struct, frozen=True):

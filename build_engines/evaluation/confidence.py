@@ -9,7 +9,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from build_engines.evaluation.evaluate import Prediction
-from edge_runtime.bundle import Head
+from edge_runtime.heads import Head
 
 BINS = 15
 POINTS = 200

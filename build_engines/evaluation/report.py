@@ -26,7 +26,9 @@ from build_engines.evaluation.intervals import Interval, bootstrap, interval, re
 from build_engines.evaluation.metrics import Scores
 from build_engines.evaluation.page import Cells, Section, as_html, as_markdown
 from build_engines.evaluation.rival import Rivalry
-from edge_runtime.bundle import Bundle, DecisionPolicy, Head
+from edge_runtime.bundle import Bundle
+from edge_runtime.heads import Head
+from edge_runtime.heads.policy import DecisionPolicy
 
 DRAWS = 500
 Draws = Sequence[np.ndarray]

@@ -13,9 +13,10 @@ from sklearn.metrics import f1_score
 
 from build_engines.evaluation.confidence import SMALLEST, matrix
 from build_engines.evaluation.evaluate import Prediction
-from build_engines.model.heads import fit_temperature
-from edge_runtime.bundle import DecisionPolicy, Head
-from edge_runtime.decide import PolicyState, decide, model_answer
+from build_engines.model.heads import fit_temperature, model_answer
+from edge_runtime.decide import decide
+from edge_runtime.heads import Head
+from edge_runtime.heads.policy import DecisionPolicy, PolicyState
 from edge_runtime.messages import Inference
 
 FOLDS = 5

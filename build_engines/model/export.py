@@ -28,7 +28,7 @@ from build_engines.model.fused import FusedModel, Tagger
 from build_engines.model.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith
 from build_engines.model.train import SAMPLES, Trained
 from build_engines.recipe import Recipe
-from edge_runtime.bundle import stream_tensor_shape
+from edge_runtime.bundle import stream_tensor_spec
 from edge_runtime.errors import GateRefused, UserError
 from edge_runtime.infer.onnxruntime_engine import session_options
 from edge_runtime.streams import CameraStream, SensorStream, TextStream
@@ -113,9 +113,9 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
     if recipe.model.text is not None and model.text is not None:
         words = recipe.streams[recipe.model.text.stream]
         assert isinstance(words, TextStream)
-        shape = stream_tensor_shape(recipe.streams, stream_tensor(recipe.model.text.stream, "ids"))
-        assert shape is not None
-        ids = torch.zeros(shape, dtype=torch.int32)
+        read = stream_tensor_spec(recipe.streams, stream_tensor(recipe.model.text.stream, "ids"))
+        assert read is not None
+        ids = torch.zeros(read.shape, dtype=torch.int32)
         stages.append(
             StageExport("text", EncoderStage(model.text), {"ids": ids, "mask": torch.ones(ids.shape)}, "features")
         )

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+
+from edge_runtime.heads import Head
+from edge_runtime.heads.policy import DecisionPolicy, PolicyState
+from edge_runtime.heads.sigmoid import SigmoidHead
 
 OFFSET_STEP, OFFSET_LIMIT = 0.1, 1.0
 
@@ -131,3 +136,16 @@ def fit_offsets(logits: Tensor, labels: Tensor) -> Tensor:
                 found = np.where(column, line[smooth.argmax()].round(4), found)
                 before, gained = smooth.max(), True
     return torch.tensor(found, dtype=torch.float32)
+
+
+def model_answer(head: Head, policy: DecisionPolicy, logits: NDArray[np.float32]) -> str:
+    """The model's own answer to one moment's `logits` [labels]: without abstention and hysteresis."""
+    if isinstance(head, SigmoidHead):
+        return head.decide(policy, PolicyState(), logits, None)[0].label
+    return head.labels[int(logits.argmax())]
+
+
+def labelled_head(kind: str, labels: Sequence[str], output: str) -> Head:
+    """The manifest's head of that kind, which reads `output`."""
+    made: Head = msgspec.convert({"kind": kind, "labels": labels, "output": output}, Head)
+    return made

@@ -8,10 +8,11 @@ import msgspec
 import onnx
 
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
+from build_engines.model.heads import labelled_head
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
 from build_engines.recipe import Recipe
 from build_engines.write_bundle import tensor_spec, write_bundle
-from edge_runtime.bundle import TOKENIZER, Bundle, Head, Manifest, Stage, StageInput
+from edge_runtime.bundle import TOKENIZER, Bundle, Manifest, Stage, StageInput
 from edge_runtime.errors import UserError
 from edge_runtime.tensor_source import PRESENCE, stage_output, stream_tensor
 from edge_runtime.tensors import TensorSpec
@@ -40,7 +41,7 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
         format=1,
         name=recipe.name,
         version=recipe.version,
-        head=Head(recipe.head, recipe.labels, str(stage_output("fusion", "logits"))),
+        head=labelled_head(recipe.head, recipe.labels, str(stage_output("fusion", "logits"))),
         trigger=recipe.trigger,
         streams=record.streams,
         stages=tuple(stages),

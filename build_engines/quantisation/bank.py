@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from build_engines.evaluation.metrics import Scores, score
 from build_engines.evaluation.tagging import token_rows
+from build_engines.model.heads import model_answer
 from calibration.samples import CalibrationSample, stage_feeds
 from edge_runtime.bundle import Manifest, Stage
-from edge_runtime.decide import model_answer
 from edge_runtime.infer.feed import stages_fed
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.messages import Tensors

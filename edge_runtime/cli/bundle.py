@@ -69,7 +69,7 @@ def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bo
     console.print(_streams(manifest, Table(title="streams", title_justify="left")))
     console.print(_stages(opened, Table(title="stages", title_justify="left")))
     policy = manifest.decision
-    console.print(f"decides ({manifest.head.kind}): {', '.join(manifest.head.labels)}", soft_wrap=True)
+    console.print(f"decides ({manifest.head.kind}): {manifest.head.summary}", soft_wrap=True)
     console.print(
         f"safe decision {policy.safe_label!r}; hold {policy.hold}; at once {list(policy.immediate)}; "
         f"threshold {policy.threshold}; heartbeat {policy.heartbeat_ms:g} ms"

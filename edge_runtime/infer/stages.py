@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.bundle import Bundle, Stage
 from edge_runtime.config import EngineConfig
@@ -55,6 +56,7 @@ class StageGraph:
         self._stages = manifest.stages
         self._presence = manifest.presence
         self._output = manifest.head.source
+        self._side = {one.name: one.head.source for one in manifest.side_heads}
         self._backend: Backend | None = None
         self._engines: dict[str, Engine] = {}
         self._cached: dict[str, tuple[Hashable, Tensors]] = {}
@@ -129,7 +131,7 @@ class StageGraph:
         self._fields.clear()
 
     def run(self, aligned: AlignedSet) -> Inference:
-        """Logits for `aligned`, with the time each stage took. Raises EngineError.
+        """Every head's raw values for `aligned`, with the time each stage took. Raises EngineError.
 
         Stages that do not wait for one another run side by side where the back end can; a stage's time is then what
         its start and the waiting for its end took.
@@ -172,8 +174,12 @@ class StageGraph:
                 stage_ns[stage.name] = time.perf_counter_ns() - ready
                 preprocess_ns += ready - start
         finish()
-        logits = np.asarray(outputs[self._output.name][self._output.field], dtype=np.float32)
-        return Inference(logits, MappingProxyType(stage_ns), preprocess_ns)
+
+        def raw(source: TensorSource) -> NDArray[np.float32]:
+            return np.asarray(outputs[source.name][source.field], dtype=np.float32)
+
+        side = MappingProxyType({name: raw(source) for name, source in self._side.items()})
+        return Inference(raw(self._output), MappingProxyType(stage_ns), preprocess_ns, side=side)
 
     def prefetch(self, aligned: AlignedSet, streams: Collection[str]) -> None:
         """Prepare now the tensors of `streams`, and run the stages that read nothing else, so that the next `run` finds

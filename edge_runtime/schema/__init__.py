@@ -23,7 +23,7 @@ def path(kind: str) -> Path:
 
 def generate(kind: str) -> dict[str, Any]:
     """The JSON Schema (2020-12) of that kind, made from the types in `wire`."""
-    schema = msgspec.json.schema(KINDS[kind])
+    schema = json.loads(msgspec.json.encode(msgspec.json.schema(KINDS[kind])))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": kind, **schema}
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from build_engines.data.datasets import RECIPE_FILE, layout_for
-from build_engines.model.heads import FusedLoss, answers, fit_temperature, fit_thresholds
-from edge_runtime.bundle import Bundle, Head, open_bundle
-from edge_runtime.decide import model_answer
+from build_engines.model.heads import FusedLoss, answers, fit_temperature, fit_thresholds, model_answer
+from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.heads.sigmoid import SigmoidHead
 from tests.build_engines.calling import call
 from tests.build_engines.samples_folder import RECIPE, write_samples
 
@@ -121,9 +121,9 @@ def test_temperature_and_threshold_of_a_sigmoid_head_are_found() -> None:
 
 
 def test_the_models_own_answer_uses_the_threshold() -> None:
-    from edge_runtime.bundle import DecisionPolicy
+    from edge_runtime.heads.policy import DecisionPolicy
 
-    head = Head("sigmoid", ("a", "b"), "stage:fusion:logits")
+    head = SigmoidHead(("a", "b"), "stage:fusion:logits")
     policy = DecisionPolicy("none", thresholds={"a": 0.9})
     assert model_answer(head, policy, np.array([1.0, 0.5], np.float32)) == "b"
     assert model_answer(head, policy, np.array([1.0, -0.5], np.float32)) == "none"

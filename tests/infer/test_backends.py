@@ -11,6 +11,7 @@ import pytest
 from edge_runtime.bundle import Bundle
 from edge_runtime.config import EngineConfig
 from edge_runtime.errors import BundleError, UserError
+from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.infer import open_backend
 from edge_runtime.pipeline import Pipeline
 from tests import tiny
@@ -61,10 +62,11 @@ def test_a_bundle_that_cannot_run_anywhere_is_opened_once(tmp_path: Path, caplog
     from edge_runtime.bundle import open_bundle
 
     wrong = list(tiny.stages())
+    five = SoftmaxHead((*tiny.LABELS, "low"), "stage:fusion:logits")
     wrong[3] = type(wrong[3])(
         "fusion", wrong[3].inputs, (type(wrong[3].outputs[0])("logits", "float32", (1, 5)),), wrong[3].files
     )
-    bundle = open_bundle(tiny.write_bundle(tmp_path / "b", stages=tuple(wrong)), allow_unsigned=True)
+    bundle = open_bundle(tiny.write_bundle(tmp_path / "b", stages=tuple(wrong), head=five), allow_unsigned=True)
     with pytest.raises(BundleError, match="rebuild the bundle"):
         Pipeline(bundle, EngineConfig("auto"))
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

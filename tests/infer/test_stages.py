@@ -12,6 +12,7 @@ from build_engines.model.monolith import compose_monolith, monolith_bundle, stag
 from edge_runtime.align import align
 from edge_runtime.bundle import TOKENIZER, Bundle, open_bundle
 from edge_runtime.errors import BundleError, EngineError
+from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.infer.engine import Engine
 from edge_runtime.infer.stages import StageGraph
 from edge_runtime.messages import AlignedSet, Frame, Message, Sample, Slice, Tensors, Utterance
@@ -151,10 +152,11 @@ def test_a_closed_graph_does_not_answer(tiny_bundle: Bundle) -> None:
 
 def test_a_graph_that_does_not_meet_its_manifest_is_refused(tmp_path: Path) -> None:
     wrong = list(tiny.stages())
+    five = SoftmaxHead((*tiny.LABELS, "low"), "stage:fusion:logits")
     wrong[3] = type(wrong[3])(
         "fusion", wrong[3].inputs, (type(wrong[3].outputs[0])("logits", "float32", (1, 5)),), wrong[3].files
     )
-    bundle = open_bundle(tiny.write_bundle(tmp_path / "b", stages=tuple(wrong)), allow_unsigned=True)
+    bundle = open_bundle(tiny.write_bundle(tmp_path / "b", stages=tuple(wrong), head=five), allow_unsigned=True)
     with pytest.raises(BundleError, match=r"the manifest's output 'logits' is float32\(1, 5\)|rebuild the bundle"):
         graph(bundle)
 

@@ -15,8 +15,7 @@ from build_engines.data.ner_augment import SentenceAugmenter, Tagged, spans
 from build_engines.recipe import WordsRecipe, load_recipe
 from calibration.moments import replay
 from edge_runtime.errors import UserError
-from edge_runtime.messages import Utterance
-from edge_runtime.preprocess import words_of
+from edge_runtime.messages import Utterance, words_of
 from edge_runtime.streams import TextStream
 
 ROOT = Path(build_engines.__file__).parents[1]

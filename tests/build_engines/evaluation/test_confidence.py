@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from build_engines.evaluation.confidence import at_temperature, calibration, risk_coverage
-from edge_runtime.bundle import Head
-from edge_runtime.decide import probabilities
+from edge_runtime.heads.labels import sigmoid, softmax
+from edge_runtime.heads.sigmoid import SigmoidHead
+from edge_runtime.heads.softmax import SoftmaxHead
 
 answers = st.lists(st.tuples(st.booleans(), st.floats(0, 1, allow_subnormal=False)), min_size=1, max_size=60)
 
@@ -53,7 +54,9 @@ def test_equal_confidences_are_answered_together() -> None:
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_the_temperature_can_be_changed_afterwards(kind: str) -> None:
-    head = Head(kind, ("a", "b", "c"), "stage:x:y")  # type: ignore[arg-type]
+    head, chances = {"softmax": (SoftmaxHead, softmax), "sigmoid": (SigmoidHead, sigmoid)}[kind]
     logits = np.random.default_rng(0).normal(0, 3, (20, 3)).astype(np.float32)
-    hot = probabilities(head, 2.0, logits)
-    np.testing.assert_allclose(at_temperature(head, hot, 2.0, 0.7), probabilities(head, 0.7, logits), atol=1e-6)
+    hot = chances(logits, 2.0)
+    np.testing.assert_allclose(
+        at_temperature(head(("a", "b", "c"), "stage:x:y"), hot, 2.0, 0.7), chances(logits, 0.7), atol=1e-6
+    )

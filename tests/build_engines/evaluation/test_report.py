@@ -17,7 +17,10 @@ from build_engines.evaluation.evaluate import Evaluation, Prediction
 from build_engines.evaluation.metrics import score
 from build_engines.evaluation.page import Cells, Section, as_markdown
 from build_engines.evaluation.report import analyse, full_report
-from edge_runtime.bundle import Bundle, DecisionPolicy, Head, open_bundle
+from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.sigmoid import SigmoidHead
+from edge_runtime.heads.softmax import SoftmaxHead
 from tests import tiny
 
 NASTY = '<b a="x">&$_{'
@@ -45,7 +48,7 @@ def _evaluation(labels: tuple[str, ...], count: int = 200, seed: int = 0) -> Eva
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    head = Head("softmax", (NASTY, "dark", "stop", "high"), "stage:fusion:logits")
+    head = SoftmaxHead((NASTY, "dark", "stop", "high"), "stage:fusion:logits")
     policy = DecisionPolicy("stop", temperature=0.8)
     path = tiny.write_bundle(tmp_path_factory.mktemp("tiny") / "t", policy=policy, head=head)
     return open_bundle(path, allow_unsigned=True)
@@ -118,21 +121,21 @@ def test_markdown_keeps_a_bar_in_a_label_in_its_cell() -> None:
 def test_two_labels_have_curves_with_the_operating_point() -> None:
     labels = ("no", "yes")
     result = _evaluation(labels)
-    head = Head("softmax", labels, "stage:x:y")
+    head = SoftmaxHead(labels, "stage:x:y")
     found = curves(head, DecisionPolicy("no"), result.predictions)
     truth = [one.truth == "yes" for one in result.predictions]
     assert [one.label for one in found] == ["yes"]
     assert found[0].auc == pytest.approx(roc_auc_score(truth, [one.probabilities["yes"] for one in result.predictions]))
     assert found[0].point.recall == pytest.approx(result.scores.classes["yes"].recall)
     assert found[0].point.precision == pytest.approx(result.scores.classes["yes"].precision)
-    assert curves(Head("softmax", ("a", "b", "c"), "x"), DecisionPolicy("a"), result.predictions) == []
+    assert curves(SoftmaxHead(("a", "b", "c"), "x"), DecisionPolicy("a"), result.predictions) == []
 
 
 def test_a_sigmoid_head_has_a_curve_for_each_label_at_its_own_threshold() -> None:
     rows = [("a", {"a": 0.9, "b": 0.1}), ("none", {"a": 0.4, "b": 0.2}), ("b", {"a": 0.1, "b": 0.35})]
     predictions = [Prediction(str(i), t, t, 0.9, "model", None, p, head="sigmoid") for i, (t, p) in enumerate(rows)]
     policy = DecisionPolicy("none", thresholds={"b": 0.3})
-    found = {one.label: one for one in curves(Head("sigmoid", ("a", "b"), "x"), policy, predictions)}
+    found = {one.label: one for one in curves(SigmoidHead(("a", "b"), "x"), policy, predictions)}
     assert found["a"].point.threshold == 0.5 and found["b"].point.threshold == 0.3
     assert found["b"].point.recall == 1.0 and found["b"].point.false_positive_rate == 0.0
 

@@ -20,7 +20,10 @@ from build_engines.line import export_stage, train_stage
 from build_engines.recipe import Recipe
 from build_engines.stages import make_job
 from calibration.moments import LabelledSet
-from edge_runtime.bundle import DecisionPolicy, Head, open_bundle
+from edge_runtime.bundle import open_bundle
+from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.sigmoid import SigmoidHead
+from edge_runtime.heads.softmax import SoftmaxHead
 from tests import tiny
 from tests.build_engines.evaluation.test_degrade import _moment
 
@@ -38,9 +41,7 @@ def _answers(temperature: float = 1.0, count: int = 400, noise: float = 1.0) -> 
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     truth = tuple(labels[rng.choice(3, p=row)] for row in chances)
     names = tuple(str(i) for i in range(count))
-    return Answers(
-        Head("softmax", labels, "x"), DecisionPolicy("c", temperature=temperature), logits, truth, names, names
-    )
+    return Answers(SoftmaxHead(labels, "x"), DecisionPolicy("c", temperature=temperature), logits, truth, names, names)
 
 
 def test_temperature_is_found_and_judged_where_it_was_not_fitted() -> None:
@@ -75,7 +76,7 @@ def test_a_sigmoid_head_s_threshold_is_moved_to_where_it_belongs() -> None:
     logits = np.where(sick, -1.0, -3.0)[:, None] + rng.normal(0, 0.4, (300, 1))
     names = tuple(str(i) for i in range(300))
     truth = tuple("sick" if one else "none" for one in sick)
-    answers = Answers(Head("sigmoid", ("sick",), "x"), DecisionPolicy("none"), logits, truth, names, names)
+    answers = Answers(SigmoidHead(("sick",), "x"), DecisionPolicy("none"), logits, truth, names, names)
     assert set(answers.decided(1.0, {})) == {"none"}
     found = fitted_thresholds(answers, 1.0, np.arange(300), {})
     assert found["sick"] <= 0.3

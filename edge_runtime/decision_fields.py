@@ -1,10 +1,10 @@
-"""Put an outcome into the words of the wire."""
+"""An outcome as the fields of a decision message."""
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
-from edge_runtime.messages import Slice
+from edge_runtime.messages import Slice, Verdict
 from edge_runtime.pipeline import Outcome
 from edge_runtime.wire import InputState, Latency
 
@@ -29,6 +29,16 @@ def input_state(part: Slice) -> InputState:
         id=None if newest is None else newest.id,
         reason=part.reason,
     )
+
+
+def decision_values(verdict: Verdict) -> dict[str, float] | UnsetType:
+    """A regression head's values; UNSET for the others."""
+    return verdict.values if isinstance(verdict.values, UnsetType) else dict(verdict.values)
+
+
+def side_answers(outcome: Outcome) -> dict[str, Verdict] | UnsetType:
+    """What the heads beside the first say, by name; UNSET where there is none."""
+    return dict(outcome.side) if outcome.side else UNSET
 
 
 def latency(times: Times, outcome: Outcome) -> Latency:

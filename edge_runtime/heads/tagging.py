@@ -1,0 +1,88 @@
+"""A tag for every word of a sentence: slots, names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.heads.kind import HeadKind
+from edge_runtime.heads.labels import label_problems, softmax
+from edge_runtime.heads.policy import DecisionPolicy, Inputs, PolicyState, Step
+from edge_runtime.messages import Utterance, Verdict, words_of
+from edge_runtime.streams import StreamSpec, TextStream
+
+
+class TaggingHead(HeadKind, frozen=True, tag="tagging"):
+    """A tag per word, IOB2. `output` is [1, W, labels] logits, a row per word of the text stream that has
+    `word_pieces`; the first label is the outside tag.
+    """
+
+    settings: ClassVar[frozenset[str]] = frozenset({"safe_label", "temperature"})
+    labels: tuple[str, ...]
+    output: str
+    """`stage:<stage>:<output>`"""
+
+    @property
+    def summary(self) -> str:
+        return ", ".join(self.labels)
+
+    def shape(self, streams: Mapping[str, StreamSpec]) -> tuple[int, ...] | None:
+        tagged = tagged_stream(streams)
+        return None if tagged is None else (1, tagged[1].max_tokens, len(self.labels))
+
+    def problems(self, policy: DecisionPolicy, streams: Mapping[str, StreamSpec]) -> Iterator[str]:
+        yield from label_problems(self.labels, policy)
+        if tagged_stream(streams) is None:
+            yield "a tagging head needs exactly one text stream with word_pieces: a tag belongs to a word"
+
+    def decide(
+        self, policy: DecisionPolicy, state: PolicyState, output: NDArray[np.float32], inputs: Inputs | None
+    ) -> Step:
+        """Exactly one tag for each of the sentence's words, of which the model reads the first W.
+
+        What it does not read is outside, and the reason says so. The label is the most frequent tag but the outside
+        one; the confidence is the mean over the words read of their tag's probability. Without `inputs` every row is
+        a word.
+        """
+        words = len(output) if inputs is None else _words_in(inputs)
+        read = softmax(output, policy.temperature)[:words]
+        outside = self.labels[0]
+        best = [self.labels[index] for index in read.argmax(axis=-1)]
+        tags = iob2([*best, *[outside] * (words - len(best))], outside, frozenset(self.labels))
+        named = [tag for tag in tags if tag != outside]
+        label = max(sorted(set(named)), key=named.count) if named else outside
+        reason = f"only the first {len(best)} of {words} words were read" if len(best) < words else None
+        confidence = float(read.max(axis=-1).mean()) if best else 0.0
+        return Verdict(label, confidence, {}, "model", reason, tags), PolicyState()
+
+
+def tagged_stream(streams: Mapping[str, StreamSpec]) -> tuple[str, TextStream] | None:
+    """Name and spec of the one text stream that is read word by word; None where there is not exactly one."""
+    found = [(name, spec) for name, spec in streams.items() if isinstance(spec, TextStream) and spec.word_pieces]
+    return found[0] if len(found) == 1 else None
+
+
+def _words_in(inputs: Inputs) -> int:
+    """Words in the sentence, be they more than the model reads or fewer; 0 where there is none."""
+    tagged = tagged_stream(inputs.streams)
+    sentence = None if tagged is None else inputs.aligned.slices[tagged[0]].newest
+    return len(words_of(sentence.text)) if isinstance(sentence, Utterance) else 0
+
+
+def iob2(tags: Sequence[str], outside: str = "O", known: Collection[str] = ()) -> tuple[str, ...]:
+    """`tags` in IOB2: an inside tag that continues no span of its kind begins one (`I-x` becomes `B-x`).
+
+    This also turns IOB1, which writes B- only between touching spans, into IOB2 (Tjong Kim Sang and Veenstra 1999).
+    Where `known` is given, a tag is left alone if its beginning form is not among them.
+    """
+    fixed: list[str] = []
+    before = outside
+    for tag in tags:
+        opens = tag.startswith("I-") and before not in (f"B-{tag[2:]}", tag)
+        beginning = f"B-{tag[2:]}"
+        fixed.append(beginning if opens and (not known or beginning in known) else tag)
+        before = tag
+    return tuple(fixed)
