@@ -38,8 +38,10 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else f"Python {v[0]}.{v[1]}: 3.10 to 3.12 is needed; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
+# On a Jetson the package leaves OpenCV to JetPack, which this environment does not see; there the demo takes pip's.
 $(VENV)/.run-ready: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -c 'import cv2' || $(BIN)/python -m pip install --quiet opencv-python-headless
 	touch $@
 
 # torch comes first and by its exact version: the CPU build, not several GB of CUDA.

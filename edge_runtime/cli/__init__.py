@@ -45,6 +45,13 @@ def run_command(command: click.Command, arguments: list[str] | None = None) -> i
     except GateRefused as error:
         click.echo(f"refused: {error}", err=True)
         return EXIT_GATE
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package == __name__.partition(".")[0]:
+            traceback.print_exc()
+            return EXIT_BUG
+        click.echo(f"error: {package} is not installed for this Python; `edge-runtime doctor` says how", err=True)
+        return EXIT_USER
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 0

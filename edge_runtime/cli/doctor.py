@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from edge_runtime.cli.host import Finding, Host
+from edge_runtime.cli.jetson import is_jetson, jetpack_cuda, jetson_findings
 
 if TYPE_CHECKING:
     from edge_runtime.config import EngineConfig
@@ -66,19 +66,22 @@ def findings(config_file: Path | None, host: Host | None = None) -> Iterator[Fin
     host = host or Host()
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
-        _packages,
+        partial(_packages, host),
         _cpu,
         _memory_and_disk,
         _temperature,
         partial(_cameras, host),
         partial(_jetson, host, config_file),
-        partial(_accelerators, config_file),
+        partial(_accelerators, host, config_file),
         _shipped_bundles,
     ]
-    for check in checks:
-        yield from check()
     if config_file is not None:
-        yield from _config(config_file)
+        checks.append(partial(_config, config_file))
+    for check in checks:
+        try:
+            yield from check()
+        except ModuleNotFoundError as error:  # the machines that need a doctor most lack a package
+            yield Finding(str(error.name), "bad", "not installed: what needs it could not be checked")
 
 
 def _python() -> Iterator[Finding]:
@@ -89,40 +92,33 @@ def _python() -> Iterator[Finding]:
         yield Finding("python", "bad", version, "3.10 to 3.12 are supported: make a new environment with one of these")
 
 
-def _packages() -> Iterator[Finding]:
+def _packages(host: Host) -> Iterator[Finding]:
     for package in PACKAGES:
         names = OPENCV_NAMES if package.startswith("opencv") else (package,)
-        found = [name for name in names if _version(name) is not None]
+        found = [name for name in names if host.package_version(name) is not None]
         if not found and package.startswith("opencv"):
-            yield _system_opencv()
+            yield _system_opencv(host)
         elif not found:
             yield Finding(package, "bad", "not installed", f"pip install {package}")
         else:
-            yield Finding(package, "ok", f"{_version(found[0])}")
+            yield Finding(package, "ok", f"{host.package_version(found[0])}")
         if len(found) > 1:
             advice = "they overwrite each other: keep one"
             yield Finding(package, "warn", f"several OpenCV wheels are installed ({', '.join(found)})", advice)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _system_opencv() -> Finding:
+def _system_opencv(host: Host) -> Finding:
     """JetPack's own OpenCV has no Python package metadata, but GStreamer."""
     try:
         import cv2
     except ImportError:
-        return Finding("opencv", "bad", "not installed", "pip install opencv-python-headless")
+        jetson = is_jetson(host)
+        advice = "sudo apt install python3-opencv" if jetson else "pip install opencv-python-headless"
+        return Finding("opencv", "bad", "not installed", advice)
     return Finding("opencv", "ok", f"{cv2.__version__} of the system")
 
 
 def _jetson(host: Host, config_file: Path | None) -> Iterator[Finding]:
-    from edge_runtime.cli.jetson import jetson_findings
-
     yield from jetson_findings(host, _camera_streams(config_file))
 
 
@@ -142,7 +138,7 @@ def _camera_streams(config_file: Path | None) -> Mapping[str, CameraStream]:
     return {stream: spec for stream, spec in streams.items() if isinstance(spec, CameraStream)}
 
 
-def _accelerators(config_file: Path | None) -> Iterator[Finding]:
+def _accelerators(host: Host, config_file: Path | None) -> Iterator[Finding]:
     """What engines may run on, and why not on the rest."""
     import onnxruntime
 
@@ -155,7 +151,8 @@ def _accelerators(config_file: Path | None) -> Iterator[Finding]:
     except UserError:
         settings = EngineConfig()
     yield from _tensorrt(settings)
-    yield from _cuda()
+    yield from _bindings(host)
+    yield from _cuda(host)
     yield from _engine_cache(settings)
 
 
@@ -171,10 +168,34 @@ def _tensorrt(settings: EngineConfig) -> Iterator[Finding]:
         yield Finding("tensorrt", "bad" if asked else "ok", str(error), advice if asked else "")
 
 
-def _cuda() -> Iterator[Finding]:
+def _bindings(host: Host) -> Iterator[Finding]:
+    """NVIDIA's bindings, and whether they are those for this driver; on a machine that has one."""
+    from edge_runtime.cuda.driver import how_to_install, readable
+
+    served = host.served_cuda() or jetpack_cuda(host)
+    if served is None:
+        return
+    found, advice = host.package_version("cuda-bindings"), how_to_install(served)
+    if found is None:
+        other = host.package_version("pycuda")
+        missing = f"not installed; the driver serves CUDA {readable(served)}"
+        detail = f"{missing}; PyCUDA {other} is there, which has no CUDA graphs" if other else missing
+        yield Finding("cuda-bindings", "ok" if other else "warn", detail, advice)
+    elif int(found.split(".")[0]) > served // 1000:
+        detail = f"{found} is made for a newer driver than this one, which serves CUDA {readable(served)}"
+        yield Finding("cuda-bindings", "bad", detail, advice)
+    else:
+        yield Finding("cuda-bindings", "ok", f"{found}, the driver serves CUDA {readable(served)}")
+
+
+def _cuda(host: Host) -> Iterator[Finding]:
     from edge_runtime.cuda import open_cuda
+    from edge_runtime.cuda.driver import readable
     from edge_runtime.errors import EngineError, UserError
 
+    if host.served_cuda() is None:
+        yield Finding("cuda", "ok", "no NVIDIA driver (libcuda.so.1): engines run on the CPU")
+        return
     backends: tuple[CudaChoice, ...] = ("cuda-python", "pycuda")
     reasons = []
     for backend in backends:
@@ -187,12 +208,8 @@ def _cuda() -> Iterator[Finding]:
         memory = (
             f"{free >> 20} of {info.total_bytes >> 20} MiB free{', shared with the CPU' if info.integrated else ''}"
         )
-        driver = f"driver for CUDA {info.driver // 1000}.{info.driver % 1000 // 10}"
+        driver = f"driver for CUDA {readable(info.driver)}"
         yield Finding("cuda", "ok", f"{backend}: {info.name}, compute {info.compute}, {memory}, {driver}")
-    driver_missing = any("libcuda.so.1" in reason for reason in reasons)
-    if len(reasons) == len(backends) and driver_missing:
-        yield Finding("cuda", "ok", "no NVIDIA driver (libcuda.so.1): engines run on the CPU")
-        return
     for reason in reasons:
         yield Finding("cuda", "ok" if len(reasons) < len(backends) else "warn", reason)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -34,6 +35,19 @@ def _opencv_build() -> str:
     return str(cv2.getBuildInformation())
 
 
+def _package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _served_cuda() -> int | None:
+    from edge_runtime.cuda.driver import served_cuda
+
+    return served_cuda()
+
+
 def _may_use(path: Path) -> bool:
     return os.access(path, os.R_OK | os.W_OK)
 
@@ -48,6 +62,10 @@ class Host:
     """Where this interpreter finds a module, without importing it; None if nowhere."""
     opencv_build: Callable[[], str] = _opencv_build
     """OpenCV's account of what it was built with; raises ImportError where there is none."""
+    package_version: Callable[[str], str | None] = _package_version
+    """The version of an installed package; None if it is not."""
+    served_cuda: Callable[[], int | None] = _served_cuda
+    """The CUDA version that the driver serves (12060: 12.6); None without a driver."""
     may_use: Callable[[Path], bool] = _may_use
     """Whether this user may read and write a file."""
 

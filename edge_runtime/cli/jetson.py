@@ -12,8 +12,9 @@ from edge_runtime.cli.host import Finding, Host
 from edge_runtime.streams import CameraStream
 
 RELEASE = "etc/nv_tegra_release"
-JETPACKS = {36: ("JetPack 6", (3, 10)), 38: ("JetPack 7", (3, 12)), 39: ("JetPack 7", (3, 12))}
-"""By the major number of Jetson Linux: name, and the Python its `tensorrt` is built for."""
+JETPACKS = {36: ("JetPack 6", (3, 10), 12060), 38: ("JetPack 7", (3, 12), 13000), 39: ("JetPack 7", (3, 12), 13000)}
+"""By the major number of Jetson Linux: name, the Python its `tensorrt` is built for, the CUDA its driver serves."""
+_LINUX = re.compile(r"R(\d+) \(release\), REVISION: ([\d.]+)")
 DIST_PACKAGES = ("usr/lib/python3*/dist-packages/", "usr/local/lib/python3*/dist-packages/")
 GPU_DEVICES = ("dev/nvmap", "dev/nvhost-*", "dev/nvgpu/*/*", "dev/nvidia[0-9]*", "dev/nvidiactl", "dev/dri/renderD*")
 SENSOR_MODE = (1280, 720)
@@ -35,9 +36,20 @@ def jetson_findings(host: Host, cameras: Mapping[str, CameraStream]) -> Iterator
     yield from _csi(host, cameras)
 
 
+def is_jetson(host: Host) -> bool:
+    return bool(host.text(RELEASE))
+
+
+def jetpack_cuda(host: Host) -> int | None:
+    """The CUDA version of the board's JetPack (12060: 12.6), which is that of its driver; None on anything else."""
+    found = _LINUX.search(host.text(RELEASE))
+    known = JETPACKS.get(int(found[1])) if found else None
+    return known[2] if known else None
+
+
 def _release(host: Host, release: str) -> Iterator[Finding]:
     board = host.text("proc/device-tree/model") or "board unknown"
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
+    found = _LINUX.search(release)
     if found is None:
         yield Finding("jetson", "warn", f"{board}, /{RELEASE} is not understood", "expected JetPack 6 or 7")
         return
@@ -47,7 +59,7 @@ def _release(host: Host, release: str) -> Iterator[Finding]:
         advice = "install JetPack 6 or 7" if older else "newer than this runtime knows; report what does not work"
         yield Finding("jetson", "bad" if older else "warn", f"{board}, {linux}", advice)
         return
-    name, python = JETPACKS[major]
+    name, python, _cuda = JETPACKS[major]
     yield Finding("jetson", "ok", f"{board}, {name} ({linux})")
     if host.python != python:
         here, there = (".".join(map(str, version)) for version in (host.python, python))

@@ -19,6 +19,7 @@ from edge_runtime.cuda.device import (
     DeviceInfo,
     Pinned,
 )
+from edge_runtime.cuda.driver import how_to_install, served_cuda
 
 _NO_FUNCTION = "CUDA_ERROR_NOT_FOUND"
 
@@ -67,7 +68,7 @@ class CudaPythonDevice(CudaDevice):
             from cuda.bindings import driver
         except (ImportError, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise CudaUnavailable(f"cuda.bindings does not load ({reason}); pip install 'edge-runtime[cuda]'") from None
+            raise CudaUnavailable(f"cuda.bindings does not load ({reason}); {how_to_install(served_cuda())}") from None
         self._driver = driver
         self._success = driver.CUresult.CUDA_SUCCESS
         try:

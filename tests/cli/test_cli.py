@@ -53,6 +53,12 @@ def test_gates_and_bugs_have_their_own_exit_codes(capsys: pytest.CaptureFixture[
     def broken() -> None:
         raise ZeroDivisionError
 
+    @click.command()
+    def incomplete() -> None:
+        import edge_runtime.nowhere  # noqa: F401
+
+    assert run_command(incomplete, []) == EXIT_BUG  # a module of our own that is missing is no user's mistake
+    assert "Traceback" in capsys.readouterr().err
     assert run_command(refused, []) == EXIT_GATE
     assert run_command(broken, []) == EXIT_BUG
     assert "ZeroDivisionError" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.cli.doctor import doctor, findings
+from edge_runtime.cli.doctor import _bindings, doctor, findings
 from edge_runtime.cli.host import Finding, Host
 from edge_runtime.cli.jetson import jetson_findings, pipeline
 from edge_runtime.config import CameraSource, convert_strict
@@ -288,6 +289,84 @@ def test_tensorrt_asked_for_where_there_is_none_is_bad(
         assert "the NVIDIA driver (libcuda.so.1) is not installed" in output
     else:
         pytest.skip("this machine has an NVIDIA driver")
+
+
+def bindings(root: Path, installed: dict[str, str], served: int | None, release: str = "") -> Finding | None:
+    """What is said of NVIDIA's bindings where these packages and this driver are, on a board of that release."""
+    board = make_board(root, (3, 10))
+    if release:
+        board.write("etc/nv_tegra_release", release)
+    host = replace(board.host, package_version=installed.get, served_cuda=lambda: served)
+    found = list(_bindings(host))
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize(
+    ("served", "release", "extra"),
+    [
+        (12060, "", "cuda12"),
+        (12090, "", "cuda12"),
+        (13000, "", "cuda13"),
+        (13020, "# R36 (release), REVISION: 4.3", "cuda13"),  # the driver knows best
+        (None, "# R36 (release), REVISION: 4.3", "cuda12"),  # a container that does not see the driver
+        (None, "# R38 (release), REVISION: 2.1", "cuda13"),
+        (None, "# R39 (release), REVISION: 0.0", "cuda13"),
+    ],
+)
+def test_the_extra_for_this_driver_is_named(tmp_path: Path, served: int | None, release: str, extra: str) -> None:
+    found = bindings(tmp_path, {}, served, release)
+    assert found is not None
+    assert (found.verdict, found.advice) == ("warn", f"pip install 'edge-runtime[{extra}]'")
+    assert found.detail.startswith("not installed; the driver serves CUDA 1")
+
+
+def test_bindings_newer_than_the_driver_are_bad_and_older_ones_are_fine(tmp_path: Path) -> None:
+    newer = bindings(tmp_path, {"cuda-bindings": "13.4.4"}, 12060)
+    assert newer == Finding(
+        "cuda-bindings",
+        "bad",
+        "13.4.4 is made for a newer driver than this one, which serves CUDA 12.6",
+        "pip install 'edge-runtime[cuda12]'",
+    )
+    for version, served in (("12.9.10", 12060), ("12.9.10", 13000), ("13.4.4", 13000)):
+        found = bindings(tmp_path, {"cuda-bindings": version}, served)
+        assert found is not None and (found.verdict, found.advice) == ("ok", "")
+
+
+def test_where_pycuda_is_the_bindings_are_a_choice(tmp_path: Path) -> None:
+    found = bindings(tmp_path, {"pycuda": "2024.1"}, 12060)
+    assert found is not None
+    assert (found.verdict, "PyCUDA 2024.1 is there" in found.detail) == ("ok", True)
+
+
+def test_without_a_driver_no_bindings_are_missed(tmp_path: Path) -> None:
+    assert bindings(tmp_path, {}, None) is None
+    assert bindings(tmp_path, {}, None, "# R99 (release), REVISION: 1.0") is None
+
+
+def without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`edge-runtime ARGUMENTS` in a Python that lacks `module`."""
+    script = f"import sys; sys.modules[{module!r}] = None\nfrom edge_runtime.cli import main\nmain()"
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_machine_without_opencv_is_told_so_and_the_rest_is_checked() -> None:
+    result = without("cv2", "doctor")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "not installed: what needs it could not be checked" in " ".join(result.stdout.split())
+    assert "onnx runtime" in result.stdout
+
+
+def test_any_other_command_without_a_package_says_which_in_one_line(tmp_path: Path, tiny_bundle_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f'name = "x"\nbundle = "{tiny_bundle_path}"\nallow_unsigned = true\nsource = []\n')
+    result = without("cv2", "run", str(config))
+    assert result.returncode == 2
+    assert result.stderr == "error: cv2 is not installed for this Python; `edge-runtime doctor` says how\n"
 
 
 def test_lines_to_paste_are_not_wrapped(

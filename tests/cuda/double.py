@@ -122,7 +122,6 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "driver_double: runs on the CUDA driver double, in a process of its own")
     path = os.environ.get(_REPORTS)
     if path and not config.pluginmanager.has_plugin("double-reports"):
         config.pluginmanager.register(_Reports(Path(path)), "double-reports")

@@ -139,7 +139,7 @@ except CudaUnavailable as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert re.fullmatch(
-        r"CUDA is not usable \(cuda-python: .*pip install 'edge-runtime\[cuda\]'; "
+        r"CUDA is not usable \(cuda-python: .*pip install 'edge-runtime\[cuda13\]'.*; "
         r"pycuda: .*pip install 'edge-runtime\[pycuda\]'\)\n",
         done.stdout,
     )
