@@ -86,7 +86,7 @@ class Player:
 )
 def home(data: Path, split: str, bundle: str, out: Path, limit: int | None, check: bool) -> None:
     """Play DATA/SPLIT (home-control layout) into the runtime; compare with offline evaluation and score."""
-    from build_engines.evaluation.metrics import class_table, score
+    from build_engines.heads.metrics import class_table, score
 
     samples = [json.loads(line) for line in (data / split / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     samples = samples[:limit]

@@ -139,7 +139,7 @@ def evaluate_command(
         ablation = ev.ablate(pipeline, layout, data, split) if ablate else []
         ev.show(console, bundle, split, result)
         if ablation:
-            ev.show_ablation(console, ablation)
+            ev.show_ablation(console, result, ablation)
         if report is not None or rival is not None or degrade:
             read = partial(layout.read, data, split, pipeline.streams)
             further(pipeline, read, split, result, console, report, rival, degrade, keys, allow_unsigned)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,6 +12,9 @@ from build_engines.job import Job, model_bundle
 from build_engines.recipe import OnnxRecipe, Recipe
 from edge_runtime.bundle import open_bundle
 from edge_runtime.errors import GateRefused
+
+if TYPE_CHECKING:
+    from build_engines.model.train import TrainingRecord
 
 
 def _trained(job: Job) -> Recipe:
@@ -40,8 +44,14 @@ def train_stage(job: Job) -> None:
     prepared = layout_of_recipe(recipe).prepare(recipe, job.data, job.work / "cache")
     trained = train(recipe, job.recipe_digest, prepared, job.console)
     save(trained, prepared, job.work / "train")
-    last = trained.record.epochs[-1]
-    job.console.print(f"train: val accuracy {last.val_accuracy:.3f}, macro-F1 {last.val_macro_f1:.3f}")
+    job.console.print(f"train: {_last_epoch(recipe, trained.record)}")
+
+
+def _last_epoch(recipe: Recipe, record: TrainingRecord) -> str:
+    from build_engines.heads import build_of
+
+    last = record.epochs[-1]
+    return f"val accuracy {last.val_accuracy:.3f}, {build_of(recipe.output_head).figure} {last.val_figure:.3f}"
 
 
 def export_stage(job: Job) -> None:
@@ -84,8 +94,7 @@ def aggregate_stage(job: Job) -> None:
     again = msgspec.structs.replace(recipe, train=lesson)
     trained = train(again, job.recipe_digest, prepared, job.console, load_trained(recipe, job.work / "train"))
     save(trained, prepared, job.work / "aggregate")
-    last = trained.record.epochs[-1]
-    job.console.print(f"aggregate: val accuracy {last.val_accuracy:.3f}, macro-F1 {last.val_macro_f1:.3f}")
+    job.console.print(f"aggregate: {_last_epoch(recipe, trained.record)}")
     _export(job, job.work / "aggregate")
 
 

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
+from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
-from edge_runtime.heads.sigmoid import NEGATIVE, UNDECIDED
+from edge_runtime.heads.softmax import SoftmaxHead
+from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.streams import CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
-from edge_runtime.tensor_source import parse_source
+from edge_runtime.tensor_source import parse_source, stage_output
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -362,11 +365,16 @@ class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     model: ModelRecipe
     train: TrainRecipe
-    head: Literal["softmax", "sigmoid", "tagging"] = "softmax"
-    """One label of n, independent labels, or a label per word of a sentence."""
+    head: str = "softmax"
+    """Kind of the head: `softmax` (one label of n), `sigmoid` (independent labels), `tagging` (a label per word)."""
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     world: WorldRecipe = WorldRecipe()
     opposites: tuple[OppositeRecipe, ...] = ()
+
+    @property
+    def output_head(self) -> Head:
+        """The head as a manifest describes it. Raises ConfigError."""
+        return make_head(self.head, str(stage_output("fusion", "logits")), self.labels)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -376,6 +384,16 @@ class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True)
         text = (model.text.stream,) if model.text else ()
         sensors = (model.sensors.stream,) if model.sensors else ()
         return (*cameras, *text, *sensors)
+
+
+def make_head(kind: str, output: str, labels: tuple[str, ...]) -> Head:
+    """A head as a manifest describes it, reading `output`. Raises ConfigError (one line)."""
+    try:
+        made: Head = msgspec.convert({"kind": kind, "output": output, "labels": labels}, Head)
+    except msgspec.ValidationError as error:
+        kinds = ", ".join(str(one.__struct_config__.tag) for one in get_args(Head))
+        raise ConfigError(f"head = {kind!r}: {error}; kinds of heads are {kinds}") from None
+    return made
 
 
 class PixelRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -415,7 +433,7 @@ class OnnxModel(Struct, frozen=True, forbid_unknown_fields=True):
     """`stage:<stage>:<output>`: one value per label."""
     probabilities: bool = False
     """The output is probabilities already; their logarithm becomes the logits."""
-    head: Literal["softmax", "sigmoid"] = "softmax"
+    head: str = "softmax"
     tokenizer: str = ""
     """SentencePiece model for a text stream, relative to the recipe."""
 
@@ -424,6 +442,11 @@ class OnnxRecipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A model that somebody else trained."""
 
     onnx: OnnxModel
+
+    @property
+    def output_head(self) -> Head:
+        """The head as a manifest describes it. Raises ConfigError."""
+        return make_head(self.onnx.head, self.onnx.output, self.labels)
 
 
 AnyRecipe = Recipe | OnnxRecipe
@@ -478,7 +501,7 @@ def check_onnx(recipe: OnnxRecipe) -> str | None:
         return f"[onnx]: {error}"
     if output.kind != "stage" or output.name not in {stage.name for stage in stages}:
         return f"onnx.output is {recipe.onnx.output!r}; it must be stage:<one of [[onnx.stages]]>:<its output>"
-    if recipe.onnx.probabilities and recipe.onnx.head == "sigmoid":
+    if recipe.onnx.probabilities and not isinstance(recipe.output_head, SoftmaxHead):
         return "onnx.probabilities is for a softmax head; let a sigmoid head's graph end before its sigmoid"
     return _unknown_stages(recipe, tuple(stage.name for stage in stages))
 
@@ -490,7 +513,7 @@ def _unknown_stages(recipe: BuildRecipe, stages: tuple[str, ...]) -> str | None:
     return None
 
 
-def check_common(recipe: BuildRecipe) -> str | None:
+def check_common(recipe: AnyRecipe) -> str | None:
     """What contradicts itself in the part that all recipes share, or None."""
     if recipe.trigger not in recipe.streams:
         return f"trigger is {recipe.trigger!r}; the streams are {', '.join(sorted(recipe.streams))}"
@@ -498,25 +521,10 @@ def check_common(recipe: BuildRecipe) -> str | None:
         return f"calibrate.split is {recipe.calibrate.split!r}, which is also evaluated; calibrate on other data"
     if not recipe.labels and recipe.layout == "ner":
         return None  # they are found in the training data
-    kind = recipe.onnx.head if isinstance(recipe, OnnxRecipe) else recipe.head if isinstance(recipe, Recipe) else ""
-    sigmoid = kind == "sigmoid"
-    if len(set(recipe.labels)) != len(recipe.labels) or len(recipe.labels) < (1 if sigmoid else 2):
-        return f"labels must be distinct and at least {'one' if sigmoid else 'two'}"
-    if sigmoid and NEGATIVE in recipe.labels:
-        return f"labels has {NEGATIVE!r}, which a sigmoid head says when it finds no label; leave it out"
-    if sigmoid and (recipe.decision.hold > 1 or recipe.decision.immediate):
-        return "decision.hold and decision.immediate are for a softmax head; a sigmoid head's labels stand side by side"
-    safe = (*recipe.labels, NEGATIVE, UNDECIDED) if sigmoid else recipe.labels
-    if recipe.decision.safe_label not in safe:
-        return f"decision.safe_label is {recipe.decision.safe_label!r}; it must be one of {', '.join(safe)}"
-    for label in (*recipe.decision.immediate, *recipe.decision.thresholds, *recipe.decision.needs):
-        if label not in recipe.labels:
-            return f"decision names the label {label!r}; the labels are {', '.join(recipe.labels)}"
-    if recipe.decision.needs and (kind != "softmax" or recipe.decision.safe_label in recipe.decision.needs):
-        return "decision.needs is for the labels of a softmax head but the safe one"
-    if unknown := sorted(recipe.decision.needed_streams - set(recipe.streams)):
-        return f"decision.needs names {unknown[0]!r}; the streams are {', '.join(sorted(recipe.streams))}"
-    return None
+    head = recipe.output_head
+    if isinstance(head, SoftmaxHead) and len(head.labels) < 2:
+        return "labels must be distinct and at least two"
+    return next(chain(head.problems(recipe.decision, recipe.streams), head.ignored(recipe.decision)), None)
 
 
 def check(recipe: Recipe) -> str | None:
@@ -559,7 +567,7 @@ def _check_weights(recipe: Recipe) -> str | None:
 
 def _check_tagging(recipe: Recipe) -> str | None:
     """A tag per word needs an encoder per word, and nothing else to fuse it with."""
-    model, tagging = recipe.model, recipe.head == "tagging"
+    model, tagging = recipe.model, isinstance(recipe.output_head, TaggingHead)
     by_word = model.text is not None and model.text.kind == "words"
     if tagging != by_word or tagging != (model.fusion.kind == "tagger"):
         return 'head = "tagging", model.text.kind = "words" and model.fusion.kind = "tagger" belong together'
@@ -588,7 +596,7 @@ def _check_vision(vision: VisionRecipe) -> str | None:
 
 def _check_train(recipe: Recipe) -> str | None:
     model = recipe.model
-    if recipe.train.offsets and recipe.head != "softmax":
+    if recipe.train.offsets and not isinstance(recipe.output_head, SoftmaxHead):
         return f"train.offsets is for a softmax head; the head is {recipe.head!r}"
     augment = recipe.train.augment
     if augment.mixup + augment.cutmix > 1:

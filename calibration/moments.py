@@ -58,6 +58,10 @@ class LabelledSet:
     """For a tagging head: the right tag of each word of the sentence, words being what spaces part."""
     cluster: str = ""
     """Moments of one cluster are not independent (near doubles, one patient); empty = those of one group."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """For regression heads: the right value by name."""
+    side: Mapping[str, str] = field(default_factory=dict)
+    """Name of a head beside the first, where it answers with a label, to the right one."""
 
 
 def admitted(

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,10 @@ class CalibrationSample:
     """What stages read of streams and presence; absent streams have none."""
     tags: tuple[str, ...] = ()
     """For a tagging head: the right tag of each word."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """For regression heads: the right value by name."""
+    side: Mapping[str, str] = field(default_factory=dict)
+    """Name of a head beside the first to its right label."""
 
 
 def read_samples(bundle: Bundle, moments: Iterable[LabelledSet]) -> Iterator[CalibrationSample]:
@@ -47,10 +51,13 @@ def read_samples(bundle: Bundle, moments: Iterable[LabelledSet]) -> Iterator[Cal
         present = tuple(name for name in manifest.streams if aligned.slices[name].present)
         for name in present:
             made = slice_tensors(manifest.streams[name], aligned.slices[name], tokenizer)
-            for field, value in made.items():
-                if (source := stream_tensor(name, field)) in sources:
+            for part, value in made.items():
+                if (source := stream_tensor(name, part)) in sources:
                     tensors[source] = value
-        yield CalibrationSample(moment.id, moment.group, moment.label, moment.condition, present, tensors, moment.tags)
+        yield CalibrationSample(
+            moment.id, moment.group, moment.label, moment.condition, present, tensors, moment.tags, moment.values,
+            moment.side,
+        )  # fmt: skip
 
 
 class SampleStore:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from build_engines.comparison.classical_tagging import classical_tags
-from build_engines.comparison.compare import Comparison
+from build_engines.comparison.comparison import Comparison
 from build_engines.comparison.contest import Contest
 from build_engines.data.datasets import layout_of_recipe
 from build_engines.data.ner import sentences
-from build_engines.evaluation.tagging import report
+from build_engines.heads.tagging import report
 from build_engines.job import Job
 from build_engines.model.train import WEIGHTS, load_trained, predict, train
 from build_engines.recipe import Recipe

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from build_engines.evaluation.intervals import Interval, bootstrap, interval, resamples
-from build_engines.evaluation.metrics import score
 from build_engines.evaluation.rival import mcnemar
+from build_engines.heads.intervals import Interval, bootstrap, interval, resamples
+from build_engines.heads.metrics import score
 
 DRAWS = 1000
 

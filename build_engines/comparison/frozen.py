@@ -14,8 +14,9 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 
 from build_engines.comparison.split import Split
+from build_engines.data.datasets import answer_names
+from build_engines.heads import build_of, one_label_build
 from build_engines.model.fused import FusedModel, Fusion
-from build_engines.model.heads import FusedLoss, answers
 from build_engines.model.train import encode
 from build_engines.recipe import FusionRecipe, Recipe
 
@@ -55,8 +56,9 @@ def fit_fusion(
     """A fusion head of the kind `fusion` fitted to features [N, n, d]; the same seed gives the same head."""
     torch.manual_seed(recipe.seed)
     head = Fusion(fusion, features.shape[1], features.shape[2], len(recipe.labels), weights)
-    counts = np.bincount(labels.numpy(), minlength=len(recipe.labels) + (recipe.head == "sigmoid")).astype(float)
-    loss_of = FusedLoss(recipe.head, counts, recipe.train.class_balance, recipe.train.label_smoothing)
+    counts = np.bincount(labels.numpy(), minlength=len(answer_names(recipe))).astype(float)
+    plan = msgspec.structs.replace(recipe.train, class_weights={})
+    loss_of = build_of(recipe.output_head).loss(recipe.output_head, counts, plan)
     batches = -(-len(labels) // BATCH)
     epochs = max(epochs, -(-FEWEST_STEPS // batches))
     steps = batches * epochs
@@ -76,7 +78,8 @@ def fit_fusion(
 @torch.no_grad()
 def said_by(recipe: Recipe, head: Fusion, features: Tensor, presence: Tensor) -> Ints:
     """The label's number of each moment."""
-    return answers(recipe.head, head(features, presence))
+    said: Ints = one_label_build(recipe.output_head).said(head(features, presence))
+    return said
 
 
 def simplex(count: int) -> list[tuple[float, ...]]:

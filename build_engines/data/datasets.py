@@ -19,11 +19,13 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from build_engines.heads import build_of
+from build_engines.heads.labelled import OneLabelBuild
 from build_engines.recipe import PLAIN_DATASET, AnyRecipe, BuildRecipe, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
-from edge_runtime.heads.sigmoid import NEGATIVE
+from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.streams import SensorStream, StreamSpec
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ def layout_for(bundle: Bundle, data: Path, split: str, name: str | None = None) 
     """The layout to read `data`/`split` with for `bundle`: the one called `name`, else the one it was built from (if
     the folder holds such a split), else the one that the folder's files show. Raises UserError.
     """
-    if name is None and bundle.manifest.head.kind == "tagging":
+    if name is None and isinstance(bundle.manifest.head, TaggingHead):
         return layout_named("ner")  # the only one with a tag per word; its files may lie in no split's folder
     if RECIPE_FILE not in bundle.manifest.files:
         return layout_named(name) if name else layout_of(data, split)
@@ -202,7 +204,9 @@ class Prepared:
 
 def answer_names(recipe: Recipe) -> tuple[str, ...]:
     """The recipe's labels by number; a sigmoid head's are followed by the answer that none of them holds."""
-    return (*recipe.labels, NEGATIVE) if recipe.head == "sigmoid" else recipe.labels
+    head = recipe.output_head
+    build = build_of(head)
+    return build.names(head) if isinstance(build, OneLabelBuild) else recipe.labels
 
 
 def fit_channels(spec: SensorStream, rows: Iterable[Mapping[str, float]]) -> SensorStream:

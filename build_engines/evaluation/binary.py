@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from build_engines.evaluation.confidence import POINTS, true_labels
-from build_engines.evaluation.evaluate import Prediction
+from build_engines.evaluation.confidence import POINTS
+from build_engines.heads import build_of
+from build_engines.heads.labelled import OneLabelBuild, true_labels
+from build_engines.heads.prediction import Prediction
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
 
@@ -42,12 +44,8 @@ def curves(head: Head, policy: DecisionPolicy, predictions: Sequence[Prediction]
 
     A label that is never or always true has no curve. Decisions without probabilities are left out.
     """
-    if head.kind == "sigmoid":
-        limits = {label: policy.thresholds.get(label, policy.threshold or 0.5) for label in head.labels}
-    elif head.kind == "softmax" and len(head.labels) == 2:
-        limits = {head.labels[1]: 0.5}
-    else:
-        return []
+    build = build_of(head)
+    limits = build.curve_limits(head, policy) if isinstance(build, OneLabelBuild) else {}
     known = [one for one in predictions if one.probabilities]
     found = []
     for label, limit in limits.items():

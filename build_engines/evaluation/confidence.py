@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from build_engines.evaluation.evaluate import Prediction
-from edge_runtime.heads import Head
-
 BINS = 15
 POINTS = 200
 """At most so many points of a curve are kept."""
-SMALLEST = 1e-300
-"""A probability of 0 counts as this: its logarithm must be finite."""
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -78,39 +71,3 @@ def risk_coverage(right: Bools, confidence: Floats) -> RiskCoverage:
     area = float(np.sum(np.diff(coverage, prepend=0.0) * risk))
     kept = np.unique(np.linspace(0, len(coverage) - 1, POINTS).round().astype(int))
     return RiskCoverage(tuple(coverage[kept].round(6).tolist()), tuple(risk[kept].round(6).tolist()), area)
-
-
-def matrix(predictions: Sequence[Prediction], labels: Sequence[str]) -> Floats:
-    """[N, labels] probabilities; rows without (safe decisions) are 0."""
-    return np.array([[one.probabilities.get(label, 0.0) for label in labels] for one in predictions])
-
-
-def at_temperature(head: Head, probabilities: Floats, fitted: float, wanted: float) -> Floats:
-    """`probabilities` [N, labels], made with the temperature `fitted`, as they would be with `wanted`."""
-    power = fitted / wanted
-    safe = np.clip(probabilities, SMALLEST, 1.0)
-    if head.kind == "sigmoid":
-        odds = (safe / np.clip(1.0 - probabilities, 1e-16, 1.0)) ** power
-        return np.asarray(odds / (1.0 + odds))
-    logs = np.log(safe) * power
-    raised = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
-
-
-def judged(head: Head, predictions: Sequence[Prediction], probabilities: Floats) -> tuple[Bools, Floats]:
-    """Which answers are right, and their confidence.
-
-    softmax: the most probable label of each row, [N]. sigmoid: every label of every row against the truth,
-    [N * labels], the confidence being the label's probability.
-    """
-    labels = np.array(head.labels)
-    if head.kind == "sigmoid":
-        truth = np.array([[label in true_labels(one) for label in head.labels] for one in predictions])
-        return truth.ravel(), probabilities.ravel()
-    said = labels[probabilities.argmax(axis=1)]
-    return said == np.array([one.truth for one in predictions]), probabilities.max(axis=1)
-
-
-def true_labels(prediction: Prediction) -> tuple[str, ...]:
-    """The labels that a sigmoid head should find."""
-    return prediction.truth_tags or (prediction.truth,)

@@ -13,11 +13,10 @@ from rich.table import Table
 
 from build_engines.evaluation import figures
 from build_engines.evaluation.evaluate import Evaluation, evaluate
-from build_engines.evaluation.metrics import score
 from build_engines.evaluation.page import Cells, Section
 from build_engines.evaluation.perturb import Fault, faults, late
-from build_engines.evaluation.rival import is_right
 from calibration.moments import LabelledSet
+from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.streams import max_age_ns
 
@@ -33,7 +32,7 @@ _ALONE = (
     "check for frozen cameras (`frozen_after`) counts repeats and cannot see that; the row says what the model makes "
     "of a picture that does not belong to its moment."
 )
-COLUMNS = ("model F1", "policy F1", "safe", "wrong", "wrong, sure")
+COLUMNS = ("model figure", "policy figure", "safe", "wrong", "wrong, sure")
 GOOD_IS_HIGH = (True, True, None, False, False)
 Reader = Callable[[], Iterator[LabelledSet]]
 
@@ -47,10 +46,10 @@ class Cell(Struct, frozen=True):
     kind: str
     """`present` (of the modalities only these), `late` or `fault`."""
     name: str
-    f1_macro: float
+    figure: float
     """Of the model alone, asked even where the policy would not."""
     accuracy: float
-    decisions_f1_macro: float
+    decisions_figure: float
     decisions_accuracy: float
     safe: float
     """Share of decisions that are safe ones: blocked or abstained."""
@@ -66,7 +65,7 @@ class Matrix(Struct, frozen=True):
     count: int
     majority: str
     """The commonest label; what always saying it scores:"""
-    majority_f1_macro: float
+    majority_figure: float
     majority_accuracy: float
     cells: tuple[Cell, ...]
     verdicts: tuple[str, ...]
@@ -74,11 +73,14 @@ class Matrix(Struct, frozen=True):
     passed: bool
     alone: bool = False
     """Every moment stands by itself, without others before it."""
+    figure_name: str = "macro-F1"
+    figure_key: str = "f1_macro"
+    """What the figure is called in files."""
 
     def subsets(self) -> dict[str, dict[str, float]]:
         """Modalities present to the model's scores."""
         return {
-            one.name: {"accuracy": one.accuracy, "f1_macro": one.f1_macro}
+            one.name: {"accuracy": one.accuracy, self.figure_key: one.figure}
             for one in self.cells
             if one.kind == "present"
         }
@@ -98,12 +100,12 @@ class Matrix(Struct, frozen=True):
         text = (
             f"Over {self.count} moments; the truth is what is right with everything known, but where a late stream has "
             "become too old, what the data says is right without it. Always saying "
-            f"{self.majority!r} scores a macro-F1 of {self.majority_f1_macro:.3f} and an accuracy of "
+            f"{self.majority} scores a {self.figure_name} of {self.majority_figure:.3f} and an accuracy of "
             f"{self.majority_accuracy:.3f}.",
             "A late stream arrives so many of its maximum ages after it was captured while the others are fresh. "
-            "Model F1: macro-F1 of the model alone, asked even where the policy would not. Policy F1: after the "
-            "policy. Safe: share of safe decisions, blocked or abstained. Wrong, and wrong with a confidence of at "
-            "least "
+            f"Model: {self.figure_name} of the model alone, asked even where the policy would not. Policy: the same "
+            "after the policy. Safe: share of safe decisions, blocked or abstained. Wrong, and wrong with a confidence "
+            "of at least "
             f"{CONFIDENT}: share of all decisions.",
             *((_ALONE,) if self.alone and any(one.name.endswith(" frozen") for one in self.cells) else ()),
             *(f"{line[0].upper()}{line[1:]}." for line in self.verdicts),
@@ -133,7 +135,9 @@ class Matrix(Struct, frozen=True):
 
     def table(self) -> Table:
         """For the terminal."""
-        table = Table(title=f"degradation over {self.count} moments; majority macro-F1 {self.majority_f1_macro:.3f}")
+        table = Table(
+            title=f"degradation over {self.count} moments; majority {self.figure_name} {self.majority_figure:.3f}"
+        )
         for name in ("inputs", *COLUMNS):
             table.add_column(name, justify="left" if name == "inputs" else "right", no_wrap=name != "inputs")
         before = ""
@@ -146,7 +150,7 @@ class Matrix(Struct, frozen=True):
 
 
 def _figures(one: Cell) -> tuple[float, ...]:
-    return one.f1_macro, one.decisions_f1_macro, one.safe, one.wrong, one.wrong_confident
+    return one.figure, one.decisions_figure, one.safe, one.wrong, one.wrong_confident
 
 
 def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) -> Matrix:
@@ -162,14 +166,14 @@ def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) ->
             bar.update(task, note=f"{trial.kind}: {trial.name}")
             cells.append(_measure(pipeline, read, trial))
             bar.advance(task)
-    moments = [(moment.group, moment.tags or (moment.label,)) for moment in read()]
-    truth = [tag for _, tags in moments for tag in tags]
-    majority = max(sorted(set(truth)), key=truth.count)
-    always = score(truth, [majority] * len(truth), pipeline.bundle.manifest.head.labels)
-    verdicts, passed = _verdicts(cells, always.f1_macro)
+    whole = evaluate(pipeline, read())
+    constant, always = whole.pairs().constant()
+    verdicts, passed = _verdicts(cells, always.figure, whole.build.figure)
+    groups = [one.group for one in whole.predictions]
     return Matrix(
-        len(truth), majority, always.f1_macro, always.accuracy, tuple(cells), tuple(verdicts), passed,
-        alone=len({group for group, _ in moments}) == len(moments),
+        whole.scores.count, constant, always.figure, always.accuracy, tuple(cells), tuple(verdicts), passed,
+        alone=len(set(groups)) == len(groups), figure_name=whole.build.figure,
+        figure_key=next(name for name, value in always.summary.items() if name != "accuracy"),
     )  # fmt: skip
 
 
@@ -198,7 +202,7 @@ def _plan(pipeline: Pipeline) -> Iterator[_Trial]:
         for step in STEPS:
             yield _late(pipeline, ALL, modalities, step)
     for name in modalities:
-        for what, fault in faults(name, manifest.streams[name], manifest.head.kind == "tagging").items():
+        for what, fault in faults(name, manifest.streams[name], isinstance(manifest.head, TaggingHead)).items():
             yield _Trial("fault", f"{name} {what}", fault=fault)
 
 
@@ -215,30 +219,32 @@ def _measure(pipeline: Pipeline, read: Reader, trial: _Trial) -> Cell:
 
     decided = measured(blocking=True)
     # Where nothing was blocked, the model gave all the answers already.
-    whole = all(one.probabilities or one.tags for one in decided.predictions)
+    whole = all(one.source == "model" or one.probabilities for one in decided.predictions)
     return _cell(trial.kind, trial.name, decided, decided if whole else measured(blocking=False))
 
 
 def _cell(kind_of: str, name: str, decided: Evaluation, asked: Evaluation) -> Cell:
     count = len(decided.predictions)
-    wrong = [one for one in decided.predictions if one.source == "model" and not is_right(one)]
+    wrong = [
+        one for one in decided.predictions if one.source == "model" and not decided.build.is_right(decided.head, one)
+    ]
     return Cell(
-        kind_of, name, asked.model.f1_macro, asked.model.accuracy, decided.scores.f1_macro, decided.scores.accuracy,
+        kind_of, name, asked.model.figure, asked.model.accuracy, decided.scores.figure, decided.scores.accuracy,
         sum(one.source == "safe" for one in decided.predictions) / count,
         len(wrong) / count,
         sum(one.confidence >= CONFIDENT for one in wrong) / count,
     )  # fmt: skip
 
 
-def _verdicts(cells: Sequence[Cell], majority: float) -> tuple[list[str], bool]:
-    below = [one for one in cells if one.kind == "present" and one.f1_macro < majority]
+def _verdicts(cells: Sequence[Cell], majority: float, figure: str) -> tuple[list[str], bool]:
+    below = [one for one in cells if one.kind == "present" and one.figure < majority]
     stale = [one for one in cells if one.kind == "late" and one.name.endswith(f"{STEPS[-1]:g}x")]
     everything = next((one for one in stale if one.name.startswith(ALL)), stale[-1])
     worst = max(stale, key=lambda one: one.wrong_confident)
     lines = [
-        f"below the majority label's macro-F1: {', '.join(one.name for one in below)}"
+        f"below the {figure} of always saying the same: {', '.join(one.name for one in below)}"
         if below
-        else "no subset of the modalities falls below the majority label's macro-F1",
+        else f"no subset of the modalities falls below the {figure} of always saying the same",
         f"everything at twice its maximum age: {everything.wrong_confident:.1%} wrong confident decisions (at most "
         f"{MOST_WRONG:.0%}), {everything.safe:.1%} safe; the worst single stream so: {worst.name}, "
         f"{worst.wrong_confident:.1%}",

@@ -11,62 +11,63 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UnsetType
 from rich.console import Console
 from rich.table import Table
 
 from build_engines.data.datasets import Layout
-from build_engines.evaluation import tagging
-from build_engines.evaluation.metrics import Scores, class_table, score
+from build_engines.heads import build_of
+from build_engines.heads.kind import AnyHeadBuild, HeadScores, Pairs
+from build_engines.heads.prediction import Prediction
 from calibration.moments import LabelledSet, admitted
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
+from edge_runtime.heads import Head
+from edge_runtime.messages import Verdict
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.streams import kind
 
 
-class Prediction(Struct, frozen=True):
-    """One decision beside its truth: a line of the predictions file."""
-
-    id: str
-    truth: str
-    label: str
-    confidence: float
-    source: str
-    reason: str | None
-    probabilities: dict[str, float]
-    condition: str = ""
-    group: str = ""
-    """What it belongs to: the runtime's memory starts afresh with each group."""
-    truth_tags: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    """What a tagging head gave each word; the labels that a sigmoid head found."""
-
-    head: str = "softmax"
-    cluster: str = ""
-    """Moments of one cluster are not independent."""
-
-    @property
-    def answer(self) -> str:
-        """The model's own answer, without hysteresis and abstention: the most probable label of a softmax head."""
-        if self.head == "softmax" and self.probabilities:
-            return max(self.probabilities, key=self.probabilities.__getitem__)
-        return self.label
-
-
 @dataclass(frozen=True)
 class Evaluation:
-    """A bundle's decisions on one split."""
+    """The decisions of a bundle's head on one split."""
 
-    scores: Scores
+    head: Head
+    scores: HeadScores
     predictions: list[Prediction]
     refused: Counter[str]
     """Messages that admission refused, by `stream reason`."""
-    model: Scores
-    """The same with the model's most probable label as the answer: without thresholds and hysteresis."""
+    model: HeadScores
+    """The same of the model's own answers: without thresholds and hysteresis."""
     timings: dict[str, list[int]] = field(default_factory=dict)
     """Nanoseconds of each decision: `preprocess`, every stage (where it ran: cached features cost nothing), `total`
     (alignment to verdict; the decoding of pictures comes before)."""
+    side: Mapping[str, Evaluation] = field(default_factory=dict)
+    """The same of the heads beside the first, by name."""
+
+    @classmethod
+    def of(
+        cls, head: Head, predictions: list[Prediction], refused: Counter[str], timings: dict[str, list[int]],
+        side: Mapping[str, Evaluation],
+    ) -> Evaluation:  # fmt: skip
+        """With the scores worked out."""
+        build = build_of(head)
+        decided, own = (build.pairs(head, predictions, model).scores for model in (False, True))
+        return cls(head, decided, predictions, refused, own, timings, side)
+
+    @property
+    def build(self) -> AnyHeadBuild:
+        """The row of its head."""
+        return build_of(self.head)
+
+    def pairs(self, model: bool = False) -> Pairs:
+        """Truths beside the decisions, or beside the model's own answers."""
+        return self.build.pairs(self.head, self.predictions, model)
+
+    @property
+    def everything(self) -> Mapping[str, Evaluation]:
+        """This one (with an empty name) and those of the heads beside it."""
+        return {"": self, **self.side}
 
 
 def evaluate(
@@ -84,10 +85,11 @@ def evaluate(
     inputs, to see what the model itself makes of the rest.
     """
     unknown = drop if unknown is None else unknown
-    predictions: list[Prediction] = []
+    manifest = pipeline.bundle.manifest
+    heads: dict[str, Head] = {"": manifest.head} | {one.name: one.head for one in manifest.side_heads}
+    predictions: dict[str, list[Prediction]] = {name: [] for name in heads}
     refused: Counter[str] = Counter()
     timings: dict[str, list[int]] = {}
-    head = pipeline.bundle.manifest.head
     for moment, begins, messages in admitted(pipeline.streams, sets, drop, refused):
         if begins:
             pipeline.reset()
@@ -102,28 +104,27 @@ def evaluate(
                 timings.setdefault(stage, []).append(spent)
         for part in outcome.aligned.slices.values():
             pipeline.settle(part)
-        said = outcome.verdict
         absent = (name for name in unknown if not outcome.aligned.slices[name].present)
         right = next((moment.label_without[name] for name in absent if name in moment.label_without), moment.label)
-        predictions.append(
-            Prediction(
-                moment.id, right, said.label, said.confidence, said.source, said.reason, dict(said.probabilities),
-                moment.condition, moment.group, moment.tags, said.tags, head.kind, moment.cluster or moment.group,
-            )
-        )  # fmt: skip
-    if not predictions:
+        for name, said in {"": outcome.verdict, **outcome.side}.items():
+            truth = moment.side.get(name, "") if name else right
+            predictions[name].append(prediction_of(moment, heads[name], truth, said))
+    if not predictions[""]:
         raise UserError("evaluate: the split holds no labelled moment")
-    if head.kind == "tagging":
-        scores = score(*tagging.token_pairs(predictions, head.labels[0]), head.labels)
-        return Evaluation(scores, predictions, refused, scores, timings)
-    truth = [one.truth for one in predictions]
-    scores = score(truth, [one.label for one in predictions], head.labels)
-    return Evaluation(
-        scores, predictions, refused, score(truth, [one.answer for one in predictions], head.labels), timings
-    )
+    side = {name: Evaluation.of(heads[name], predictions[name], refused, timings, {}) for name in heads if name}
+    return Evaluation.of(manifest.head, predictions[""], refused, timings, side)
 
 
-def ablate(pipeline: Pipeline, layout: Layout, data: Path, split: str) -> list[tuple[str, Scores]]:
+def prediction_of(moment: LabelledSet, head: Head, truth: str, said: Verdict) -> Prediction:
+    """What `head` said of `moment`, beside the right label `truth`, tags and values."""
+    return Prediction(
+        moment.id, truth, said.label, said.confidence, said.source, said.reason, dict(said.probabilities),
+        moment.condition, moment.group, moment.tags, said.tags, head.kind, moment.cluster or moment.group,
+        dict(moment.values), {} if isinstance(said.values, UnsetType) else dict(said.values),
+    )  # fmt: skip
+
+
+def ablate(pipeline: Pipeline, layout: Layout, data: Path, split: str) -> list[tuple[str, HeadScores]]:
     """Scores for every non-empty subset of the model's streams, the largest first: what each stream is worth.
 
     The truth is what was right with everything known. The model alone answers: the policy neither blocks nor holds.
@@ -152,13 +153,11 @@ def dropped_streams(bundle: Bundle, wanted: Sequence[str]) -> list[str]:
     return found
 
 
-def by_condition(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Scores]:
+def by_condition(result: Evaluation) -> dict[str, HeadScores]:
     """Scores per recorded condition (day, night, ...), where the data names any."""
-    names = sorted({one.condition for one in predictions if one.condition})
-    groups = {name: [one for one in predictions if one.condition == name] for name in names}
-    return {
-        name: score([one.truth for one in part], [one.label for one in part], labels) for name, part in groups.items()
-    }
+    names = sorted({one.condition for one in result.predictions if one.condition})
+    groups = {name: [one for one in result.predictions if one.condition == name] for name in names}
+    return {name: result.build.pairs(result.head, part).scores for name, part in groups.items()}
 
 
 def document(
@@ -166,28 +165,29 @@ def document(
 ) -> dict[str, Any]:
     """The evaluation as plain data. `modalities`: what is present to the model's scores."""
     manifest = bundle.manifest
-    conditions = by_condition(result.predictions, manifest.head.labels)
+    conditions = by_condition(result)
     found: dict[str, Any] = {
         "bundle": {"name": manifest.name, "version": manifest.version},
         "precision": dict(manifest.precision["default"]),
         "split": split,
         "scores": result.scores,
-        "model_alone": {"accuracy": result.model.accuracy, "f1_macro": result.model.f1_macro},
+        "model_alone": result.model.summary,
         "safe_decisions": sum(one.source == "safe" for one in result.predictions),
         "refused": dict(result.refused),
-        "conditions": {
-            name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro, "count": s.count} for name, s in conditions.items()
-        },
+        "conditions": {name: {**scores.summary, "count": scores.count} for name, scores in conditions.items()},
         "modalities": modalities,
     }
-    if manifest.head.kind == "tagging":
-        found["tagging"] = tagging.report_of(result.predictions, manifest.head.labels[0])
+    found |= result.build.document(result.head, result.predictions)
+    if result.side:
+        found["side_heads"] = {
+            name: {"scores": one.scores, "model_alone": one.model.summary} for name, one in result.side.items()
+        }
     return found
 
 
-def as_json(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[tuple[str, Scores]] = ()) -> bytes:
+def as_json(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[tuple[str, HeadScores]] = ()) -> bytes:
     """The evaluation as JSON: what `--json` holds."""
-    modalities = {name: {"accuracy": s.accuracy, "f1_macro": s.f1_macro} for name, s in ablation}
+    modalities = {name: s.summary for name, s in ablation}
     written = msgspec.json.encode(document(bundle, split, result, modalities))
     return msgspec.json.format(written, indent=1) + b"\n"
 
@@ -201,28 +201,25 @@ def show(console: Console, bundle: Bundle, split: str, result: Evaluation) -> No
     """Print the per-class table and what was refused."""
     manifest = bundle.manifest
     title = f"{manifest.name} {manifest.version} on {split}"
-    if manifest.head.kind == "tagging":
-        for table in tagging.tables(tagging.report_of(result.predictions, manifest.head.labels[0]), title):
-            console.print(table)
-        console.print(tagging.cut_words(result.predictions), highlight=False)
-    else:
-        console.print(class_table(result.scores, title))
-    for name, part in by_condition(result.predictions, manifest.head.labels).items():
-        console.print(f"{name}: accuracy {part.accuracy:.3f}, macro-F1 {part.f1_macro:.3f} ({part.count})")
+    for name, one in result.everything.items():
+        for part in one.build.tables(one.head, one.pairs(), one.predictions, f"{title}: {name}" if name else title):
+            console.print(part, highlight=False)
+    figure = result.build.figure
+    for name, scores in by_condition(result).items():
+        console.print(f"{name}: accuracy {scores.accuracy:.3f}, {figure} {scores.figure:.3f} ({scores.count})")
     safe = sum(one.source == "safe" for one in result.predictions)
     refused = ", ".join(f"{reason}: {count}" for reason, count in result.refused.items()) or "none"
     model = result.model
-    if manifest.head.kind != "tagging":  # a tagging head has no hysteresis: its decisions are the model's own
-        console.print(f"model alone, without hysteresis: accuracy {model.accuracy:.3f}, macro-F1 {model.f1_macro:.3f}")
+    console.print(f"model alone, without the policy: accuracy {model.accuracy:.3f}, {figure} {model.figure:.3f}")
     console.print(f"safe decisions: {safe}; messages refused: {refused}")
 
 
-def show_ablation(console: Console, ablation: Sequence[tuple[str, Scores]]) -> None:
+def show_ablation(console: Console, result: Evaluation, ablation: Sequence[tuple[str, HeadScores]]) -> None:
     """Print the table of modality subsets."""
     table = Table(title="the model alone, by the modalities that are present")
     table.add_column("present")
     table.add_column("accuracy", justify="right")
-    table.add_column("macro-F1", justify="right")
+    table.add_column(result.build.figure, justify="right")
     for name, part in ablation:
-        table.add_row(name, f"{part.accuracy:.3f}", f"{part.f1_macro:.3f}")
+        table.add_row(name, f"{part.accuracy:.3f}", f"{part.figure:.3f}")
     console.print(table)

@@ -10,8 +10,8 @@ import numpy as np
 
 from build_engines.evaluation.binary import Curves
 from build_engines.evaluation.confidence import Calibration, RiskCoverage
-from build_engines.evaluation.intervals import Interval
-from build_engines.evaluation.metrics import Scores
+from build_engines.heads.intervals import Interval
+from build_engines.heads.metrics import Scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,11 +67,13 @@ def confusion(scores: Scores) -> bytes:
     return png(figure)
 
 
-def class_intervals(classes: Mapping[str, Interval], support: Mapping[str, int], macro: Interval) -> bytes:
-    """F1 of each label with its interval, the worst on top."""
-    order = sorted(classes, key=lambda name: classes[name].value)
-    rows = [(f"{plain(name)} ({support.get(name, 0)})", classes[name]) for name in order]
-    return dots(rows, "F1 with 95 % interval (support)", macro)
+def part_intervals(
+    parts: Mapping[str, Interval], support: Mapping[str, int], figure: str, macro: Interval | None
+) -> bytes:
+    """Each label's (or value's) `figure` with its interval, the lowest on top. `macro`: their mean."""
+    order = sorted(parts, key=lambda name: parts[name].value)
+    rows = [(f"{plain(name)} ({support.get(name, 0)})", parts[name]) for name in order]
+    return dots(rows, f"{figure} with 95 % interval (support)", macro)
 
 
 def dots(rows: Sequence[tuple[str, Interval]], label: str, line: Interval | None = None, zero: bool = False) -> bytes:

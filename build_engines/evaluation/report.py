@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from build_engines.evaluation import figures, tagging
+from build_engines.evaluation import figures
 from build_engines.evaluation.binary import Curves, curves
-from build_engines.evaluation.confidence import (
-    Calibration,
-    RiskCoverage,
-    at_temperature,
-    calibration,
-    judged,
-    matrix,
-    risk_coverage,
-)
+from build_engines.evaluation.confidence import Calibration, RiskCoverage, calibration, risk_coverage
 from build_engines.evaluation.degrade import Matrix
-from build_engines.evaluation.evaluate import Evaluation, Prediction, by_condition, document
-from build_engines.evaluation.intervals import Interval, bootstrap, interval, resamples
-from build_engines.evaluation.metrics import Scores
+from build_engines.evaluation.evaluate import Evaluation, by_condition, document
 from build_engines.evaluation.page import Cells, Section, as_html, as_markdown
 from build_engines.evaluation.rival import Rivalry
+from build_engines.heads.intervals import Interval, interval, resamples
+from build_engines.heads.kind import Pairs
+from build_engines.heads.labelled import OneLabelBuild, matrix
+from build_engines.heads.metrics import Scores
+from build_engines.heads.prediction import Prediction
 from edge_runtime.bundle import Bundle
-from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
 
 DRAWS = 500
@@ -37,12 +30,13 @@ Draws = Sequence[np.ndarray]
 class Intervals(Struct, frozen=True):
     """95 % bootstrap intervals of the decisions, and of the model alone."""
 
-    f1_macro: Interval
+    figure: Interval
+    """What the head is judged by: macro-F1 of one with labels."""
     accuracy: Interval
-    model_f1_macro: Interval
+    model_figure: Interval
     model_accuracy: Interval
-    classes: dict[str, Interval]
-    """F1 of each label among the decisions."""
+    parts: dict[str, Interval]
+    """Each part's own figure among the decisions: F1 of each label."""
 
 
 class Confidence(Struct, frozen=True):
@@ -96,15 +90,13 @@ def analyse(
     draws: int = DRAWS,
 ) -> Findings:
     """Everything that the report says beside the plain scores."""
-    manifest = bundle.manifest
-    head, policy = manifest.head, manifest.decision
+    policy = bundle.manifest.decision
     known = [one for one in result.predictions if one.probabilities]
-    confidence = _confidence(head, policy, known) if known else None
     return Findings(
         intervals=intervals(result, seed, draws),
-        confidence=confidence,
-        policy=_policy(head, result.predictions, known) if known else None,
-        curves=tuple(curves(head, policy, result.predictions)),
+        confidence=_confidence(result, policy, known),
+        policy=_policy(result, known),
+        curves=tuple(curves(result.head, policy, result.predictions)),
         latency_ms=latency(result.timings),
         rival=rival,
         degradation=degradation,
@@ -114,56 +106,47 @@ def analyse(
 
 def intervals(result: Evaluation, seed: int, count: int = DRAWS) -> Intervals:
     """Bootstrap intervals over groups, decisions and model on the same resamples."""
-    predictions = result.predictions
-    drawn = resamples(tagging.judged_groups(predictions), count, seed)
-    truth, answers = tagging.judged_pairs(predictions)
-    said = answers if tagging.is_tagging(predictions) else [one.label for one in predictions]
+    decided, own = result.pairs(), result.pairs(model=True)
+    drawn = resamples(decided.groups, count, seed)
 
-    def shares(given: Sequence[str]) -> np.ndarray:
-        right = np.array([a == b for a, b in zip(given, truth, strict=True)], float)
-        return np.array([right[draw].mean() for draw in drawn])
+    def shares(pairs: Pairs) -> Interval:
+        right = pairs.right().astype(float)
+        return interval(pairs.scores.accuracy, np.array([right[draw].mean() for draw in drawn]))
 
-    classes = {}
-    for label, one in result.scores.classes.items():
-        classes[label] = interval(one.f1, _class_f1(truth, said, label, drawn))
+    resampled = decided.part_bootstrap(drawn)
     return Intervals(
-        interval(result.scores.f1_macro, bootstrap(truth, said, drawn)),
-        interval(result.scores.accuracy, shares(said)),
-        interval(result.model.f1_macro, bootstrap(truth, answers, drawn)),
-        interval(result.model.accuracy, shares(answers)),
-        classes,
+        interval(decided.scores.figure, decided.bootstrap(drawn)),
+        shares(decided),
+        interval(own.scores.figure, own.bootstrap(drawn)),
+        shares(own),
+        {name: interval(value, resampled[name]) for name, value in decided.scores.parts.items()},
     )
 
 
-def _class_f1(truth: Sequence[str], said: Sequence[str], label: str, drawn: Draws) -> np.ndarray:
-    """F1 of one label in each resample: 2 * right / (said + true), 0 where it does not occur."""
-    is_true = np.array([one == label for one in truth])
-    is_said = np.array([one == label for one in said])
-    both = is_true & is_said
-    found = np.zeros(len(drawn))
-    for row, draw in enumerate(drawn):
-        count = is_true[draw].sum() + is_said[draw].sum()
-        found[row] = 2 * both[draw].sum() / count if count else 0.0
-    return found
-
-
-def _confidence(head: Head, policy: DecisionPolicy, known: Sequence[Prediction]) -> Confidence:
+def _confidence(result: Evaluation, policy: DecisionPolicy, known: Sequence[Prediction]) -> Confidence | None:
+    head, build = result.head, result.build
+    if not known or not isinstance(build, OneLabelBuild):
+        return None
     shipped = matrix(known, head.labels)
-    plain = at_temperature(head, shipped, policy.temperature, 1.0)
+    plain = build.at_temperature(shipped, policy.temperature, 1.0)
     return Confidence(
-        policy.temperature, calibration(*judged(head, known, shipped)), calibration(*judged(head, known, plain))
+        policy.temperature,
+        calibration(*build.confidences(head, known, shipped)),
+        calibration(*build.confidences(head, known, plain)),
     )
 
 
-def _policy(head: Head, predictions: Sequence[Prediction], known: Sequence[Prediction]) -> Policy:
-    answered = [one for one in predictions if one.source == "model"]
-    wrong = sum(one.label != one.truth for one in answered)
-    if head.kind == "softmax":
-        right, confidence = judged(head, known, matrix(known, head.labels))
-    else:
-        right = np.array([one.label == one.truth for one in known])
-        confidence = np.array([one.confidence for one in known])
-    return Policy(len(answered) / len(predictions), wrong / max(1, len(answered)), risk_coverage(right, confidence))
+def _policy(result: Evaluation, known: Sequence[Prediction]) -> Policy | None:
+    head, build = result.head, result.build
+    if not known or not isinstance(build, OneLabelBuild):
+        return None
+    answered = [one for one in result.predictions if one.source == "model"]
+    wrong = sum(not build.is_right(head, one) for one in answered)
+    return Policy(
+        len(answered) / len(result.predictions),
+        wrong / max(1, len(answered)),
+        risk_coverage(*build.answer_confidences(head, known)),
+    )
 
 
 def latency(timings: Mapping[str, Sequence[int]]) -> dict[str, Latency]:
@@ -178,17 +161,23 @@ def latency(timings: Mapping[str, Sequence[int]]) -> dict[str, Latency]:
 
 def headline(bundle: Bundle, result: Evaluation, found: Findings) -> list[str]:
     """The report in a few lines."""
-    scores, sure = result.scores, found.intervals
-    worst = min((name for name, one in scores.classes.items() if one.support), key=lambda name: scores.classes[name].f1)
-    tags = tagging.is_tagging(result.predictions)
+    sure, build, worst = found.intervals, result.build, result.scores.worst
     lines = [
-        f"macro-F1 {words(sure.f1_macro)}, accuracy {words(sure.accuracy)} over {scores.count} "
-        f"{'words' if tags else 'decisions'}",
-        tagging.headline(tagging.report_of(result.predictions))
-        if tags
-        else f"the model alone, without the policy: macro-F1 {words(sure.model_f1_macro)}, "
-        f"accuracy {words(sure.model_accuracy)}",
-        f"worst label: {worst}, F1 {words(sure.classes[worst])}, {scores.classes[worst].support} cases",
+        f"{build.figure} {words(sure.figure)}, accuracy {words(sure.accuracy)} "
+        f"over {result.scores.count} {build.judged}",
+        *(
+            build.headline(result.head, result.predictions)
+            or [
+                f"the model alone, without the policy: {build.figure} {words(sure.model_figure)}, "
+                f"accuracy {words(sure.model_accuracy)}"
+            ]
+        ),
+        f"worst {build.part}: {worst}, {build.part_figure} {words(sure.parts[worst])}, "
+        f"{result.scores.support[worst]} cases",
+        *(
+            f"side head {name}: {one.build.figure} {one.scores.figure:.3f}, accuracy {one.scores.accuracy:.3f}"
+            for name, one in result.side.items()
+        ),
     ]
     if found.confidence is not None:
         one = found.confidence
@@ -210,15 +199,20 @@ def words(one: Interval) -> str:
     return f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
 
 
-def labelled_sections(bundle: Bundle, result: Evaluation, found: Findings) -> list[Section]:
-    """What there is to say of a head with labels."""
+def sections(bundle: Bundle, result: Evaluation, found: Findings) -> list[Section]:
+    """What there is to say, whatever the head."""
     return [
-        _classes(result.scores, found.intervals),
-        Section("Confusion", picture="confusion.png", about="Confusion matrix, rows are the truth, columns the answer"),
+        *(
+            Section(one.title, (one.text,), Cells(one.columns, one.rows))
+            for one in result.build.sections(result.head, result.predictions)
+        ),
+        _parts(result, found.intervals),
+        *_confusion(result),
         *_curves(found),
         *_confidence_section(found),
         *_policy_section(found),
-        *_conditions(bundle, result),
+        *_conditions(result),
+        *_side_heads(result),
         *_rival(found),
         *_degradation(found),
         _latency(found),
@@ -226,59 +220,43 @@ def labelled_sections(bundle: Bundle, result: Evaluation, found: Findings) -> li
     ]
 
 
-def tagging_sections(bundle: Bundle, result: Evaluation, found: Findings) -> list[Section]:
-    """What there is to say of a tagging head: figures are by word and by entity."""
-    parts = tagging.cells(tagging.report_of(result.predictions, bundle.manifest.head.labels[0]))
-    tables = [
-        Section(title, (text,), Cells(*part))
-        for title, text, part in zip(
-            ("Tags", "Entities"),
-            (tagging.cut_words(result.predictions) + ".", "Found with exactly their words and their type (seqeval)."),
-            parts,
-            strict=True,
-        )
-    ]
-    return [
-        *tables,
-        _classes(result.scores, found.intervals),
-        *_rival(found),
-        *_degradation(found),
-        _latency(found),
-        *_refused(result),
-    ]
-
-
-SECTIONS: dict[str, Callable[[Bundle, Evaluation, Findings], list[Section]]] = {
-    "softmax": labelled_sections,
-    "sigmoid": labelled_sections,
-    "tagging": tagging_sections,
-}
-"""Kind of head to the parts of its report."""
-
-
-def _classes(scores: Scores, sure: Intervals) -> Section:
+def _parts(result: Evaluation, sure: Intervals) -> Section:
+    scores, build = result.scores, result.build
     rows = []
-    for label, one in scores.classes.items():
-        span = sure.classes[label]
-        rows.append((label, *_three(one), f"{span.low:.3f} to {span.high:.3f}", str(one.support)))
-    for name, one in scores.averages.items():
-        span_words = f"{sure.f1_macro.low:.3f} to {sure.f1_macro.high:.3f}" if name == "macro" else ""
-        rows.append((f"{name} average", *_three(one), span_words, str(one.support)))
+    for name, cells in scores.rows.items():
+        span = sure.parts.get(name)
+        interval_words = "" if span is None else f"{span.low:.3f} to {span.high:.3f}"
+        if name == "macro average":
+            interval_words = f"{sure.figure.low:.3f} to {sure.figure.high:.3f}"
+        rows.append((name, *cells, interval_words, str(scores.support.get(name, scores.count))))
     accuracy = sure.accuracy
-    rows.append(
-        ("accuracy", "", "", f"{accuracy.value:.3f}", f"{accuracy.low:.3f} to {accuracy.high:.3f}", str(scores.count))
-    )
+    blank = ("",) * (len(build.columns) - 1)
+    span_words = f"{accuracy.low:.3f} to {accuracy.high:.3f}"
+    rows.append(("accuracy", *blank, f"{accuracy.value:.3f}", span_words, str(scores.count)))
     return Section(
-        "Per label",
+        f"Per {build.part}",
         ("The decisions, policy included. Intervals are 95 % bootstrap intervals over independent groups.",),
-        Cells(("label", "precision", "recall", "F1", "95 % interval", "support"), tuple(rows)),
+        Cells((build.part, *build.columns, "95 % interval", "support"), tuple(rows)),
         "classes.png",
-        "F1 of each label with its interval",
+        f"{build.part_figure} of each {build.part} with its interval",
     )
 
 
-def _three(one: Any) -> tuple[str, str, str]:
-    return f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}"
+def _confusion(result: Evaluation) -> list[Section]:
+    about = "Confusion matrix, rows are the truth, columns the answer"
+    shown = isinstance(result.build, OneLabelBuild)
+    return [Section("Confusion", picture="confusion.png", about=about)] if shown else []
+
+
+def _side_heads(result: Evaluation) -> list[Section]:
+    """The heads beside the first, in short."""
+    rows = tuple(
+        (name, one.head.kind, one.build.figure, f"{one.scores.figure:.3f}", f"{one.scores.accuracy:.3f}")
+        for name, one in result.side.items()
+    )
+    text = "Told with every decision; nothing acts on them. The gate holds them to the same limits."
+    columns = ("head", "kind", "figure", "value", "accuracy")
+    return [Section("Side heads", (text,), Cells(columns, rows))] if rows else []
 
 
 def _curves(found: Findings) -> list[Section]:
@@ -327,10 +305,11 @@ def _policy_section(found: Findings) -> list[Section]:
     return [Section("Risk and coverage", (text,), None, "risk.png", "Share wrong against share answered")]
 
 
-def _conditions(bundle: Bundle, result: Evaluation) -> list[Section]:
-    parts = by_condition(result.predictions, bundle.manifest.head.labels)
-    rows = tuple((name, f"{s.accuracy:.3f}", f"{s.f1_macro:.3f}", str(s.count)) for name, s in parts.items())
-    return [Section("By condition", (), Cells(("condition", "accuracy", "macro-F1", "count"), rows))] if rows else []
+def _conditions(result: Evaluation) -> list[Section]:
+    parts = by_condition(result)
+    rows = tuple((name, f"{s.accuracy:.3f}", f"{s.figure:.3f}", str(s.count)) for name, s in parts.items())
+    columns = ("condition", "accuracy", result.build.figure, "count")
+    return [Section("By condition", (), Cells(columns, rows))] if rows else []
 
 
 def _rival(found: Findings) -> list[Section]:
@@ -342,8 +321,8 @@ def _rival(found: Findings) -> list[Section]:
         (f"only {one.name} right", str(one.only_rival_right)),
         ("McNemar's exact p-value", f"{one.p_value:.4g}"),
         ("the rival's accuracy", f"{one.accuracy:.3f}"),
-        ("the rival's macro-F1", f"{one.f1_macro:.3f}"),
-        ("difference in macro-F1", words(one.difference)),
+        (f"the rival's {one.figure_name}", f"{one.figure:.3f}"),
+        (f"difference in {one.figure_name}", words(one.difference)),
     )
     return [Section(f"Against {one.name}", (one.words.capitalize() + ".",), Cells(("", "figure"), rows))]
 
@@ -370,11 +349,14 @@ def _refused(result: Evaluation) -> list[Section]:
 def pictures(result: Evaluation, found: Findings) -> dict[str, bytes]:
     """File name to PNG, for whatever there is."""
     scores, sure = result.scores, found.intervals
-    support = {name: one.support for name, one in scores.classes.items()}
+    build = result.build
     drawn = {
-        "classes.png": figures.class_intervals(sure.classes, support, sure.f1_macro),
-        "confusion.png": figures.confusion(scores),
+        "classes.png": figures.part_intervals(
+            sure.parts, scores.support, build.part_figure, sure.figure if build.part_figure in build.figure else None
+        )
     }
+    if isinstance(scores, Scores) and isinstance(build, OneLabelBuild):
+        drawn["confusion.png"] = figures.confusion(scores)
     if found.confidence is not None:
         drawn["reliability.png"] = figures.reliability(found.confidence.shipped, found.confidence.plain)
     if found.policy is not None:
@@ -397,17 +379,17 @@ def full_report(
     manifest = bundle.manifest
     title = f"{manifest.name} {manifest.version} on {split}"
     drawn = pictures(result, found)
-    sections = [
+    shown_sections = [
         section if section.picture in drawn else msgspec.structs.replace(section, picture="")
-        for section in SECTIONS[manifest.head.kind](bundle, result, found)
+        for section in sections(bundle, result, found)
     ]
     lead = headline(bundle, result, found)
-    shown = {section.picture: drawn[section.picture] for section in sections if section.picture}
+    shown = {section.picture: drawn[section.picture] for section in shown_sections if section.picture}
     modalities = {} if found.degradation is None else found.degradation.subsets()
     written = msgspec.json.encode(document(bundle, split, result, modalities) | {"headline": lead, "findings": found})
     return {
         f"{stem}.json": msgspec.json.format(written, indent=1) + b"\n",
-        f"{stem}.md": as_markdown(title, lead, sections).encode(),
-        f"{stem}.html": as_html(title, lead, sections, shown).encode(),
+        f"{stem}.md": as_markdown(title, lead, shown_sections).encode(),
+        f"{stem}.html": as_html(title, lead, shown_sections, shown).encode(),
         **shown,
     }

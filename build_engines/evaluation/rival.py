@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from build_engines.evaluation import tagging
-from build_engines.evaluation.evaluate import Prediction
-from build_engines.evaluation.intervals import Interval, bootstrap, interval, resamples
+from build_engines.heads import build_of
+from build_engines.heads.intervals import Interval, interval, resamples
+from build_engines.heads.prediction import Prediction
 from edge_runtime.errors import UserError
+from edge_runtime.heads import Head
 
 
 class Rivalry(Struct, frozen=True):
@@ -26,9 +27,11 @@ class Rivalry(Struct, frozen=True):
     """Exact, two-sided (McNemar 1947): the chance of such a split if both were equally good."""
     accuracy: float
     """The rival's."""
-    f1_macro: float
+    figure: float
+    """The rival's."""
     difference: Interval
-    """In macro-F1, this minus rival, paired."""
+    """In the figure, this minus rival, paired."""
+    figure_name: str = "macro-F1"
 
     @property
     def words(self) -> str:
@@ -49,36 +52,23 @@ def mcnemar(this_right: Sequence[bool], rival_right: Sequence[bool]) -> tuple[in
     return ours, theirs, float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
 
 
-def against(name: str, this: Sequence[Prediction], rival: Sequence[Prediction], draws: int, seed: int) -> Rivalry:
+def against(
+    name: str, head: Head, this: Sequence[Prediction], rival: Sequence[Prediction], draws: int, seed: int
+) -> Rivalry:
     """Compare the decisions of two runs, matched by id. Raises UserError where the rival lacks a moment."""
     by_id = {one.id: one for one in rival}
     if missing := [one.id for one in this if one.id not in by_id]:
         raise UserError(f"--rival {name}: lacks {len(missing)} of the moments, e.g. {missing[0]!r}; use the same split")
-    others = [by_id[one.id] for one in this]
-    if tagging.is_tagging(this):
-        (truth, said), (_, other) = tagging.judged_pairs(this), tagging.judged_pairs(others)
-    else:
-        truth = [one.truth for one in this]
-        said, other = [one.label for one in this], [one.label for one in others]
+    build, others = build_of(head), [by_id[one.id] for one in this]
+    own, theirs = build.pairs(head, this), build.pairs(head, others)
     # The test wants independent cases: a sentence is right where all its words are.
-    ours, theirs, p_value = mcnemar([is_right(one) for one in this], [is_right(one) for one in others])
-    from build_engines.evaluation.metrics import score
-
-    labels = sorted({*truth, *said, *other})
-    rivals, own = score(truth, other, labels), score(truth, said, labels)
-    drawn = resamples(tagging.judged_groups(this), draws, seed)
-    apart = bootstrap(truth, said, drawn) - bootstrap(truth, other, drawn)
+    ours_only, theirs_only, p_value = mcnemar(*([build.is_right(head, one) for one in run] for run in (this, others)))
+    drawn = resamples(own.groups, draws, seed)
+    apart = interval(own.scores.figure - theirs.scores.figure, own.bootstrap(drawn) - theirs.bootstrap(drawn))
     return Rivalry(
-        name, len(truth), ours, theirs, p_value, rivals.accuracy, rivals.f1_macro,
-        interval(own.f1_macro - rivals.f1_macro, apart),
+        name, own.scores.count, ours_only, theirs_only, p_value, theirs.scores.accuracy, theirs.scores.figure, apart,
+        build.figure,
     )  # fmt: skip
-
-
-def is_right(one: Prediction) -> bool:
-    """Whether a decision is right: its label, or every tag of its sentence."""
-    if one.head == "tagging":
-        return tagging.fitted(one.tags, len(one.truth_tags)) == one.truth_tags
-    return one.label == one.truth
 
 
 def read_predictions(path: Path) -> list[Prediction]:

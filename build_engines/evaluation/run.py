@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from build_engines.evaluation.degrade import Reader, degrade
-from build_engines.evaluation.evaluate import Evaluation, Prediction, evaluate
+from build_engines.evaluation.evaluate import Evaluation, evaluate
 from build_engines.evaluation.report import analyse, full_report, headline
 from build_engines.evaluation.rival import Rivalry, against, read_predictions
+from build_engines.heads.prediction import Prediction
 from edge_runtime.bundle import open_bundle
 from edge_runtime.bundles import bundle_path
 from edge_runtime.errors import UserError
@@ -46,7 +47,7 @@ def further(
 
 def _rival(name: str, read: Reader, result: Evaluation, keys: Sequence[Path], allow_unsigned: bool) -> Rivalry:
     predictions = rival_predictions(name, read, keys, allow_unsigned)
-    return against(name, result.predictions, predictions, RIVAL_DRAWS, 0)
+    return against(name, result.head, result.predictions, predictions, RIVAL_DRAWS, 0)
 
 
 def rival_predictions(name: str, read: Reader, keys: Sequence[Path], allow_unsigned: bool) -> list[Prediction]:

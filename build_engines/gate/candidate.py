@@ -11,7 +11,6 @@ import msgspec
 from build_engines.compile import ENGINES
 from build_engines.data.datasets import layout_of_recipe
 from build_engines.evaluation import evaluate as ev
-from build_engines.evaluation import tagging
 from build_engines.evaluation.degrade import degrade, limited
 from build_engines.evaluation.evaluate import Evaluation
 from build_engines.evaluation.report import analyse, full_report, words
@@ -79,16 +78,16 @@ def write_candidate(
     for kind in ("md", "png"):
         files[f"report/calibration.{kind}"] = (job.work / "calibration" / f"coverage.{kind}").read_bytes()
     ranges = (job.work / "calibration" / "ranges.json").read_bytes()
+    key = next(name for name in exact.model.summary if name != "accuracy")
     figures = {
-        "accuracy": exact.scores.accuracy,
-        "f1_macro": exact.scores.f1_macro,
-        "f1_weighted": exact.scores.f1_weighted,
-        "model_accuracy": exact.model.accuracy,
-        "model_f1_macro": exact.model.f1_macro,
-        "plan_f1_macro": best.decisions_macro_f1,
-        "plan_model_f1_macro": best.macro_f1.value,
-        "plan_model_f1_macro_difference": best.difference.value,
-    } | tagging.figures(exact.predictions)
+        **exact.scores.summary,
+        **{f"model_{name}": value for name, value in exact.model.summary.items()},
+        f"plan_{key}": best.decisions_figure,
+        f"plan_model_{key}": best.figure.value,
+        f"plan_model_{key}_difference": best.difference.value,
+        **exact.build.figures(exact.head, exact.predictions),
+        **{f"{name}.{what}": value for name, one in exact.side.items() for what, value in one.model.summary.items()},
+    }
     candidate = write_bundle(
         job.work / "candidate",
         msgspec.structs.replace(
@@ -115,6 +114,6 @@ def _evaluation(job: Job, trial: Bundle, exact: Evaluation, best: Judged) -> dic
         pipeline.close()
     ev.show(job.console, trial, split, exact)
     job.console.print(degradation.table())
-    gate = f"passed; the plan's macro-F1 is {words(best.macro_f1)}, {words(best.difference)} to FP32"
+    gate = f"passed; the plan's {exact.build.figure} is {words(best.figure)}, {words(best.difference)} to FP32"
     findings = analyse(trial, exact, job.recipe.seed, degradation=degradation, gate=gate)
     return full_report(trial, split, exact, findings)

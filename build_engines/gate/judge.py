@@ -12,8 +12,6 @@ from msgspec import Struct
 from build_engines.data.moments import evaluation_moments
 from build_engines.evaluation import evaluate as ev
 from build_engines.evaluation.evaluate import Evaluation
-from build_engines.evaluation.intervals import bootstrap, interval, resamples
-from build_engines.evaluation.tagging import judged_pairs
 from build_engines.gate.candidate import everything, write_candidate
 from build_engines.gate.limits import (
     LOGITS,
@@ -27,7 +25,9 @@ from build_engines.gate.limits import (
     too_small_a_gain,
 )
 from build_engines.gate.on_tensorrt import MOMENTS, Gpu, find_gpu, settings, stage_agreements
-from build_engines.gate.report import as_markdown, plot, show
+from build_engines.gate.summary import as_markdown, plot, show
+from build_engines.heads.intervals import Interval, interval, resamples
+from build_engines.heads.kind import Pairs
 from build_engines.job import Job
 from build_engines.quantisation.calibrate import StageInputs
 from build_engines.quantisation.plan import read_plan
@@ -55,7 +55,7 @@ def judge_candidate(job: Job, bundle: Bundle) -> None:
     trial = write_bundle(job.work / "trial", manifest, files)
     judge = Judge(job, trial)
     exact = judge.reference.evaluation
-    refuse_poor_reference(exact, manifest.head.labels, job.recipe.gate)
+    refuse_poor_reference(exact, job.recipe.gate)
     notes: list[str] = list(found.reasons)
     for name in ("fp16", "int8"):
         plan = {stage.name: _nearest(name, stage.files) for stage in manifest.stages}
@@ -128,7 +128,7 @@ def _blame(found: Sensitivity, plan: Mapping[str, str]) -> str:
     worst = _costliest(found, plan)
     loss, error = _cost(found, worst, plan[worst])
     return (
-        f"\n  {worst} in {plan[worst]} costs most: {loss:.4f} of macro-F1 by itself, logits {error:.1%} off; "
+        f"\n  {worst} in {plan[worst]} costs most: {loss:.4f} of the figure by itself, logits {error:.1%} off; "
         "take it out of quantise.stages, or let gate.fallback give its precision back"
     )
 
@@ -140,8 +140,8 @@ def _cost(found: Sensitivity, stage: str, precision: str) -> tuple[float, float]
 
 class _Run(Struct, frozen=True):
     evaluation: Evaluation
-    truth: tuple[str, ...]
-    answers: tuple[str, ...]
+    pairs: Mapping[str, Pairs]
+    """The model's own answers, by head."""
     logits: tuple[Tensor | None, ...]
     """Of each decision; None where the model was not asked, or had no answer."""
 
@@ -165,16 +165,13 @@ class Judge:
     def __init__(self, job: Job, bundle: Bundle) -> None:
         self._job = job
         self._bundle = bundle
-        # One for each answer that is judged: a moment's, or each word's of a tagged sentence, whose words go together.
-        self._groups = [
-            moment.cluster or moment.group
-            for moment in evaluation_moments(job, bundle)
-            for _ in range(max(1, len(moment.tags)))
-        ]
-        self._resamples = resamples(self._groups, RESAMPLES, job.recipe.seed)
         exact = {stage.name: "fp32" for stage in bundle.manifest.stages}
         self.reference = self._run(exact)
-        self._reference_f1 = bootstrap(self.reference.truth, self.reference.answers, self._resamples)
+        # A pair for each answer that is judged: a moment's, or each word's of a tagged sentence.
+        self._resamples = {
+            name: resamples(pairs.groups, RESAMPLES, job.recipe.seed) for name, pairs in self.reference.pairs.items()
+        }
+        self._reference_draws = self.reference.pairs[""].bootstrap(self._resamples[""])
         self.judged: list[Judged] = [self._judged("fp32", exact, self.reference, ())]
 
     def add(self, name: str, plan: Mapping[str, str]) -> Judged:
@@ -213,33 +210,42 @@ class Judge:
             found = ev.evaluate(pipeline, evaluation_moments(self._job, self._bundle))
         finally:
             pipeline.close()
-        truth, answers = judged_pairs(found.predictions)
-        return _Run(found, tuple(truth), tuple(answers), tuple(pipeline.logits))
+        pairs = {name: one.pairs(model=True) for name, one in found.everything.items()}
+        return _Run(found, pairs, tuple(pipeline.logits))
 
     def _bytes(self, plan: Mapping[str, str]) -> int:
         return sum(len(self._bundle.read(stage.files[plan[stage.name]])) for stage in self._bundle.manifest.stages)
 
     def _judged(self, name: str, plan: Mapping[str, str], run: _Run, failures: Sequence[str]) -> Judged:
-        scores = bootstrap(run.truth, run.answers, self._resamples)
+        draws = run.pairs[""].bootstrap(self._resamples[""])
         model = run.evaluation.model
         return Judged(
             name=name,
             plan=dict(plan),
             bytes=self._bytes(plan),
-            macro_f1=interval(model.f1_macro, scores),
-            difference=interval(model.f1_macro - self.reference.evaluation.model.f1_macro, scores - self._reference_f1),
-            decisions_macro_f1=run.evaluation.scores.f1_macro,
-            classes={key: (one.precision, one.recall, one.f1) for key, one in model.classes.items()},
+            figure=interval(model.figure, draws),
+            difference=interval(model.figure - self.reference.evaluation.model.figure, draws - self._reference_draws),
+            decisions_figure=run.evaluation.scores.figure,
+            parts=self._parts(run),
             failures=tuple(failures),
         )
+
+    def _parts(self, run: _Run) -> dict[str, Interval]:
+        found = {}
+        for name, pairs in run.pairs.items():
+            drawn = pairs.part_bootstrap(self._resamples[name])
+            for part, value in pairs.scores.parts.items():
+                found[f"{name}.{part}" if name else part] = interval(value, drawn[part])
+        return found
 
     def _failures(self, plan: Mapping[str, str], run: _Run) -> list[str]:
         gate, exact = self._job.recipe.gate, self.reference.evaluation
         reasons = (one.reason or "" for one in run.evaluation.predictions)
         failures = [reason for reason in reasons if reason.startswith("engine")][:1]
-        pairs = (("model", exact.model, run.evaluation.model), ("decisions", exact.scores, run.evaluation.scores))
-        for what, before, after in pairs:
-            failures += fallen(what, before, after, gate)
+        for name, before in exact.everything.items():
+            after, whose = run.evaluation.everything[name], f"{name} " if name else ""
+            failures += fallen(f"{whose}model", before.model, after.model, gate)
+            failures += fallen(f"{whose}decisions", before.scores, after.scores, gate)
         if set(plan.values()) != {"fp32"}:
             failures += too_small_a_gain(self._bytes(plan), self._bytes(dict.fromkeys(plan, "fp32")), gate)
         return failures

@@ -11,9 +11,9 @@ import numpy as np
 from msgspec import Struct
 
 from build_engines.evaluation.evaluate import Evaluation
-from build_engines.evaluation.intervals import Interval
-from build_engines.evaluation.metrics import Scores
-from build_engines.evaluation.tagging import judged_pairs
+from build_engines.heads.intervals import Interval
+from build_engines.heads.kind import HeadScores
+from build_engines.heads.labelled import LabelPairs
 from build_engines.recipe import GateRecipe
 from edge_runtime.errors import GateRefused
 from edge_runtime.messages import Tensor
@@ -50,12 +50,13 @@ class Judged(Struct, frozen=True):
     plan: dict[str, str]
     bytes: int
     """Of the plan's graphs."""
-    macro_f1: Interval
+    figure: Interval
+    """Of the first head: macro-F1, or what its kind is judged by."""
     difference: Interval
     """To FP32, on the same resamples."""
-    decisions_macro_f1: float
-    classes: dict[str, tuple[float, float, float]]
-    """Precision, recall and F1 of the model alone."""
+    decisions_figure: float
+    parts: dict[str, Interval]
+    """Each label's F1, or each value's mean absolute error, of the model alone; `head.part` of side heads."""
     failures: tuple[str, ...]
     backend: str = "onnxruntime"
     """What computed it, in words where it is a GPU."""
@@ -78,18 +79,9 @@ class Verdict(Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def fallen(what: str, before: Scores, after: Scores, gate: GateRecipe) -> list[str]:
+def fallen(what: str, before: HeadScores, after: HeadScores, gate: GateRecipe) -> list[str]:
     """In words, what `after` lost against `before` beyond the gate's limits; empty = nothing."""
-    found = []
-    if not after.f1_macro >= gate.macro_f1_ratio * before.f1_macro:
-        found.append(
-            f"{what}: macro-F1 {before.f1_macro:.4f} -> {after.f1_macro:.4f}, below {gate.macro_f1_ratio:.0%} of FP32"
-        )
-    for name, one in before.classes.items():
-        now = after.classes[name].f1 if name in after.classes else float("nan")
-        if one.support and not one.f1 - now <= gate.class_drop:
-            found.append(f"{what}: {name}: F1 {one.f1:.4f} -> {now:.4f}, more than {gate.class_drop:.2f} down")
-    return found
+    return [f"{what}: {line}" for line in before.lost(after, gate)]
 
 
 def too_small_a_gain(size: int, full: int, gate: GateRecipe) -> list[str]:
@@ -109,33 +101,12 @@ def disagreements(found: Mapping[str, Agreement], gate: GateRecipe) -> list[str]
     ]
 
 
-def refuse_poor_reference(found: Evaluation, labels: Sequence[str], gate: GateRecipe) -> None:
-    """FP32 itself must be worth comparing with: better than always saying the commonest label, and at its floors."""
-    truth, _ = judged_pairs(found.predictions)
-    commonest = max(truth.count(label) for label in set(truth)) / len(truth)
-    swapped = _swapped(found, labels)
-    if found.model.accuracy <= commonest:
-        raise GateRefused(
-            f"evaluate: FP32 itself is right in {found.model.accuracy:.4f} of {len(truth)} moments, always saying the "
-            f"commonest label in {commonest:.4f}: check the labels and the scaling of inputs{swapped}"
-        )
-    if found.scores.accuracy < gate.accuracy or found.scores.f1_macro < gate.macro_f1:
-        raise GateRefused(
-            f"evaluate: FP32: accuracy {found.scores.accuracy:.4f} (at least {gate.accuracy}), "
-            f"macro-F1 {found.scores.f1_macro:.4f} (at least {gate.macro_f1}){swapped}"
-        )
-
-
-def _swapped(found: Evaluation, labels: Sequence[str]) -> str:
-    """A hint where exchanging labels one for one would mend most of it."""
-    from scipy.optimize import linear_sum_assignment
-
-    table = np.array(found.model.confusion)
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    names = found.model.confusion_labels
-    better = float(table[rows, columns].sum() / table.sum())
-    wrong = [(names[c], names[r]) for r, c in zip(rows, columns, strict=True) if r != c and table[r, c]]
-    if better < found.model.accuracy + 0.2 or not wrong:
-        return ""
-    pairs = ", ".join(f"{said!r} where the data says {true!r}" for said, true in wrong[:3])
-    return f"; the labels look swapped: it says {pairs} (accuracy {better:.4f} if exchanged)"
+def refuse_poor_reference(found: Evaluation, gate: GateRecipe) -> None:
+    """FP32 itself must be worth comparing with: better than always saying the same, and at its floors. So must every
+    head beside the first be, but for the floors."""
+    for name, one in found.everything.items():
+        if (problem := one.pairs(model=True).poor()) is not None:
+            raise GateRefused(f"evaluate: FP32 itself{f' ({name})' if name else ''} {problem}")
+    if (problem := found.scores.below(gate)) is not None:
+        own = found.pairs(model=True)
+        raise GateRefused(f"evaluate: FP32: {problem}{own.swapped() if isinstance(own, LabelPairs) else ''}")

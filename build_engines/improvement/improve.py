@@ -13,9 +13,11 @@ from rich.table import Table
 
 from build_engines.evaluation.degrade import Reader
 from build_engines.evaluation.evaluate import Evaluation, evaluate
-from build_engines.evaluation.intervals import Interval, bootstrap, interval, resamples
-from build_engines.evaluation.metrics import score
 from build_engines.evaluation.page import Cells, Section, as_markdown
+from build_engines.heads import one_label_build
+from build_engines.heads.intervals import Interval, bootstrap, interval, resamples
+from build_engines.heads.labelled import LabelHead
+from build_engines.heads.metrics import score
 from build_engines.improvement.policy_fit import (
     Answers,
     fitted_thresholds,
@@ -121,14 +123,16 @@ class Loop:
     """Table of the recipe to its changed lines."""
 
     def __post_init__(self) -> None:
-        if self.bundle.manifest.head.kind == "tagging":
-            raise UserError("improve: a tagging head has neither thresholds nor confidence per label to improve")
+        head = self.bundle.manifest.head
+        if not isinstance(head, LabelHead):
+            raise UserError(f"improve: a {head.kind} head has neither thresholds nor confidence per label to improve")
+        self.head = head
         self.result = self.evaluated(self.bundle)
         clusters = [one.cluster or one.group for one in self.result.predictions]
         self._draws = resamples(clusters, DRAWS, self.seed)
-        classes = self.result.scores.classes
-        seen = [name for name, one in classes.items() if one.support]
-        self.worst = tuple(sorted(seen, key=lambda name: classes[name].f1)[:WORST])
+        scores = self.result.scores
+        seen = [name for name, count in scores.support.items() if count]
+        self.worst = tuple(sorted(seen, key=scores.parts.__getitem__)[:WORST])
 
     def evaluated(self, bundle: Bundle, plan: dict[str, str] | None = None) -> Evaluation:
         """Every moment decided by `bundle`."""
@@ -187,13 +191,13 @@ class Loop:
             self.notes.append("precision plan: nothing runs in a reduced precision")
             return
         truth = [one.truth for one in self.result.predictions]
-        base = [one.answer for one in self.evaluated(self.bundle, plan).predictions]
+        base = self._own(self.evaluated(self.bundle, plan))
         tried: dict[str, tuple[float, list[str]]] = {}
         for name in reduced:
             higher = HIGHER[plan[name]] if HIGHER[plan[name]] in files[name] else "fp32"
             raised = plan | {name: higher}
-            said = [one.answer for one in self.evaluated(self.bundle, raised).predictions]
-            tried[name] = (score(truth, said, manifest.head.labels).f1_macro, said)
+            said = self._own(self.evaluated(self.bundle, raised))
+            tried[name] = (score(truth, said, self.head.labels).f1_macro, said)
         weakest = max(tried, key=lambda name: tried[name][0])
         higher = HIGHER[plan[weakest]] if HIGHER[plan[weakest]] in files[weakest] else "fp32"
         what = f"{weakest} {plan[weakest]} -> {higher}"
@@ -208,8 +212,7 @@ class Loop:
         """Judge another model of the same labels, trained without this split; kept if its decisions are better."""
         result = self.evaluated(bundle)
         truth = [one.truth for one in self.result.predictions]
-        before = [one.answer for one in self.result.predictions]
-        after = [one.answer for one in result.predictions]
+        before, after = self._own(self.result), self._own(result)
         if not self._judge("class weights", what, truth, before, after, self._draws):
             return False
         self.bundle, self.result = bundle, result
@@ -217,11 +220,16 @@ class Loop:
         self.notes.append("class weights: the graphs are new; run the build with these settings for a plan and a gate")
         return True
 
+    def _own(self, result: Evaluation) -> list[str]:
+        """The model's own answers."""
+        build = one_label_build(self.head)
+        return [build.own_label(self.head, one) for one in result.predictions]
+
     def _judge(
         self, step: str, what: str, truth: Sequence[str], before: Sequence[str], after: Sequence[str],
         draws: Sequence[np.ndarray],
     ) -> bool:  # fmt: skip
-        labels = self.bundle.manifest.head.labels
+        labels = self.head.labels
         values = [score(truth, said, labels).f1_macro for said in (before, after)]
         gain = interval(values[1] - values[0], bootstrap(truth, after, draws) - bootstrap(truth, before, draws))
         kept = gain.low > 0
@@ -229,8 +237,7 @@ class Loop:
         return kept
 
     def _answers(self) -> Answers:
-        manifest = self.bundle.manifest
-        return Answers.of(manifest.head, manifest.decision, self.result.predictions)
+        return Answers.of(self.head, self.bundle.manifest.decision, self.result.predictions)
 
     def _with_policy(self, **changes: object) -> None:
         manifest = self.bundle.manifest

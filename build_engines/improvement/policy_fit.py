@@ -7,21 +7,18 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
-from build_engines.evaluation.confidence import SMALLEST, matrix
-from build_engines.evaluation.evaluate import Prediction
-from build_engines.model.heads import fit_temperature, model_answer
+from build_engines.heads import one_label_build
+from build_engines.heads.labelled import LabelHead, matrix
+from build_engines.heads.prediction import Prediction
+from build_engines.heads.training import fit_temperature
 from edge_runtime.decide import decide
-from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy, PolicyState
 from edge_runtime.messages import Inference
 
 FOLDS = 5
-GRID = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-NEAR_HALF = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -30,7 +27,7 @@ Ints = NDArray[np.int64]
 class Answers:
     """The moments that the model answered, ready to be decided again under another policy."""
 
-    head: Head
+    head: LabelHead
     policy: DecisionPolicy
     logits: Floats
     """[N, labels], up to a constant per row"""
@@ -39,13 +36,11 @@ class Answers:
     clusters: tuple[str, ...]
 
     @classmethod
-    def of(cls, head: Head, policy: DecisionPolicy, predictions: Sequence[Prediction]) -> Answers:
+    def of(cls, head: LabelHead, policy: DecisionPolicy, predictions: Sequence[Prediction]) -> Answers:
         """From decisions made under `policy`."""
+        build = one_label_build(head)
         known = [one for one in predictions if one.probabilities]
-        chances = np.clip(matrix(known, head.labels), SMALLEST, 1.0)
-        logits = np.log(chances)
-        if head.kind == "sigmoid":
-            logits -= np.log(np.clip(1.0 - chances, 1e-16, 1.0))
+        logits = build.logits_of(matrix(known, head.labels))
         return cls(
             head, policy, logits * policy.temperature, tuple(one.truth for one in known),
             tuple(one.group for one in known), tuple(one.cluster or one.group for one in known),
@@ -68,21 +63,16 @@ class Answers:
 
     def losses(self, temperature: float) -> Floats:
         """[N] negative log-likelihood of the truth."""
-        scaled = torch.from_numpy(self.logits / temperature)
-        truth = torch.from_numpy(self.numbers)
-        if self.head.kind == "sigmoid":
-            right = torch.nn.functional.one_hot(truth, len(self.head.labels) + 1)[:, :-1].double()
-            each = torch.nn.functional.binary_cross_entropy_with_logits(scaled, right, reduction="none")
-            return np.asarray(each.sum(1).numpy())
-        return np.asarray(torch.nn.functional.cross_entropy(scaled, truth, reduction="none").numpy())
+        each: Floats = one_label_build(self.head).losses(self.logits, self.numbers, temperature)
+        return each
 
     def fitted_temperature(self, rows: Ints) -> float:
         """The temperature with the least loss on `rows`."""
-        logits, truth = torch.from_numpy(self.logits[rows]), torch.from_numpy(self.numbers[rows])
-        return fit_temperature(logits, truth, self.head.kind)
+        build, logits, truth = one_label_build(self.head), self.logits[rows], self.numbers[rows]
+        return fit_temperature(lambda value: build.losses(logits, truth, float(value)).mean())
 
     def proposals(self, temperature: float) -> tuple[NDArray[np.str_], Floats]:
-        """What would be said with no thresholds, and how surely: hysteresis as on the device. softmax only."""
+        """What a head that abstains would say with no thresholds, and how surely; hysteresis as on the device."""
         open_policy = msgspec.structs.replace(self.policy, temperature=temperature, threshold=0.0, thresholds={})
         labels, confidence = [], []
         state, group = PolicyState(), None
@@ -96,9 +86,10 @@ class Answers:
 
     def decided(self, temperature: float, thresholds: Mapping[str, float]) -> NDArray[np.str_]:
         """The decisions with these thresholds (a label without one has the policy's)."""
-        if self.head.kind == "sigmoid":
+        build = one_label_build(self.head)
+        if not build.abstains:
             policy = msgspec.structs.replace(self.policy, temperature=temperature, thresholds=dict(thresholds))
-            return np.array([model_answer(self.head, policy, row) for row in self.logits])
+            return np.array([build.label_of(self.head, policy, row) for row in self.logits])
         labels, confidence = self.proposals(temperature)
         return gated(self.policy, labels, confidence, thresholds)
 
@@ -126,8 +117,8 @@ def fitted_thresholds(answers: Answers, temperature: float, rows: Ints, start: M
     """
     truth = np.array(answers.truth)[rows]
     found = dict(start)
-    sigmoid = answers.head.kind == "sigmoid"
-    proposed = None if sigmoid else answers.proposals(temperature)
+    build = one_label_build(answers.head)
+    proposed = answers.proposals(temperature) if build.abstains else None
 
     def scored(thresholds: Mapping[str, float]) -> float:
         if proposed is None:
@@ -140,7 +131,7 @@ def fitted_thresholds(answers: Answers, temperature: float, rows: Ints, start: M
     for label in answers.head.labels:
         if label == answers.policy.safe_label:
             continue  # abstaining from the safe label says the safe label
-        for limit in NEAR_HALF if sigmoid else GRID:
+        for limit in build.threshold_grid:
             value = scored(found | {label: limit})
             if value > best + 1.0 / len(rows):
                 best, found = value, found | {label: limit}

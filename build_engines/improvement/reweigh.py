@@ -14,9 +14,10 @@ from build_engines.comparison.frozen import BATCH, features_of
 from build_engines.comparison.split import read_split
 from build_engines.data.datasets import answer_names, layout_of_recipe
 from build_engines.evaluation.degrade import limited
+from build_engines.heads import build_of
+from build_engines.heads.kind import Loss
 from build_engines.job import Job
 from build_engines.model.export import export
-from build_engines.model.heads import FusedLoss, fit_temperature
 from build_engines.model.train import Trained, load_trained, predict, save
 from build_engines.model.trained_bundle import write_trained
 from build_engines.recipe import Recipe
@@ -47,10 +48,11 @@ def reweighed(job: Job, recipe: Recipe, worst: Sequence[str]) -> tuple[Bundle, s
     ) + " }"  # fmt: skip
     tuned = copy.deepcopy(trained.model)
     counts = np.bincount(labels.numpy(), minlength=len(names)).astype(float)
-    factors = [weights.get(name, 1.0) for name in recipe.labels]
-    loss_of = FusedLoss(recipe.head, counts, plan.class_balance, plan.label_smoothing, factors)
+    head = recipe.output_head
+    build = build_of(head)
+    loss_of = build.loss(head, counts, msgspec.structs.replace(plan, class_weights=weights))
     _fit(recipe, tuned, features_of(trained.model, split), torch.from_numpy(split.presence), labels, loss_of)
-    temperature = fit_temperature(*predict(tuned, prepared.val), recipe.head)
+    temperature = build.fitted(head, *predict(tuned, prepared.val))["temperature"]
     record = msgspec.structs.replace(trained.record, temperature=temperature)
     result = Trained(tuned.eval(), record)
     target = job.work / "improved"
@@ -61,7 +63,7 @@ def reweighed(job: Job, recipe: Recipe, worst: Sequence[str]) -> tuple[Bundle, s
 
 def _fit(
     recipe: Recipe, model: torch.nn.Module, features: torch.Tensor, presence: torch.Tensor, labels: torch.Tensor,
-    loss_of: FusedLoss,
+    loss_of: Loss,
 ) -> None:  # fmt: skip
     torch.manual_seed(recipe.seed)
     head = model.fusion

@@ -16,7 +16,6 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, versi
 
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
 from build_engines.graphs import constants_to_initialisers, name_nodes
-from build_engines.model.heads import labelled_head
 from build_engines.recipe import OnnxModel, OnnxRecipe, OnnxStage, PixelRecipe
 from build_engines.write_bundle import tensor_spec, write_bundle
 from edge_runtime.bundle import TOKENIZER, Bundle, Manifest, Stage, StageInput
@@ -43,7 +42,7 @@ def adopt(recipe: OnnxRecipe, recipe_digest: str, target: Path) -> Bundle:
         format=1,
         name=recipe.name,
         version=recipe.version,
-        head=labelled_head(recipe.onnx.head, recipe.labels, recipe.onnx.output),
+        head=recipe.output_head,
         trigger=recipe.trigger,
         streams=recipe.streams,
         stages=tuple(stages),

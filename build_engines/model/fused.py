@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from build_engines.model.encoders import Attention, SensorsEncoder, TextEncoder, VisionEncoder
 from build_engines.model.word_encoder import WordEncoder
 from build_engines.recipe import FusionRecipe, ModelRecipe, Recipe
+from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.streams import CameraStream, SensorStream, TextStream
 
 
@@ -131,7 +132,7 @@ class FusedModel(nn.Module):
         self.modalities = recipe.modalities
         self.vision, self.text, self.sensors = _encoders(model, streams, vocabulary)
         self.fusion: Fusion | Tagger
-        if recipe.head == "tagging":
+        if isinstance(recipe.output_head, TaggingHead):
             self.fusion = Tagger(model.fusion, model.features, len(recipe.labels))
         else:
             fixed = tuple(model.fusion.weights[name] for name in self.modalities) if model.fusion.weights else ()

@@ -13,19 +13,21 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from build_engines.data.augment import Augmenter, Mix
 from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared
+from build_engines.heads import build_of
+from build_engines.heads.training import class_weights, fit_offsets
 from build_engines.model.fused import FusedModel, Fusion
-from build_engines.model.heads import FusedLoss, answers, class_weights, fit_offsets, fit_temperature, fit_thresholds
 from build_engines.model.lessons import Lessons
 from build_engines.model.weights import load_weights, save_weights
 from build_engines.model.word_encoder import WordEncoder
 from build_engines.recipe import Recipe
 from edge_runtime.errors import UserError
+from edge_runtime.heads import Head
 from edge_runtime.streams import StreamSpec
 
 WEIGHTS, RECORD, TOKENIZER_FILE, SAMPLES = "weights.npz", "training.json", "tokenizer.model", "samples.npz"
@@ -37,7 +39,8 @@ class EpochRecord(Struct, frozen=True):
 
     loss: float
     val_accuracy: float
-    val_macro_f1: float
+    val_figure: float
+    """What the head is judged by: macro-F1 of one with labels."""
 
 
 class TrainingRecord(Struct, frozen=True):
@@ -107,25 +110,25 @@ def train(
                 _average(kept, model, min(plan.average, (1 + done) / (10 + done)))
                 total += float(loss.detach())
                 bar.advance(task)
-            history.append(_score(kept.eval(), recipe.head, prepared, total / prepared.train.steps))
+            history.append(_score(kept.eval(), recipe.output_head, prepared, total / prepared.train.steps))
             last = history[-1]
-            note = f"loss {last.loss:.3f}  val F1 {last.val_macro_f1:.3f}"
+            note = f"loss {last.loss:.3f}  val {build_of(recipe.output_head).figure} {last.val_figure:.3f}"
             bar.update(task, note=note)
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
     logits, labels = predict(kept, prepared.val)
     offsets = _move_logits(recipe, kept, logits, labels, console) if plan.offsets else torch.zeros(len(recipe.labels))
     logits = logits + offsets
-    temperature = fit_temperature(logits, labels, recipe.head)
+    fitted = build_of(recipe.output_head).fitted(recipe.output_head, logits, labels)
     record = TrainingRecord(
         recipe_sha256=recipe_digest,
         data_sha256=prepared.digest,
         seed=recipe.seed,
         vocabulary=vocabulary,
-        temperature=temperature,
+        temperature=fitted.get("temperature", 1.0),
         streams=prepared.streams,
         epochs=(*(initial.record.epochs if initial is not None else ()), *history),
-        thresholds=fit_thresholds(logits, labels, recipe.labels, temperature) if recipe.head == "sigmoid" else {},
+        thresholds=fitted.get("thresholds", {}),
         offsets={name: round(float(value), 4) for name, value in zip(recipe.labels, offsets, strict=True)}
         if plan.offsets
         else {},
@@ -139,7 +142,7 @@ def _move_logits(recipe: Recipe, kept: FusedModel, logits: Tensor, labels: Tenso
     assert isinstance(kept.fusion, Fusion)  # the softmax head's
     kept.fusion.add_to_logits(moved)
     before, after = (
-        f1_score(labels.numpy(), answers(recipe.head, values), average="macro", zero_division=0)
+        f1_score(labels.numpy(), values.argmax(1).numpy(), average="macro", zero_division=0)
         for values in (logits, logits + moved)
     )
     console.print(f"logits moved: val F1 {before:.3f} -> {after:.3f}")
@@ -204,8 +207,7 @@ class LossOf:
         plan = recipe.train
         self.plan = plan
         self.augment = Augmenter(plan.augment, recipe.seed)
-        factors = [plan.class_weights.get(label, 1.0) for label in recipe.labels] if plan.class_weights else []
-        self.fused = FusedLoss(recipe.head, prepared.train.counts, plan.class_balance, plan.label_smoothing, factors)
+        self.fused = build_of(recipe.output_head).loss(recipe.output_head, prepared.train.counts, plan)
         encoders = (recipe.model.vision, recipe.model.text, recipe.model.sensors)
         sizes = {name: size for encoder in encoders if encoder for name, size in encoder.aux.items()}
         self.aux_weights = {
@@ -298,13 +300,11 @@ def judged(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     return logits[words], label[words]
 
 
-def _score(model: FusedModel, head: str, prepared: Prepared, loss: float) -> EpochRecord:
+def _score(model: FusedModel, head: Head, prepared: Prepared, loss: float) -> EpochRecord:
     if not np.isfinite(loss):
         raise UserError(f"train: the loss is {loss}; lower train.learning_rate")
-    logits, labels = predict(model, prepared.val)
-    truth, said = labels.numpy(), answers(head, logits)
-    macro = f1_score(truth, said, average="macro", zero_division=0)
-    return EpochRecord(round(loss, 5), round(float(accuracy_score(truth, said)), 5), round(float(macro), 5))
+    accuracy, figure = build_of(head).trained_scores(head, *predict(model, prepared.val))
+    return EpochRecord(round(loss, 5), round(accuracy, 5), round(figure, 5))
 
 
 def save(trained: Trained, prepared: Prepared, work: Path) -> None:

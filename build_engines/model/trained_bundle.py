@@ -8,7 +8,6 @@ import msgspec
 import onnx
 
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
-from build_engines.model.heads import labelled_head
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
 from build_engines.recipe import Recipe
 from build_engines.write_bundle import tensor_spec, write_bundle
@@ -41,7 +40,7 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
         format=1,
         name=recipe.name,
         version=recipe.version,
-        head=labelled_head(recipe.head, recipe.labels, str(stage_output("fusion", "logits"))),
+        head=recipe.output_head,
         trigger=recipe.trigger,
         streams=record.streams,
         stages=tuple(stages),

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from build_engines.evaluation.metrics import Scores, score
-from build_engines.evaluation.tagging import token_rows
-from build_engines.model.heads import model_answer
+from build_engines.heads import build_of
+from build_engines.heads.kind import HeadScores
 from calibration.samples import CalibrationSample, stage_feeds
 from edge_runtime.bundle import Manifest, Stage
 from edge_runtime.infer.feed import stages_fed
@@ -36,9 +35,15 @@ class Variant:
 class Outcome:
     """What a mixture of variants made of the moments."""
 
-    scores: Scores
+    scores_of: Mapping[str, HeadScores]
+    """Of every head by name; the first has an empty one."""
     logits: NDArray[np.float32]
-    """[moments, labels]; of a tagging head [words of all moments, labels]"""
+    """The first head's, [moments, outputs]; of a tagging head [words of all moments, labels]."""
+
+    @property
+    def scores(self) -> HeadScores:
+        """The first head's."""
+        return self.scores_of[""]
 
     def error(self, reference: Outcome) -> float:
         """Mean over the moments of |logits - reference| / |reference| (2-norms)."""
@@ -60,6 +65,11 @@ class Bank:
         self._fed = [stages_fed(manifest.stages, sample.present) for sample in samples]
         """For each moment the stages that the device would run."""
 
+    @property
+    def figure(self) -> str:
+        """What the first head's figure is called."""
+        return build_of(self._manifest.head).figure
+
     def outcome(self, variants: Mapping[str, Variant]) -> Outcome:
         """The scores of the model alone with the given variant of every stage. Raises EngineError, BundleError."""
         keys: dict[str, tuple[str, ...]] = {}
@@ -70,13 +80,17 @@ class Bank:
                 inputs = {name: self._outputs[keys[name]] for name in stage.stages}
                 self._outputs[key] = self._run(stage, variants[stage.name], inputs)
                 self._advance()
-        head, policy = self._manifest.head, self._manifest.decision
-        raw = [np.asarray(out[head.source.field], np.float32) for out in self._outputs[keys[head.source.name]]]
-        if head.kind == "tagging":
-            truth, logits = token_rows([sample.tags for sample in self._samples], raw)
-        else:
-            truth, logits = [sample.label for sample in self._samples], np.stack([value.ravel() for value in raw])
-        return Outcome(score(truth, [model_answer(head, policy, row) for row in logits], head.labels), logits)
+        manifest = self._manifest
+        heads = [("", manifest.head, manifest.decision)]
+        heads += [(one.name, one.head, one.decision) for one in manifest.side_heads]
+        scores: dict[str, HeadScores] = {}
+        matrices: dict[str, NDArray[np.float32]] = {}
+        for name, head, policy in heads:
+            source = head.source
+            raw = [np.asarray(out[source.field], np.float32) for out in self._outputs[keys[source.name]]]
+            pairs, matrices[name] = build_of(head).output_pairs(head, policy, name, self._samples, raw)
+            scores[name] = pairs.scores
+        return Outcome(scores, matrices[""])
 
     def _run(self, stage: Stage, variant: Variant, before: Mapping[str, Sequence[Tensors]]) -> list[Tensors]:
         specs = [item.spec for item in stage.inputs]

@@ -29,9 +29,9 @@ class SensitivityRow(Struct, frozen=True):
     stage: str
     block: str
     precision: str
-    macro_f1: float
+    figure: float
     loss: float
-    """Of macro-F1, against FP32."""
+    """Of the figure, against FP32."""
     logits_error: float
     """Mean over the moments of |logits - FP32's| / |FP32's|."""
     bytes: int
@@ -52,7 +52,7 @@ class Sensitivity(Struct, frozen=True):
     """`plan.json`: the plan and the evidence for it."""
 
     moments: int
-    fp32_macro_f1: float
+    fp32_figure: float
     choices: dict[str, StageChoice]
     rows: tuple[SensitivityRow, ...]
     reasons: tuple[str, ...]
@@ -103,7 +103,7 @@ class Examiner:
         choices = self._together(choices)
         return Sensitivity(
             moments=len(self._reference.logits),
-            fp32_macro_f1=self._reference.scores.f1_macro,
+            fp32_figure=self._reference.scores.figure,
             choices=choices,
             rows=tuple(self._rows),
             reasons=tuple(self._reasons),
@@ -191,25 +191,25 @@ class Examiner:
         outcome = self._bank.outcome(variants)
         self._row(subject.name, block, name, outcome, len(graph))
         if block == WHOLE or block.startswith("without "):
-            loss = (self._reference.scores.f1_macro - outcome.scores.f1_macro, outcome.error(self._reference))
+            loss = (self._reference.scores.figure - outcome.scores.figure, outcome.error(self._reference))
             known = self._losses.get((subject.name, precision))
             self._losses[subject.name, precision] = loss if known is None else min(known, loss)
         return outcome
 
     def _row(self, stage: str, block: str, precision: str, outcome: Outcome, size: int) -> None:
-        macro = outcome.scores.f1_macro
-        loss = self._reference.scores.f1_macro - macro
-        self._rows.append(SensitivityRow(stage, block, precision, macro, loss, outcome.error(self._reference), size))
+        figure = outcome.scores.figure
+        loss = self._reference.scores.figure - figure
+        self._rows.append(SensitivityRow(stage, block, precision, figure, loss, outcome.error(self._reference), size))
 
     def _rank(self, outcome: Outcome) -> tuple[float, float]:
-        return (self._reference.scores.f1_macro - outcome.scores.f1_macro, outcome.error(self._reference))
+        return (self._reference.scores.figure - outcome.scores.figure, outcome.error(self._reference))
 
     def _fits(self, outcome: Outcome) -> bool:
-        before, after = self._reference.scores, outcome.scores
-        dropped = max(one.f1 - after.classes[name].f1 for name, one in before.classes.items() if one.support)
-        return after.f1_macro >= self._gate.macro_f1_ratio * before.f1_macro and dropped <= self._gate.class_drop
+        return not any(
+            before.lost(outcome.scores_of[name], self._gate) for name, before in self._reference.scores_of.items()
+        )
 
     def _loss_words(self, outcome: Outcome) -> str:
         before, after = self._reference.scores, outcome.scores
         error = outcome.error(self._reference)
-        return f"macro-F1 {before.f1_macro:.4f} -> {after.f1_macro:.4f}, logits off by {error:.2%}"
+        return f"{self._bank.figure} {before.figure:.4f} -> {after.figure:.4f}, logits off by {error:.2%}"

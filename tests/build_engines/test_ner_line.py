@@ -13,7 +13,7 @@ import zmq
 
 from build_engines.comparison.classical_tagging import classical_tags
 from build_engines.data.ner import sentences
-from build_engines.evaluation.tagging import report
+from build_engines.heads.tagging import report
 from edge_runtime import Subscriber, schema
 from edge_runtime.bundle import open_bundle
 from edge_runtime.messages import Utterance

@@ -37,7 +37,7 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("widths = [4, 8]", 'widths = [4, 8]\nkind = "residual"\nblocks = [1, 1]', "blocks has 2 numbers"),
         ("[model]\n", '[decision.needs]\none = ["radar"]\n[model]\n', "radar"),
         ("[model]\n", '[decision.needs]\nloud = ["text"]\n[model]\n', "loud"),
-        ("[model]\n", '[decision.needs]\nnone = ["text"]\n[model]\n', "but the safe one"),
+        ("[model]\n", '[decision.needs]\nnone = ["text"]\n[model]\n', "withholds the safe label"),
         ("[train]", "[train.augment]\nmixup = 0.5\n[train]", "one camera alone"),
     ],
 )

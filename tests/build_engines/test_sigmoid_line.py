@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from build_engines.data.datasets import RECIPE_FILE, layout_for
-from build_engines.model.heads import FusedLoss, answers, fit_temperature, fit_thresholds, model_answer
+from build_engines.heads import one_label_build
+from build_engines.heads.training import SigmoidLoss, fit_thresholds, reached
 from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.sigmoid import SigmoidHead
 from tests.build_engines.calling import call
 from tests.build_engines.samples_folder import RECIPE, write_samples
@@ -100,12 +102,12 @@ def test_a_missing_picture_is_one_line(
 def test_loss_counts_rare_labels_more_and_none_as_the_absence_of_all() -> None:
     counts = np.array([10.0, 90.0])  # ill, none
     logits = torch.tensor([[0.0]])
-    even = FusedLoss("sigmoid", counts, 0.0, 0.0)
+    even = SigmoidLoss(counts, 0.0, 0.0)
     assert float(even(logits, torch.tensor([0]))) == pytest.approx(np.log(2))
-    balanced = FusedLoss("sigmoid", counts, 1.0, 0.0)
+    balanced = SigmoidLoss(counts, 1.0, 0.0)
     assert float(balanced(logits, torch.tensor([0]))) == pytest.approx(5 * np.log(2))
     assert float(balanced(logits, torch.tensor([1]))) == pytest.approx(np.log(2) / 1.8)
-    assert answers("sigmoid", torch.tensor([[2.0, -1.0], [-1.0, -2.0]])).tolist() == [0, 2]
+    assert reached(torch.tensor([[2.0, -1.0], [-1.0, -2.0]])).tolist() == [0, 2]
 
 
 def test_temperature_and_threshold_of_a_sigmoid_head_are_found() -> None:
@@ -113,7 +115,9 @@ def test_temperature_and_threshold_of_a_sigmoid_head_are_found() -> None:
     logits = torch.randn(4000, 1, generator=generator) * 2
     ill = torch.rand(4000, generator=generator) < logits[:, 0].sigmoid()
     labels = torch.where(ill, 0, 1)
-    assert fit_temperature(logits * 3, labels, "sigmoid") == pytest.approx(3.0, rel=0.15)
+    head = SigmoidHead(("ill",), "stage:x:y")
+    fitted = one_label_build(head).fitted(head, logits * 3, labels)
+    assert fitted["temperature"] == pytest.approx(3.0, rel=0.15)
     shifted = torch.linspace(-4, 4, 400)[:, None]
     truth = torch.where(shifted[:, 0] > 1.0, 0, 1)
     found = fit_thresholds(shifted, truth, ("ill",), 1.0)["ill"]
@@ -121,10 +125,9 @@ def test_temperature_and_threshold_of_a_sigmoid_head_are_found() -> None:
 
 
 def test_the_models_own_answer_uses_the_threshold() -> None:
-    from edge_runtime.heads.policy import DecisionPolicy
 
     head = SigmoidHead(("a", "b"), "stage:fusion:logits")
     policy = DecisionPolicy("none", thresholds={"a": 0.9})
-    assert model_answer(head, policy, np.array([1.0, 0.5], np.float32)) == "b"
-    assert model_answer(head, policy, np.array([1.0, -0.5], np.float32)) == "none"
-    assert model_answer(head, policy, np.array([3.0, 0.5], np.float32)) == "a"
+    assert one_label_build(head).label_of(head, policy, np.array([1.0, 0.5], np.float32)) == "b"
+    assert one_label_build(head).label_of(head, policy, np.array([1.0, -0.5], np.float32)) == "none"
+    assert one_label_build(head).label_of(head, policy, np.array([3.0, 0.5], np.float32)) == "a"

@@ -241,7 +241,11 @@ def test_a_mirror_of_what_is_not_there_is_refused(plan: MirrorRecipe) -> None:
     [
         ('safe_label = "undecided"', 'safe_label = "well"', "ill, none, undecided"),
         ('labels = ["ill"]', 'labels = ["ill", "none"]', "finds no label"),
-        ('safe_label = "undecided"', 'safe_label = "none"\nhold = 3', "softmax"),
+        (
+            'safe_label = "undecided"',
+            'safe_label = "none"\nhold = 3',
+            "decision.hold is set, which a sigmoid head does not read",
+        ),
         ('group = ["site", "patient"]', "grupo = 1", "grupo"),
         ('head = "sigmoid"', "", "at least two"),
     ],

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from build_engines.evaluation.confidence import at_temperature, calibration, risk_coverage
+from build_engines.evaluation.confidence import calibration, risk_coverage
+from build_engines.heads import one_label_build
 from edge_runtime.heads.labels import sigmoid, softmax
 from edge_runtime.heads.sigmoid import SigmoidHead
 from edge_runtime.heads.softmax import SoftmaxHead
@@ -58,5 +59,7 @@ def test_the_temperature_can_be_changed_afterwards(kind: str) -> None:
     logits = np.random.default_rng(0).normal(0, 3, (20, 3)).astype(np.float32)
     hot = chances(logits, 2.0)
     np.testing.assert_allclose(
-        at_temperature(head(("a", "b", "c"), "stage:x:y"), hot, 2.0, 0.7), chances(logits, 0.7), atol=1e-6
+        one_label_build(head(("a", "b", "c"), "stage:x:y")).at_temperature(hot, 2.0, 0.7),
+        chances(logits, 0.7),
+        atol=1e-6,
     )

@@ -63,20 +63,20 @@ def test_every_subset_step_and_fault_has_a_cell(matrix: Matrix) -> None:
     assert kinds.count("present") == 7
     assert kinds.count("late") == 4 * 3
     assert kinds.count("fault") == 4 + 2 + 1
-    assert _cell(matrix, "camera + text + sensors").f1_macro == 1.0
+    assert _cell(matrix, "camera + text + sensors").figure == 1.0
 
 
 def test_without_the_required_camera_the_model_is_asked_but_the_decision_is_safe(matrix: Matrix) -> None:
     gone = _cell(matrix, "text + sensors")
     assert gone.safe == 1.0 and gone.wrong == 0.0
-    assert 0.3 < gone.f1_macro < 1.0
+    assert 0.3 < gone.figure < 1.0
     assert gone.decisions_accuracy == 0.25  # `stop` is safe, and a quarter of the truth
 
 
 def test_up_to_its_maximum_age_a_stream_counts_and_beyond_it_is_absent(matrix: Matrix) -> None:
     for step in ("0.5x", "1x"):
-        assert _cell(matrix, f"text {step}").f1_macro == 1.0
-    assert _cell(matrix, "text 2x").f1_macro == _cell(matrix, "camera + sensors").f1_macro
+        assert _cell(matrix, f"text {step}").figure == 1.0
+    assert _cell(matrix, "text 2x").figure == _cell(matrix, "camera + sensors").figure
     stale = _cell(matrix, "everything 2x")
     assert (stale.safe, stale.wrong_confident) == (1.0, 0.0)
 
@@ -98,11 +98,11 @@ def test_where_a_late_stream_is_absent_the_truth_is_what_is_right_without_it(tin
 
 def test_readings_that_are_no_numbers_are_as_good_as_absent(matrix: Matrix) -> None:
     broken, absent = _cell(matrix, "sensors not a number"), _cell(matrix, "camera + text")
-    assert (broken.f1_macro, broken.wrong) == (absent.f1_macro, absent.wrong)
+    assert (broken.figure, broken.wrong) == (absent.figure, absent.wrong)
 
 
 def test_a_frozen_camera_shows_another_label_s_picture(matrix: Matrix) -> None:
-    assert _cell(matrix, "camera frozen").f1_macro < 1.0
+    assert _cell(matrix, "camera frozen").figure < 1.0
     shown = list(frozen(_read(), "camera"))
     assert shown[1].messages[0].jpeg == _moment(0).messages[0].jpeg
 

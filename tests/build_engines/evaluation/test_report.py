@@ -13,10 +13,10 @@ import pytest
 from sklearn.metrics import classification_report, roc_auc_score
 
 from build_engines.evaluation.binary import curves
-from build_engines.evaluation.evaluate import Evaluation, Prediction
-from build_engines.evaluation.metrics import score
+from build_engines.evaluation.evaluate import Evaluation
 from build_engines.evaluation.page import Cells, Section, as_markdown
 from build_engines.evaluation.report import analyse, full_report
+from build_engines.heads.prediction import Prediction
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.sigmoid import SigmoidHead
@@ -41,9 +41,8 @@ def _evaluation(labels: tuple[str, ...], count: int = 200, seed: int = 0) -> Eva
                 dict(zip(labels, chances.tolist(), strict=True)), "day" if index % 2 else "night", f"g{index // 4}",
             )
         )  # fmt: skip
-    truth_labels = [one.truth for one in predictions]
-    scores = score(truth_labels, [one.label for one in predictions], labels)
-    return Evaluation(scores, predictions, Counter(), scores, {"total": [1_000_000] * count, "vision": [500_000] * 50})
+    head = SoftmaxHead(labels, "stage:fusion:logits")
+    return Evaluation.of(head, predictions, Counter(), {"total": [1_000_000] * count, "vision": [500_000] * 50}, {})
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def test_the_figures_are_scikit_learn_s_and_lie_in_their_intervals(bundle: Bundl
             assert found["scores"]["averages"][ours][key] == pytest.approx(expected[theirs][other])
     assert found["scores"]["averages"]["micro"]["f1"] == pytest.approx(expected["accuracy"])
     sure = found["findings"]["intervals"]
-    for one in (sure["f1_macro"], sure["accuracy"], *sure["classes"].values()):
+    for one in (sure["figure"], sure["accuracy"], *sure["parts"].values()):
         assert one["low"] <= one["value"] <= one["high"]
         assert one["high"] - one["low"] > 0.01
     assert found["findings"]["latency_ms"]["vision"] == {"p50": 0.5, "p99": 0.5, "share": 0.25}

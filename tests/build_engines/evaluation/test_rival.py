@@ -7,9 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from build_engines.evaluation.evaluate import Prediction
 from build_engines.evaluation.rival import against, mcnemar, read_predictions
+from build_engines.heads.prediction import Prediction
 from edge_runtime.errors import UserError
+from edge_runtime.heads.softmax import SoftmaxHead
+
+HEAD = SoftmaxHead(("a", "b"), "stage:x:y")
 
 
 def test_mcnemar_equals_the_binomial_worked_out_by_hand() -> None:
@@ -34,16 +37,16 @@ def _run(labels: str, truth: str) -> list[Prediction]:
 def test_better_and_worse_are_said_only_where_the_interval_excludes_zero() -> None:
     truth = "ab" * 40
     good, bad = _run(truth, truth), _run("aa" * 40, truth)
-    found = against("bad", good, list(reversed(bad)), 200, 0)
+    found = against("bad", HEAD, good, list(reversed(bad)), 200, 0)
     assert found.difference.low > 0 and found.words.startswith("better than bad")
-    assert against("good", bad, good, 200, 0).words.startswith("worse than good")
-    same = against("itself", good, good, 200, 0)
+    assert against("good", HEAD, bad, good, 200, 0).words.startswith("worse than good")
+    same = against("itself", HEAD, good, good, 200, 0)
     assert same.words.startswith("not proven") and same.p_value == 1.0
 
 
 def test_a_rival_of_another_split_or_no_file_of_predictions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="use the same split"):
-        against("x", _run("ab", "ab"), _run("a", "a"), 10, 0)
+        against("x", HEAD, _run("ab", "ab"), _run("a", "a"), 10, 0)
     file = tmp_path / "p.jsonl"
     file.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in _run("ab", "ab")))
     assert read_predictions(file) == _run("ab", "ab")

@@ -13,8 +13,9 @@ from sklearn.metrics import f1_score
 
 from build_engines.data.augment import Augmenter
 from build_engines.data.datasets import Batch, Prepared, fit_channels
+from build_engines.heads.softmax import softmax_fitted
+from build_engines.heads.training import class_weights, fit_offsets
 from build_engines.model.fused import FusedModel
-from build_engines.model.heads import class_weights, fit_offsets, fit_temperature
 from build_engines.model.train import LossOf, encode, predict, train
 from build_engines.recipe import AugmentRecipe, Recipe
 from edge_runtime.errors import UserError
@@ -31,7 +32,7 @@ def test_temperature_of_overconfident_logits_is_found() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4000, 4, generator=generator) * 2
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    assert fit_temperature(logits * 3.0, labels) == pytest.approx(3.0, rel=0.1)
+    assert softmax_fitted(logits * 3.0, labels)["temperature"] == pytest.approx(3.0, rel=0.1)
 
 
 def test_offsets_take_macro_f1_to_its_best_and_nothing_where_there_is_nothing_to_gain() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from build_engines.evaluation.intervals import bootstrap, interval, resamples
+from build_engines.heads.intervals import bootstrap, interval, resamples
 
 PAIRS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcde")), min_size=1, max_size=40)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec import Struct
@@ -11,10 +11,19 @@ from numpy.typing import NDArray
 from rich.table import Table
 from sklearn.metrics import precision_recall_fscore_support
 
-from build_engines.evaluation.metrics import ClassScore
+from build_engines.heads.kind import Floats, HeadBuild, Loss, Pairs, Part
+from build_engines.heads.labelled import LabelPairs, factors, label_scores
+from build_engines.heads.metrics import ClassScore
+from build_engines.heads.prediction import Prediction
+from build_engines.heads.softmax import softmax_fitted
+from build_engines.recipe import TrainRecipe
+from calibration.moments import LabelledSet
+from calibration.samples import CalibrationSample
+from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.tagging import TaggingHead
 
 if TYPE_CHECKING:
-    from build_engines.evaluation.evaluate import Prediction
+    from torch import Tensor
 
 
 OUTSIDE = "O"
@@ -52,27 +61,6 @@ def token_pairs(predictions: Iterable[Prediction], outside: str = OUTSIDE) -> tu
         truth += one.truth_tags
         answers += fitted(one.tags, len(one.truth_tags), outside)
     return truth, answers
-
-
-def judged_pairs(predictions: Sequence[Prediction]) -> tuple[list[str], list[str]]:
-    """What the gate compares: the right and the model's own answer of every moment, of a tagging head of every word."""
-    if is_tagging(predictions):
-        return token_pairs(predictions)
-    return [one.truth for one in predictions], [one.answer for one in predictions]
-
-
-def judged_groups(predictions: Iterable[Prediction]) -> list[str]:
-    """For each of the `judged_pairs`, what it belongs to: the words of a sentence are not independent."""
-    return [
-        one.cluster or one.group
-        for one in predictions
-        for _ in range(len(one.truth_tags) if one.head == "tagging" else 1)
-    ]
-
-
-def is_tagging(predictions: Iterable[Prediction]) -> bool:
-    """Whether a tagging head decided."""
-    return any(one.head == "tagging" for one in predictions)
 
 
 def token_rows(
@@ -183,13 +171,68 @@ def headline(found: TagReport) -> str:
     )
 
 
-def figures(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """What a tagging bundle's manifest says of itself beside the figures of every bundle."""
-    if not is_tagging(predictions):
-        return {}
-    found = report_of(predictions)
-    return {"token_f1_micro": found.micro.f1, "span_f1_micro": found.spans_micro.f1}
-
-
 def _cells(one: ClassScore) -> tuple[str, str, str, str]:
     return f"{one.precision:.4f}", f"{one.recall:.4f}", f"{one.f1:.4f}", str(one.support)
+
+
+class TaggingBuild(HeadBuild[TaggingHead]):
+    """Words are judged one by one; a decision is right where all of a sentence's are."""
+
+    part = "tag"
+    judged = "words"
+    improvable = False
+
+    def outputs(self, head: TaggingHead) -> int:
+        return len(head.labels)
+
+    def truth(self, head: TaggingHead, name: str, moment: LabelledSet) -> NDArray[np.generic]:
+        raise NotImplementedError("the layout of tagged sentences makes its own rows")
+
+    def loss(self, head: TaggingHead, counts: Floats, plan: TrainRecipe) -> Loss:
+        from build_engines.heads.training import SoftmaxLoss
+
+        return SoftmaxLoss(counts, plan.class_balance, plan.label_smoothing, factors(head.labels, plan))
+
+    def trained_scores(self, head: TaggingHead, output: Tensor, truth: Tensor) -> tuple[float, float]:
+        return label_scores(truth, output.argmax(1).numpy())
+
+    def fitted(self, head: TaggingHead, output: Tensor, truth: Tensor) -> dict[str, Any]:
+        return softmax_fitted(output, truth)
+
+    def pairs(self, head: TaggingHead, predictions: Sequence[Prediction], model: bool = False) -> LabelPairs:
+        # No hysteresis and no threshold: decisions are the model's own answers.
+        groups = [one.unit for one in predictions for _ in one.truth_tags]
+        return LabelPairs(*token_pairs(predictions, head.labels[0]), head.labels, groups)
+
+    def output_pairs(
+        self, head: TaggingHead, policy: DecisionPolicy, name: str, samples: Sequence[CalibrationSample],
+        outputs: Sequence[NDArray[np.float32]],
+    ) -> tuple[LabelPairs, NDArray[np.float32]]:  # fmt: skip
+        truth, logits = token_rows([one.tags for one in samples], outputs)
+        said = [head.labels[index] for index in logits.argmax(1)]
+        groups = [one.group for one, output in zip(samples, outputs, strict=True) for _ in one.tags[: output.shape[1]]]
+        return LabelPairs(truth, said, head.labels, groups), logits
+
+    def is_right(self, head: TaggingHead, prediction: Prediction) -> bool:
+        return fitted(prediction.tags, len(prediction.truth_tags), head.labels[0]) == prediction.truth_tags
+
+    def tables(
+        self, head: TaggingHead, pairs: Pairs, predictions: Sequence[Prediction], title: str
+    ) -> list[Table | str]:
+        return [*tables(report_of(predictions, head.labels[0]), title), cut_words(predictions)]
+
+    def headline(self, head: TaggingHead, predictions: Sequence[Prediction]) -> list[str]:
+        return [headline(report_of(predictions, head.labels[0]))]
+
+    def sections(self, head: TaggingHead, predictions: Sequence[Prediction]) -> list[Part]:
+        """Figures by word and by entity."""
+        texts = (cut_words(predictions) + ".", "Found with exactly their words and their type (seqeval).")
+        tabled = cells(report_of(predictions, head.labels[0]))
+        return [Part(title, text, *part) for title, text, part in zip(("Tags", "Entities"), texts, tabled, strict=True)]
+
+    def figures(self, head: TaggingHead, predictions: Sequence[Prediction]) -> dict[str, float]:
+        found = report_of(predictions, head.labels[0])
+        return {"token_f1_micro": found.micro.f1, "span_f1_micro": found.spans_micro.f1}
+
+    def document(self, head: TaggingHead, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        return {"tagging": report_of(predictions, head.labels[0])}

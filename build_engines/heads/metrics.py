@@ -8,6 +8,9 @@ from msgspec import Struct
 from rich.table import Table
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
+from build_engines.recipe import GateRecipe
+
+COLUMNS = ("precision", "recall", "F1")
 AVERAGES = ("micro", "macro", "weighted")
 
 
@@ -36,6 +39,60 @@ class Scores(Struct, frozen=True):
     """[truth][answer]"""
     averages: dict[str, ClassScore] = {}
     """`micro`, `macro` and `weighted` average to its precision, recall and F1."""
+
+    @property
+    def figure(self) -> float:
+        """Macro-F1."""
+        return self.f1_macro
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """F1 of each label."""
+        return {name: one.f1 for name, one in self.classes.items()}
+
+    @property
+    def support(self) -> dict[str, int]:
+        """Cases of each label."""
+        return {name: one.support for name, one in self.classes.items()}
+
+    @property
+    def worst(self) -> str:
+        """The label with the lowest F1, of those that occur."""
+        return min((name for name, one in self.classes.items() if one.support), key=lambda name: self.classes[name].f1)
+
+    @property
+    def rows(self) -> dict[str, tuple[str, ...]]:
+        """Label or average to its `COLUMNS`, as words."""
+        averages = {f"{name} average": one for name, one in self.averages.items()}
+        return {
+            name: (f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}")
+            for name, one in (self.classes | averages).items()
+        }
+
+    @property
+    def summary(self) -> dict[str, float]:
+        return {"accuracy": self.accuracy, "f1_macro": self.f1_macro}
+
+    def lost(self, after: Scores, gate: GateRecipe) -> list[str]:
+        """Macro-F1, and every label's own F1, may fall so far."""
+        found = []
+        if not after.f1_macro >= gate.macro_f1_ratio * self.f1_macro:
+            before, now = f"{self.f1_macro:.4f}", f"{after.f1_macro:.4f}"
+            found.append(f"macro-F1 {before} -> {now}, below {gate.macro_f1_ratio:.0%} of FP32")
+        for name, one in self.classes.items():
+            f1 = after.classes[name].f1 if name in after.classes else float("nan")
+            if one.support and not one.f1 - f1 <= gate.class_drop:
+                found.append(f"{name}: F1 {one.f1:.4f} -> {f1:.4f}, more than {gate.class_drop:.2f} down")
+        return found
+
+    def below(self, gate: GateRecipe) -> str | None:
+        """Accuracy and macro-F1 have floors."""
+        if self.accuracy >= gate.accuracy and self.f1_macro >= gate.macro_f1:
+            return None
+        return (
+            f"accuracy {self.accuracy:.4f} (at least {gate.accuracy}), "
+            f"macro-F1 {self.f1_macro:.4f} (at least {gate.macro_f1})"
+        )
 
 
 def score(truth: Sequence[str], answers: Sequence[str], labels: Sequence[str]) -> Scores:

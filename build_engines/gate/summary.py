@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from build_engines.evaluation.intervals import Interval
 from build_engines.gate.limits import Judged
+from build_engines.heads.intervals import Interval
 from build_engines.quantisation.sensitivity import Sensitivity
 
 
@@ -20,7 +20,7 @@ def show(console: Console, judged: Sequence[Judged]) -> None:
     for one in judged:
         verdict = "reference" if one.name == "fp32" else "passed" if one.passed else one.failures[0]
         table.add_row(
-            one.name, _words(one.macro_f1), _words(one.difference), f"{one.decisions_macro_f1:.4f}",
+            one.name, _words(one.figure), _words(one.difference), f"{one.decisions_figure:.4f}",
             f"{one.bytes / 1024:.0f}", verdict,
         )  # fmt: skip
     console.print(table)
@@ -42,14 +42,14 @@ def as_markdown(judged: Sequence[Judged], notes: Sequence[str], found: Sensitivi
         plan = ", ".join(f"{stage} {precision}" for stage, precision in one.plan.items())
         verdict = "reference" if one.name == "fp32" else "passed" if one.passed else "; ".join(one.failures)
         lines.append(
-            f"| {one.name} | {plan} | {_words(one.macro_f1)} | {_words(one.difference)} "
-            f"| {one.decisions_macro_f1:.4f} | {one.bytes / 1024:.0f} | {verdict} |"
+            f"| {one.name} | {plan} | {_words(one.figure)} | {_words(one.difference)} "
+            f"| {one.decisions_figure:.4f} | {one.bytes / 1024:.0f} | {verdict} |"
         )
     lines += _agreement(judged) + _oracle(found)
     lines += ["", "## How the plan was chosen", "", *(f"- {note}" for note in notes), "", "## Per class (F1)", ""]
     lines += [f"| label | {' | '.join(one.name for one in judged)} |", "| --- |" + " ---: |" * len(judged)]
-    for label in judged[0].classes:
-        cells = " | ".join(f"{one.classes[label][2]:.3f}" if label in one.classes else "" for one in judged)
+    for label in judged[0].parts:
+        cells = " | ".join(f"{_words(one.parts[label])}" if label in one.parts else "" for one in judged)
         lines.append(f"| {label} | {cells} |")
     lines += [
         "", "## Sensitivity", "", f"One part at a time in another precision, over {found.moments} moments.", "",
@@ -58,7 +58,7 @@ def as_markdown(judged: Sequence[Judged], notes: Sequence[str], found: Sensitivi
     ]  # fmt: skip
     for row in found.rows:
         lines.append(
-            f"| {row.stage} | {row.block} | {row.precision} | {row.macro_f1:.4f} | {row.loss:+.4f} "
+            f"| {row.stage} | {row.block} | {row.precision} | {row.figure:.4f} | {row.loss:+.4f} "
             f"| {row.logits_error:.2%} | {row.bytes / 1024:.0f} |"
         )
     return "\n".join(lines) + "\n"
@@ -105,7 +105,7 @@ def plot(judged: Sequence[Judged], found: Sensitivity) -> bytes:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for one in judged:
-        value = one.macro_f1
+        value = one.figure
         below, above = max(0.0, value.value - value.low), max(0.0, value.high - value.value)
         left.errorbar(one.bytes / 1024, value.value, yerr=[[below], [above]], fmt="o", capsize=4, label=one.name)
     left.set(xlabel="graphs, kB", ylabel="macro-F1 (95 % interval)", title="What each plan keeps")

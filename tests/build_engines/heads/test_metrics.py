@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from build_engines.evaluation.metrics import score
+from build_engines.heads.metrics import score
 
 
 def test_scores_equal_those_worked_out_by_hand() -> None:

@@ -1,23 +1,18 @@
-"""What depends on the kind of head while training: the loss, the answer, temperature and thresholds.
+"""What heads with labels are trained and fitted by: losses, temperature, thresholds, offsets.
 
 Shapes: P moments, K labels. A label's number is its place; with a sigmoid head, K means that no label holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
-
-from edge_runtime.heads import Head
-from edge_runtime.heads.policy import DecisionPolicy, PolicyState
-from edge_runtime.heads.sigmoid import SigmoidHead
 
 OFFSET_STEP, OFFSET_LIMIT = 0.1, 1.0
 
@@ -31,33 +26,35 @@ def class_weights(counts: NDArray[np.float64], power: float) -> Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-class FusedLoss:
-    """The mean loss of logits [P, K] against labels [P]: cross-entropy, or binary cross-entropy per label."""
+class SoftmaxLoss:
+    """The mean cross-entropy of logits [P, K] against labels [P]."""
 
     def __init__(
-        self,
-        head: str,
-        counts: NDArray[np.float64],
-        power: float,
-        smoothing: float,
-        factors: Sequence[float] = (),
+        self, counts: NDArray[np.float64], power: float, smoothing: float, factors: Sequence[float] = ()
     ) -> None:
-        """`counts`: how often each label occurs ([K]; with a sigmoid head [K + 1], none at the end). `factors`: one
-        per label, by which its weight is multiplied."""
-        self._sigmoid, self._smoothing = head == "sigmoid", smoothing
-        if self._sigmoid:
-            pairs = [class_weights(np.array([counts.sum() - count, count]), power) for count in counts[:-1]]
-            self._weights = torch.stack(pairs)
-            if factors:
-                self._weights[:, 1] *= torch.tensor(factors, dtype=torch.float32)
-        else:
-            self._weights = class_weights(counts, power)
-            if factors:
-                self._weights *= torch.tensor(factors, dtype=torch.float32)
+        """`counts` [K]: how often each label occurs. `factors`: one per label, by which its weight is multiplied."""
+        self._smoothing, self._weights = smoothing, class_weights(counts, power)
+        if factors:
+            self._weights *= torch.tensor(factors, dtype=torch.float32)
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
-        if not self._sigmoid:
-            return cross_entropy(logits, label, self._weights, label_smoothing=self._smoothing)
+        return cross_entropy(logits, label, self._weights, label_smoothing=self._smoothing)
+
+
+class SigmoidLoss:
+    """The mean binary cross-entropy of logits [P, K] against labels [P], K meaning none, summed over the labels."""
+
+    def __init__(
+        self, counts: NDArray[np.float64], power: float, smoothing: float, factors: Sequence[float] = ()
+    ) -> None:
+        """`counts` [K + 1]: how often each label occurs, none at the end. `factors`: as for `SoftmaxLoss`."""
+        self._smoothing = smoothing
+        pairs = [class_weights(np.array([counts.sum() - count, count]), power) for count in counts[:-1]]
+        self._weights = torch.stack(pairs)
+        if factors:
+            self._weights[:, 1] *= torch.tensor(factors, dtype=torch.float32)
+
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
         truth = targets(label, logits.shape[1])
         weights = torch.where(truth > 0, self._weights[:, 1], self._weights[:, 0])
         smooth = truth * (1 - self._smoothing) + self._smoothing / 2
@@ -69,24 +66,16 @@ def targets(label: Tensor, count: int) -> Tensor:
     return one_hot(label, count + 1)[:, :count].float()
 
 
-def answers(head: str, logits: Tensor, limit: float = 0.5) -> NDArray[np.int64]:
-    """The label's number for each row of logits [P, K]; with a sigmoid head K where no chance reaches `limit`."""
+def reached(logits: Tensor, limit: float = 0.5) -> NDArray[np.int64]:
+    """A sigmoid head's strongest label for each row of logits [P, K]; K where no chance reaches `limit`."""
     best: NDArray[np.int64] = logits.argmax(1).numpy()
-    if head != "sigmoid":
-        return best
-    reached = logits.sigmoid().amax(1).numpy() >= limit
-    return np.where(reached, best, logits.shape[1])
+    return np.where(logits.sigmoid().amax(1).numpy() >= limit, best, logits.shape[1])
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, head: str = "softmax") -> float:
-    """The temperature with the least negative log-likelihood (Guo et al. 2017, arXiv:1706.04599)."""
+def fit_temperature(loss: Callable[[Tensor], Tensor]) -> float:
+    """The temperature with the least negative log-likelihood (Guo et al. 2017, arXiv:1706.04599): `loss` of it."""
     candidates = torch.logspace(-1, 1, 201)
-    if head == "sigmoid":
-        truth = targets(labels, logits.shape[1])
-        losses = [float(binary_cross_entropy_with_logits(logits / value, truth)) for value in candidates]
-    else:
-        losses = [float(cross_entropy(logits / value, labels)) for value in candidates]
-    return round(float(candidates[int(np.argmin(losses))]), 4)
+    return round(float(candidates[int(np.argmin([float(loss(value)) for value in candidates]))]), 4)
 
 
 def fit_thresholds(logits: Tensor, labels: Tensor, names: Sequence[str], temperature: float) -> dict[str, float]:
@@ -136,16 +125,3 @@ def fit_offsets(logits: Tensor, labels: Tensor) -> Tensor:
                 found = np.where(column, line[smooth.argmax()].round(4), found)
                 before, gained = smooth.max(), True
     return torch.tensor(found, dtype=torch.float32)
-
-
-def model_answer(head: Head, policy: DecisionPolicy, logits: NDArray[np.float32]) -> str:
-    """The model's own answer to one moment's `logits` [labels]: without abstention and hysteresis."""
-    if isinstance(head, SigmoidHead):
-        return head.decide(policy, PolicyState(), logits, None)[0].label
-    return head.labels[int(logits.argmax())]
-
-
-def labelled_head(kind: str, labels: Sequence[str], output: str) -> Head:
-    """The manifest's head of that kind, which reads `output`."""
-    made: Head = msgspec.convert({"kind": kind, "labels": labels, "output": output}, Head)
-    return made

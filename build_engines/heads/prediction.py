@@ -1,0 +1,35 @@
+"""One decision beside its truth."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Prediction(Struct, frozen=True):
+    """One decision of one head beside its truth: a line of the predictions file."""
+
+    id: str
+    truth: str
+    label: str
+    confidence: float
+    source: str
+    reason: str | None
+    probabilities: dict[str, float]
+    condition: str = ""
+    group: str = ""
+    """What it belongs to: the runtime's memory starts afresh with each group."""
+    truth_tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """What a tagging head gave each word; the labels that a sigmoid head found."""
+
+    head: str = "softmax"
+    cluster: str = ""
+    """Moments of one cluster are not independent."""
+    truth_values: dict[str, float] = {}
+    values: dict[str, float] = {}
+    """Of a regression head."""
+
+    @property
+    def unit(self) -> str:
+        """What it is not independent of: its cluster, or its group."""
+        return self.cluster or self.group
