@@ -7,22 +7,26 @@ a `Refusal` with the reason that is counted and published.
 from __future__ import annotations
 
 import math
-import unicodedata
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime import pictures
 from edge_runtime.streams import CameraStream, SensorStream, TextStream
 
 FUTURE_TOLERANCE_NS = 50_000_000
 """A sender's stamp may run ahead of ours by this much (two clock reads, no more); later ones are refused."""
 MAX_STAMP_AGE_NS = 60_000_000_000
 MAX_JPEG_BYTES = 8 << 20
-MAX_PIXELS = 64_000_000
-"""Refuse larger pictures before decoding: a small file can announce an enormous one."""
+_NO_TEXT = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+    + "]"
+)
+"""By code point, not by category: a category depends on the Python version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +70,34 @@ def admit_sample(spec: SensorStream, values: Mapping[str, float]) -> dict[str, f
 def admit_text(spec: TextStream, text: str) -> tuple[str, bool] | Refusal:
     """The text with outer white space off, and whether it had to be cut to `max_chars`.
 
-    Empty text and control or unassigned characters are refused.
+    Empty text is refused, and what is no text in what is kept of it: control characters, halves of surrogate pairs,
+    Unicode's noncharacters. Tabs and line breaks are text, and so are characters that this Python's tables do not
+    know yet (newer emoji).
     """
     stripped = text.strip()
     if not stripped:
         return Refusal("empty")
-    for character in stripped:
-        if unicodedata.category(character) in ("Cc", "Cs", "Cn"):
-            return Refusal("control_character", f"U+{ord(character):04X}")
-    return stripped[: spec.max_chars], len(stripped) > spec.max_chars
+    kept = stripped[: spec.max_chars]
+    if found := _NO_TEXT.search(kept):
+        return Refusal("control_character", f"U+{ord(found[0]):04X}")
+    return kept, len(stripped) > spec.max_chars
 
 
 def decode_jpeg(data: bytes | memoryview) -> NDArray[np.uint8] | Refusal:
     """Decode a JPEG to [height, width, 3] uint8 BGR. Releases the GIL while decoding."""
     if len(data) > MAX_JPEG_BYTES:
         return Refusal("too_big", f"{len(data)} bytes, at most {MAX_JPEG_BYTES}")
-    buffer = np.frombuffer(data, dtype=np.uint8)
-    if buffer.size < 4 or buffer[0] != 0xFF or buffer[1] != 0xD8:
+    if bytes(data[:2]) != b"\xff\xd8":
         return Refusal("not_jpeg")
+    return decode_picture(data)
+
+
+def decode_picture(data: bytes | memoryview) -> NDArray[np.uint8] | Refusal:
+    """Decode a JPEG, PNG, BMP or WebP to [height, width, 3] uint8 BGR, refused as `pictures.decode` says."""
     try:
-        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        return Refusal("decode", str(error.err))
-    if image is None:
-        return Refusal("decode")
-    return image  # type: ignore[return-value]  # IMREAD_COLOR gives uint8
+        return pictures.decode(data)
+    except pictures.PictureError as error:
+        return Refusal(error.reason, error.detail)
 
 
 def admit_image(spec: CameraStream, image: NDArray[np.uint8]) -> NDArray[np.uint8] | Refusal:
@@ -98,7 +105,7 @@ def admit_image(spec: CameraStream, image: NDArray[np.uint8]) -> NDArray[np.uint
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         return Refusal("bad_format", f"{image.dtype}{list(image.shape)}, expected uint8 [height, width, 3]")
     height, width = image.shape[:2]
-    if height < 8 or width < 8 or height * width > MAX_PIXELS:
+    if height < 8 or width < 8 or height * width > pictures.MAX_PIXELS:
         return Refusal("bad_size", f"{width}x{height}")
     # A sparse grid of pixels is enough to tell a dead sensor from a night scene; a live one
     # shows in its first pixels.

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import cv2
 import msgspec
-import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from edge_runtime import pictures
 from edge_runtime.config import EngineConfig
 from edge_runtime.messages import Frame, Message, Sample, Utterance
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec
@@ -133,12 +133,12 @@ def to_message(stream: str, record: Record) -> Message:
     if isinstance(record, Sentence):
         lang = _none(record.lang)
         return Utterance(stream, record.seq, record.captured_ns, record.text, lang, record.truncated, identity)
-    buffer = np.frombuffer(record.data, np.uint8)
-    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
-    if image is None:
-        raise ValueError(f"picture {record.seq} of {stream} cannot be decoded")
+    try:
+        image = pictures.decode(record.data)
+    except pictures.PictureError as error:
+        raise ValueError(f"picture {record.seq} of {stream}: {error}") from None
     encoded = record.data if record.format == "jpeg" else None
-    return Frame(stream, record.seq, record.captured_ns, np.asarray(image, np.uint8), identity, encoded)
+    return Frame(stream, record.seq, record.captured_ns, image, identity, encoded)
 
 
 def _unset(value: str | None) -> str | UnsetType:
