@@ -37,7 +37,7 @@ def main(bundle: str, endpoint: str, frames: int, recording: str | None = None) 
         allow_unsigned=True,
         stop_at_end=True,
     )
-    Runtime(config, open_sources=lambda settings, streams, intake, to: [_Patient(intake, workload, frames)]).run()
+    Runtime(config, open_sources=lambda settings, streams, intake, *_: [_Patient(intake, workload, frames)]).run()
 
 
 if __name__ == "__main__":

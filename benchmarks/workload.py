@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edge_runtime.capture.cameras import wait_until
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
 from edge_runtime.world import expert
@@ -72,8 +73,7 @@ class WorkloadSource(Source):
     def _run(self) -> None:
         due_ns = time.monotonic_ns()
         for index in range(self._frames):
-            self._intake.clock.sleep_until(due_ns)
-            if self.stopping.is_set():
+            if not wait_until(self, due_ns):
                 return
             moment = self._workload.moment(index)
             sentence = self._workload.sentence(index)

@@ -1,4 +1,4 @@
-"""The clock: the only place that reads time.
+"""The clock that messages are stamped and decisions are timed by.
 
 Ordering and ages use integer nanoseconds of one monotonic clock (`CLOCK_MONOTONIC`: the same in every process of
 this host, untouched by wall-clock jumps). Wall time travels beside it, for people.
@@ -23,10 +23,6 @@ class Clock(Protocol):
         """Wall time in nanoseconds since the Unix epoch."""
         ...
 
-    def sleep_until(self, deadline_ns: int) -> None:
-        """Block the calling thread until `now_ns() >= deadline_ns`."""
-        ...
-
 
 class RealClock:
     """The host's clock."""
@@ -36,37 +32,6 @@ class RealClock:
 
     def wall_ns(self) -> int:
         return time.time_ns()
-
-    def sleep_until(self, deadline_ns: int) -> None:
-        left = deadline_ns - time.monotonic_ns()
-        if left > 0:
-            time.sleep(left / 1e9)
-
-
-class ManualClock:
-    """A clock that moves only when told to; for replay and tests. Single-threaded use."""
-
-    def __init__(self, now_ns: int = 0, wall_ns: int = 0) -> None:
-        self._now_ns = now_ns
-        self._wall_ns = wall_ns
-
-    def now_ns(self) -> int:
-        return self._now_ns
-
-    def wall_ns(self) -> int:
-        return self._wall_ns
-
-    def advance(self, ns: int) -> None:
-        """Move both times forward by `ns`."""
-        self._now_ns += ns
-        self._wall_ns += ns
-
-    def jump_wall(self, ns: int) -> None:
-        """Move wall time alone, as a clock correction does."""
-        self._wall_ns += ns
-
-    def sleep_until(self, deadline_ns: int) -> None:
-        self.advance(max(0, deadline_ns - self._now_ns))
 
 
 def rfc3339(wall_ns: int) -> str:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_runtime.messages import Message
+
+RELOAD = "reload"
+"""Why a message was dropped that still waited when another session took over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,30 +27,47 @@ class Counts:
     in_flight: int
 
 
+@dataclass(slots=True, eq=False)
+class Account:
+    """One stream's counters. The next session's mailbox goes on with them. Hold `lock` to use them."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    captured: int = 0
+    decided: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    news: Counter[str] = field(default_factory=Counter)
+    """Dropped since somebody last asked."""
+    next_seq: int = 0
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        self.dropped[reason] += count
+        self.news[reason] += count
+
+
 class Mailbox:
     """A bounded box that keeps the newest `keep` messages; what they replace is counted as `replaced`."""
 
-    def __init__(self, keep: int, wake: Callable[[], None] | None = None) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, keep: int, wake: Callable[[], None] | None = None, account: Account | None = None) -> None:
+        """`account`: go on with these counters."""
+        self._account = account or Account()
         self._waiting: deque[Message] = deque()
         self._keep = keep
         self._wake = wake
-        self._captured = 0
-        self._decided = 0
-        self._dropped: Counter[str] = Counter()
-        self._news: Counter[str] = Counter()
-        self._next_seq = 0
+        self._retired = False
 
     def put(self, make: Callable[[int], Message]) -> None:
         """Admit the message that `make(seq)` gives. Any thread; wakes the loop if this stream triggers it."""
-        with self._lock:
-            self._captured += 1
-            self._waiting.append(make(self._next_seq))
-            self._next_seq += 1
+        account = self._account
+        with account.lock:
+            account.captured += 1
+            if self._retired:
+                account.drop(RELOAD)
+                return
+            self._waiting.append(make(account.next_seq))
+            account.next_seq += 1
             if len(self._waiting) > self._keep:
                 self._waiting.popleft()
-                self._dropped["replaced"] += 1
-                self._news["replaced"] += 1
+                account.drop("replaced")
         if self._wake is not None:
             self._wake()
 
@@ -58,39 +78,49 @@ class Mailbox:
 
     def refuse(self, reason: str) -> None:
         """Count a message that was captured but not admitted. Any thread."""
-        with self._lock:
-            self._captured += 1
-            self._dropped[reason] += 1
-            self._news[reason] += 1
+        with self._account.lock:
+            self._account.captured += 1
+            self._account.drop(reason)
 
     def take(self) -> list[Message]:
         """All waiting messages, oldest first; the caller must settle each. Loop thread."""
-        with self._lock:
+        with self._account.lock:
             taken = list(self._waiting)
             self._waiting.clear()
             return taken
 
     def settle(self, decided: int, dropped: Counter[str]) -> None:
         """Close the account of messages taken earlier. Loop thread."""
-        with self._lock:
-            self._decided += decided
-            self._dropped += dropped
-            self._news += dropped
+        with self._account.lock:
+            self._account.decided += decided
+            self._account.dropped += dropped
+            self._account.news += dropped
+
+    def retire(self, pending: int) -> None:
+        """No decision will be made any more on what lies here, nor on the `pending` messages taken earlier, nor on what
+        a source thread may still put: all count as dropped by `reload`. Loop thread.
+        """
+        with self._account.lock:
+            self._retired = True
+            if left := len(self._waiting) + pending:
+                self._account.drop(RELOAD, left)
+            self._waiting.clear()
 
     def new_drops(self) -> Mapping[str, int]:
         """Messages dropped since the last call, by reason. Loop thread."""
-        if not self._news:
+        if not self._account.news:
             return {}
-        with self._lock:
-            news, self._news = self._news, Counter()
+        with self._account.lock:
+            news, self._account.news = self._account.news, Counter()
             return news
 
     def counts(self, pending: int) -> Counts:
         """The account, given how many taken messages the loop still holds. Loop thread."""
-        with self._lock:
-            return Counts(self._captured, self._decided, dict(self._dropped), len(self._waiting) + pending)
+        account = self._account
+        with account.lock:
+            return Counts(account.captured, account.decided, dict(account.dropped), len(self._waiting) + pending)
 
     @property
     def captured(self) -> int:
         """Messages seen so far. Any thread."""
-        return self._captured
+        return self._account.captured

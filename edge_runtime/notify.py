@@ -27,6 +27,10 @@ class Notifier:
             except OSError:
                 pass
 
+    def reloading(self, now_ns: int) -> None:
+        """A reload begins, at this monotonic time (which `Type=notify-reload` asks for); `READY=1` ends it."""
+        self.send(f"RELOADING=1\nMONOTONIC_USEC={now_ns // 1000}")
+
     def decided(self, now_ns: int) -> None:
         """A decision was published: feed the watchdog (at most four times per watchdog interval)."""
         if self._ping_interval_ns and now_ns >= self._next_ping_ns:

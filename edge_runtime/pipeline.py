@@ -1,4 +1,4 @@
-"""The one module that knows every stage: align -> preprocess -> infer -> decide.
+"""From messages to decisions: align -> preprocess -> infer -> decide, in that order and nowhere else.
 
 `Pipeline` is synchronous and reads no clock, so the live loop, offline evaluation and replay run the same code.
 """

@@ -137,6 +137,17 @@ class RecordingHealth(Struct, frozen=True):
     """Why it ended before the run did (disk full, say), if it did."""
 
 
+class ReloadHealth(Struct, frozen=True):
+    """What became of the requests to reload."""
+
+    succeeded: int
+    refused: int
+    opening: bool
+    """Whether a new session is being opened beside the running one."""
+    reason: str | None
+    """Why the last one was refused; None if it was not."""
+
+
 class StatusMessage(Struct, frozen=True):
     """Topic `status.<name>`: once a second."""
 
@@ -166,6 +177,7 @@ class StatusMessage(Struct, frozen=True):
     signed_by: str | None
     recording: RecordingHealth | None = None
     """None where nothing is recorded."""
+    reload: ReloadHealth | None = None
 
 
 def decode_input(data: bytes | memoryview) -> InputMessage:

@@ -283,7 +283,7 @@ class Manager:
 
     def wait(self, word: str) -> None:
         while word not in self.heard:
-            self.heard.append(self.socket.recv(200).decode())
+            self.heard.extend(self.socket.recv(4096).decode().splitlines())
 
 
 def test_as_a_service_it_says_ready_feeds_the_watchdog_reloads_and_ends_in_time(

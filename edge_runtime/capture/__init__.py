@@ -15,7 +15,7 @@ from edge_runtime.capture.source import Source
 from edge_runtime.capture.world_source import WorldSource
 from edge_runtime.capture.zmq_source import ZmqSource
 from edge_runtime.errors import ConfigError
-from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, kind
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,27 @@ SOURCES: dict[type, _Maker] = {
 """Kind of source to the kinds of stream it can feed, and how it is made."""
 
 
-OpenSources = Callable[[Sequence[config.SourceConfig], Mapping[str, StreamSpec], Intake, str], list[Source]]
+OpenSources = Callable[
+    [Sequence[config.SourceConfig], Mapping[str, StreamSpec], Intake, str, Sequence[Source]], list[Source]
+]
 
 
 def open_sources(
-    settings: Sequence[config.SourceConfig], streams: Mapping[str, StreamSpec], intake: Intake, decisions: str
+    settings: Sequence[config.SourceConfig],
+    streams: Mapping[str, StreamSpec],
+    intake: Intake,
+    decisions: str,
+    running: Sequence[Source] = (),
 ) -> list[Source]:
     """Open every source of the configuration; `decisions` is the endpoint that decisions are published at.
 
-    Raises ConfigError, with nothing left open, if one names a stream that the bundle lacks or cannot be opened.
+    A source among `running` that is what a row asks for stands for that row, untouched: it delivers to whom it did
+    until it is handed over. Raises ConfigError, with nothing newly opened left open, if a row names a stream that the
+    bundle lacks or cannot be opened.
     """
     setting = _Setting(intake, streams, decisions)
-    opened: list[Source] = []
+    sources: list[Source] = []
+    left = list(running)
     try:
         for item in settings:
             kinds, make = SOURCES[type(item)]
@@ -69,9 +78,29 @@ def open_sources(
                     f"source {item.__struct_config__.tag}: the bundle has no fitting stream {stream!r}; "
                     f"there are {fitting}"
                 )
-            opened.append(make(item, setting))
+            reads = _reads(item, streams)
+            source = next((one for one in left if one.serves(item, reads)), None)
+            if source is None:
+                source = make(item, setting)
+                source.settings, source.reads = item, reads
+            else:
+                left.remove(source)
+            sources.append(source)
     except BaseException:
-        for source in opened:
-            source.stop()
+        for source in sources:
+            if source not in running:
+                source.stop()
         raise
-    return opened
+    return sources
+
+
+def _reads(item: config.SourceConfig, streams: Mapping[str, StreamSpec]) -> object:
+    """What a source may have read of the bundle's streams when it was opened: kinds and channels, not ranges."""
+
+    def outline(spec: StreamSpec) -> object:
+        return kind(spec), [channel.name for channel in getattr(spec, "channels", ())]
+
+    stream = getattr(item, "stream", None)
+    if stream is not None:
+        return outline(streams[stream])
+    return {name: outline(spec) for name, spec in streams.items()}

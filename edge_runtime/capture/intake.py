@@ -31,17 +31,41 @@ from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStr
 log = logging.getLogger("edge_runtime.capture")
 
 
+class Unrouted:
+    """Messages refused before they had a stream, by reason. Any thread; outlives the intakes that count into it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, reason: str) -> bool:
+        """Count one; whether it is the first with that reason."""
+        with self._lock:
+            self._counts[reason] += 1
+            return self._counts[reason] == 1
+
+    def counts(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._counts)
+
+
 class Intake:
     """Admits messages from any source thread."""
 
-    def __init__(self, streams: Mapping[str, StreamSpec], mailboxes: Mapping[str, Mailbox], clock: Clock) -> None:
+    def __init__(
+        self,
+        streams: Mapping[str, StreamSpec],
+        mailboxes: Mapping[str, Mailbox],
+        clock: Clock,
+        unrouted: Unrouted | None = None,
+    ) -> None:
+        """`unrouted`: go on with these counts."""
         self.clock = clock
         self._streams = streams
         self._mailboxes = mailboxes
         self._freeze = {name: FreezeDetector(spec) for name, spec in streams.items() if isinstance(spec, CameraStream)}
         self._trouble: dict[str, str] = {}
-        self._unrouted_lock = threading.Lock()
-        self._unrouted: Counter[str] = Counter()
+        self._unrouted = unrouted or Unrouted()
 
     def frame(
         self,
@@ -137,16 +161,12 @@ class Intake:
 
     def unrouted(self, reason: str, detail: str = "") -> None:
         """Count a message that belongs to no stream (malformed, too big, unknown)."""
-        with self._unrouted_lock:
-            first = reason not in self._unrouted
-            self._unrouted[reason] += 1
-        if first:
+        if self._unrouted.add(reason):
             log.warning("input: refusing messages: %s %s", reason, detail[:200])
 
     def unrouted_counts(self) -> dict[str, int]:
         """Messages refused before they had a stream, by reason."""
-        with self._unrouted_lock:
-            return dict(self._unrouted)
+        return self._unrouted.counts()
 
     def _recovered(self, stream: str) -> None:
         if self._trouble.pop(stream, None) is not None:

@@ -7,6 +7,8 @@ import threading
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from msgspec import Struct
+
 from edge_runtime.capture.intake import Intake
 
 log = logging.getLogger("edge_runtime.capture")
@@ -15,26 +17,50 @@ log = logging.getLogger("edge_runtime.capture")
 class Source(ABC):
     """Opened by its constructor (which raises ConfigError for what the user can mend), then started and stopped.
 
-    `_run` is the thread's body: it returns when `stopping` is set or there is nothing more to come.
+    `_run` is the thread's body: it returns when `stopping` is set or there is nothing more to come. It reads
+    `self._intake` anew for every message: a reload that keeps the source gives it the next session's.
     """
 
     ends: ClassVar[bool]
     """Whether it comes to an end by itself (a file does; a camera does not)."""
 
+    settings: Struct | None = None
+    """The row of the configuration that it was opened for."""
+
+    reads: object = None
+    """What it may have read of the bundle's streams when it was opened."""
+
     def __init__(self, name: str, intake: Intake) -> None:
         self.name = name
         self._intake = intake
         self.stopping = threading.Event()
+        self._started = threading.Event()
         self._ended = threading.Event()
+        self._failure: str | None = None
         self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
+
+    def serves(self, settings: Struct, reads: object) -> bool:
+        """Whether this source, as it runs, is what a row with these settings asks for."""
+        return self._failure is None and self.settings == settings and self.reads == reads
+
+    def ready(self) -> None:
+        """Have the thread stand by, so that nothing is left of `start` that could fail. Harmless when called again."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def start(self) -> None:
         """Begin to deliver."""
-        self._thread.start()
+        self.ready()
+        self._started.set()
+
+    def hand_over(self, intake: Intake) -> None:
+        """Deliver into `intake` from the next message on. Loop thread."""
+        self._intake = intake
 
     def stop(self, timeout_s: float = 1.0) -> None:
         """Stop delivering and free everything; waits at most `timeout_s`. Harmless when called again."""
         self.stopping.set()
+        self._started.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
             if self._thread.is_alive():
@@ -47,11 +73,26 @@ class Source(ABC):
         """Whether nothing more will come."""
         return self._ended.is_set()
 
+    @property
+    def state(self) -> str:
+        """In a word, for the status: `running`, `ended` or `failed`. Any thread."""
+        if self._failure is not None:
+            return "failed"
+        return "ended" if self.ended else "running"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it does not run as it should, if so. Any thread."""
+        return self._failure
+
     def _guarded(self) -> None:
+        self._started.wait()
         try:
-            self._run()
-        except Exception:  # a source that breaks must not take the runtime with it
+            if not self.stopping.is_set():
+                self._run()
+        except Exception as error:  # a source that breaks must not take the runtime with it
             log.exception("%s: source failed; its stream will be missing", self.name)
+            self._failure = f"{type(error).__name__}: {error}"
         finally:
             self._close()
             self._ended.set()

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import msgspec
 import zmq
+from msgspec import Struct
 
-from edge_runtime import sockets
+from edge_runtime import config, sockets
 from edge_runtime.capture.admit import MAX_JPEG_BYTES
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
@@ -35,6 +36,12 @@ class ZmqSource(Source):
         # A part beyond this ends the sender's connection before it can fill our memory.
         self._socket.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_JPEG_BYTES)
         self.endpoint = sockets.bind(self._context, self._socket, bind, "source bind")
+
+    def serves(self, settings: Struct, reads: object) -> bool:
+        """By the endpoint alone: it reads nothing of the streams."""
+        if self._failure is not None or type(settings) is not type(self.settings):
+            return False
+        return self.settings == settings or settings == config.ZmqSource(self.endpoint)
 
     def _run(self) -> None:
         while not self.stopping.is_set():

@@ -292,29 +292,26 @@ def _shipped_bundles() -> Iterator[Finding]:
 
 
 def _config(config_file: Path) -> Iterator[Finding]:
-    from edge_runtime.assembly import Assembly
-    from edge_runtime.capture import open_sources
     from edge_runtime.clock import RealClock
     from edge_runtime.config import load_config
     from edge_runtime.errors import EngineError, UserError
     from edge_runtime.publish.zmq_publisher import ZmqPublisher
+    from edge_runtime.session import Books, Session
 
     try:
         config = load_config(config_file)
-        assembly = Assembly(config, RealClock(), lambda: None)
         publisher = ZmqPublisher(config.publish.bind, 1)
         try:
-            for source in open_sources(config.source, assembly.pipeline.streams, assembly.intake, publisher.endpoint):
-                source.stop()
+            session = Session(config, RealClock(), lambda: None, Books(), decisions=publisher.endpoint)
+            session.abandon()
         finally:
             publisher.close()
-            assembly.pipeline.close()
     except (UserError, EngineError) as error:
         yield Finding("config", "bad", str(error))
         return
-    bundle = assembly.bundle
+    bundle = session.bundle
     signed = f"signed by {bundle.signed_by}" if bundle.signed_by else "not signed"
-    backends = ", ".join(sorted(set(assembly.pipeline.backends.values())))
+    backends = ", ".join(sorted(set(session.pipeline.backends.values())))
     detail = f"{config_file}: bundle {bundle.manifest.name} {bundle.manifest.version}, {signed}, on {backends}"
     yield Finding("config", "ok", detail)
     fed = {item.stream for item in config.source if hasattr(item, "stream")}

@@ -1,0 +1,211 @@
+"""A session: all that one reading of the configuration brings. Pipeline, mailboxes with their accounts, sources."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_runtime.bundle import open_bundle
+from edge_runtime.bundles import bundle_path
+from edge_runtime.capture import OpenSources, open_sources
+from edge_runtime.capture.intake import Intake, Unrouted
+from edge_runtime.capture.source import Source
+from edge_runtime.clock import Clock
+from edge_runtime.config import Config
+from edge_runtime.health import RateMeter
+from edge_runtime.mailbox import Account, Counts, Mailbox
+from edge_runtime.messages import AlignedSet, Message
+from edge_runtime.pipeline import Pipeline
+from edge_runtime.streams import TextStream, keep, max_age_ns
+from edge_runtime.wire import BundleId, StreamHealth
+
+log = logging.getLogger("edge_runtime")
+
+STOP_SOURCES_NS = 1_000_000_000
+
+
+@dataclass(eq=False)
+class Books:
+    """What is counted over all sessions of a runtime."""
+
+    accounts: dict[str, Account] = field(default_factory=dict)
+    """By stream."""
+    unrouted: Unrouted = field(default_factory=Unrouted)
+    engine_restarts: int = 0
+    """Of the sessions before."""
+
+
+class Session:
+    """Opened whole before anything of the running one is touched; then takes its place, or is closed without a trace.
+
+    Made, used and closed by one thread, the loop it serves: engines on a GPU belong to the thread that opens them.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        wake: Callable[[], None],
+        books: Books,
+        tap: Callable[[Message], None] | None = None,
+        decisions: str = "",
+        running: Sequence[Source] = (),
+        open_sources: OpenSources = open_sources,
+    ) -> None:
+        """`tap` is shown every message that is taken, in that order; `decisions` is where decisions are published.
+
+        Sources among `running` that the configuration asks for again are kept; until `start` they go on as they are.
+        Raises UserError or EngineError, with everything newly opened closed again.
+        """
+        bundle = open_bundle(bundle_path(config.bundle), tuple(map(Path, config.trusted_keys)), config.allow_unsigned)
+        manifest = bundle.manifest
+        self.config = config
+        self.bundle = bundle
+        self.bundle_id = BundleId(manifest.name, manifest.version, bundle.digest)
+        self.trigger = manifest.trigger
+        self.trigger_is_text = isinstance(manifest.streams[manifest.trigger], TextStream)
+        self.heartbeat_ns = int(manifest.decision.heartbeat_ms * 1e6)
+        self._clock = clock
+        self._books = books
+        self._tap = tap
+        self.pipeline = Pipeline(bundle, config.engine)
+        try:
+            self.mailboxes = {
+                name: Mailbox(
+                    keep(spec),
+                    wake if name == manifest.trigger or name in self.pipeline.ahead else None,
+                    books.accounts.setdefault(name, Account()),
+                )
+                for name, spec in manifest.streams.items()
+            }
+            self.intake = Intake(manifest.streams, self.mailboxes, clock, books.unrouted)
+            self.rates = {name: RateMeter() for name in manifest.streams}
+            self.sources = open_sources(config.source, manifest.streams, self.intake, decisions, running)
+            self._kept = [source for source in self.sources if source in running]
+            try:
+                for source in self.sources:
+                    source.ready()
+            except BaseException:
+                self._stop([source for source in self.sources if source not in self._kept])
+                raise
+        except BaseException:
+            self.pipeline.close()
+            raise
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Where inputs may be sent."""
+        return [source.endpoint for source in self.sources if hasattr(source, "endpoint")]
+
+    @property
+    def ended(self) -> bool:
+        """Whether no source has anything more to give."""
+        return all(source.ended for source in self.sources)
+
+    def start(self) -> None:
+        """Let the sources deliver here, those that ran before included. Raises nothing."""
+        for source in self.sources:
+            if source in self._kept:
+                source.hand_over(self.intake)
+            else:
+                source.start()
+
+    def retire(self) -> None:
+        """Nothing will be decided here any more: what waits is dropped and counted. After the next one's `start`."""
+        for name, mailbox in self.mailboxes.items():
+            mailbox.retire(self.pipeline.pending(name))
+        self._books.engine_restarts += self.pipeline.engine_restarts
+
+    def close(self, successor: Session | None = None) -> None:
+        """Stop the sources, but those that the successor keeps, and free the engines. May take a second."""
+        kept = successor._kept if successor is not None else ()
+        self._stop([source for source in self.sources if source not in kept])
+        self.pipeline.close()
+
+    def abandon(self) -> None:
+        """Close what never started; kept sources run on as if nothing had been."""
+        self._stop([source for source in self.sources if source not in self._kept])
+        self.pipeline.close()
+
+    def stop_sources(self) -> None:
+        """Stop all of them; nothing more will come."""
+        self._stop(self.sources)
+
+    def _stop(self, sources: Sequence[Source]) -> None:
+        # All are told before any is waited for, so that several hung devices cost one waiting time, not several.
+        for source in sources:
+            source.stopping.set()
+        deadline_ns = self._clock.now_ns() + STOP_SOURCES_NS
+        for source in sources:
+            source.stop(max(0.0, (deadline_ns - self._clock.now_ns()) / 1e9))
+
+    @property
+    def engine_restarts(self) -> int:
+        """Of this session and all before."""
+        return self._books.engine_restarts + self.pipeline.engine_restarts
+
+    @property
+    def unrouted(self) -> dict[str, int]:
+        """Messages refused before they had a stream, by reason."""
+        return self._books.unrouted.counts()
+
+    def take(self) -> list[int]:
+        """Move waiting messages into the pipeline; capture times that call for a decision, oldest first."""
+        references: list[int] = []
+        for name, mailbox in self.mailboxes.items():
+            for message in mailbox.take():
+                self.pipeline.add(message)
+                if self._tap is not None:
+                    self._tap(message)
+                if name == self.trigger:
+                    references.append(message.captured_ns)
+        # Every sentence deserves its own answer; of frames and samples the newest stands for all.
+        return sorted(references) if self.trigger_is_text else references[-1:]
+
+    def settle(self, aligned: AlignedSet) -> None:
+        """Close the accounts of the messages that a decision considered."""
+        for name, part in aligned.slices.items():
+            decided, dropped = self.pipeline.settle(part)
+            if decided or dropped:
+                self.mailboxes[name].settle(decided, dropped)
+
+    def new_drops(self) -> dict[str, int]:
+        """Messages of all streams dropped since the last call, by reason."""
+        total: dict[str, int] = {}
+        for mailbox in self.mailboxes.values():
+            for reason, count in mailbox.new_drops().items():
+                total[reason] = total.get(reason, 0) + count
+        return total
+
+    def accounts(self) -> dict[str, Counts]:
+        """Each stream's account."""
+        return {name: box.counts(self.pipeline.pending(name)) for name, box in self.mailboxes.items()}
+
+    def alive(self, stream: str, now_ns: int) -> bool:
+        """Whether `stream` was seen within its maximum age."""
+        newest_ns = self.pipeline.newest_ns(stream)
+        return newest_ns is not None and now_ns - newest_ns <= max_age_ns(self.pipeline.streams[stream])
+
+    def trouble(self, now_ns: int) -> str | None:
+        """Why the runtime is degraded, if it is."""
+        for name, spec in self.pipeline.streams.items():
+            if spec.required and not self.alive(name, now_ns):
+                return f"{name} is silent"
+        return self.pipeline.down
+
+    def health(self, now_ns: int) -> dict[str, StreamHealth]:
+        """Account, rate and liveness of every stream."""
+        return {
+            name: StreamHealth(
+                captured=counts.captured,
+                decided=counts.decided,
+                dropped=counts.dropped,
+                in_flight=counts.in_flight,
+                rate_hz=round(self.rates[name].update(now_ns, counts.captured), 2),
+                expected_hz=self.pipeline.streams[name].rate_hz,
+                alive=self.alive(name, now_ns),
+            )
+            for name, counts in self.accounts().items()
+        }

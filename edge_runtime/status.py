@@ -1,0 +1,65 @@
+"""What the status message tells: counted here as decisions are made, put together once a second."""
+
+from __future__ import annotations
+
+from edge_runtime.clock import Clock, rfc3339
+from edge_runtime.health import LatencyWindow, Thermometer, WallClockWatch, resident_mb
+from edge_runtime.session import Session
+from edge_runtime.wire import DecisionMessage, RecordingHealth, ReloadHealth, State, StatusMessage
+
+
+class Status:
+    """A runtime's running figures, over all its sessions. Loop thread only."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self._name = name
+        self._clock = clock
+        self._started_ns = clock.now_ns()
+        self._latencies = LatencyWindow()
+        self._thermometer = Thermometer()
+        self._wall = WallClockWatch(clock.now_ns(), clock.wall_ns())
+        self._seq = 0
+        self.decisions = 0
+        self._safe_decisions = 0
+
+    def decided(self, message: DecisionMessage, triggered: bool) -> None:
+        """Count a published decision; a heartbeat's latency says nothing."""
+        self.decisions += 1
+        self._safe_decisions += message.source == "safe"
+        if triggered:
+            self._latencies.add(message.latency_ms.capture_to_publish)
+
+    def message(
+        self, session: Session, state: State, reload: ReloadHealth | None, recording: RecordingHealth | None
+    ) -> StatusMessage:
+        """The next status."""
+        now_ns = self._clock.now_ns()
+        self._wall.look(now_ns, self._clock.wall_ns())
+        streams = session.health(now_ns)
+        self._seq += 1
+        return StatusMessage(
+            schema=1,
+            name=self._name,
+            bundle=session.bundle_id,
+            seq=self._seq - 1,
+            published_ns=now_ns,
+            wall_time=rfc3339(self._clock.wall_ns()),
+            state=state,
+            reason=session.trouble(now_ns),
+            uptime_s=round((now_ns - self._started_ns) / 1e9, 3),
+            decisions=self.decisions,
+            safe_decisions=self._safe_decisions,
+            streams=streams,
+            unrouted=session.unrouted,
+            conserved=all(stream.balanced for stream in streams.values()),
+            latency_ms=self._latencies.percentiles(),
+            wall_clock_jumps=self._wall.jumps,
+            engine_restarts=session.engine_restarts,
+            memory_mb=round(resident_mb(), 1),
+            temperature_c=self._thermometer.read(),
+            backend=session.pipeline.backends,
+            precision=session.pipeline.precisions,
+            signed_by=session.bundle.signed_by,
+            recording=recording,
+            reload=reload,
+        )
