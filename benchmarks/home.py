@@ -125,12 +125,15 @@ def _offline(data: Path, split: str, bundle: str) -> tuple[dict[str, str], tuple
     from build_engines.evaluation.evaluate import evaluate
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path
+    from edge_runtime.heads.softmax import SoftmaxHead
     from edge_runtime.pipeline import Pipeline
 
     pipeline = Pipeline(open_bundle(bundle_path(bundle), allow_unsigned=True))
     result = evaluate(pipeline, layout_of(data, split).read(data, split, pipeline.streams))
     pipeline.close()
-    return {one.id: one.label for one in result.predictions}, pipeline.bundle.manifest.head.labels
+    head = pipeline.bundle.manifest.head
+    assert isinstance(head, SoftmaxHead)
+    return {one.id: one.label for one in result.predictions}, head.labels
 
 
 @contextmanager

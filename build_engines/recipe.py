@@ -18,6 +18,7 @@ from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.regression import Value
 from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.streams import CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
@@ -140,6 +141,11 @@ class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """What the fields of a `samples.jsonl` mean. A field within a field is written with a dot: `labels.action`."""
 
     label: str = "label"
+    """Field of the label; empty = rows have none, as for a regression head."""
+    targets: dict[str, str] = {}
+    """Value of a regression head to the field that holds it, a number in the value's unit."""
+    side_labels: dict[str, str] = {}
+    """Name of a head beside the first, one with labels, to the field of its label."""
     group: str | tuple[str, ...] = ()
     """The field, or fields, that rows share which are not independent: a block of a drive, a patient, near doubles.
     Intervals are drawn over these groups, and none may be in two splits.
@@ -313,6 +319,12 @@ class GateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """No class's F1 falls by more than this."""
     min_gain: Fraction = 0.05
     """The plan's graphs are smaller than FP32's by at least this part."""
+    mae_ratio: Annotated[float, Meta(ge=1)] = 1.05
+    """In a reduced precision no value's mean absolute error is more than this many times FP32's..."""
+    mae_slack: Fraction = 0.001
+    """... but for this part of the value's range, which may always be lost."""
+    nmae: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """Of a regression head in FP32: mean absolute error over the range, averaged over the values; at most this."""
     agreement: Fraction = 0.05
     """On a GPU, no output of a stage and no logit is further from ONNX Runtime's than this part of the largest one.
     One step of INT8 is 0.8 %, and a value on the edge of two steps may fall to either side."""
@@ -340,8 +352,9 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     version: str
     layout: str
     """The data's layout: a key of `datasets.LAYOUTS`."""
-    labels: tuple[str, ...]
-    """In the order of the head's outputs; may be empty for the layout `ner`: then the training data's tags."""
+    labels: tuple[str, ...] = ()
+    """In the order of the head's outputs; empty for a regression head, and allowed to be for the layout `ner`: then the
+    training data's tags."""
     trigger: str
     streams: dict[Name, StreamSpec]
     decision: DecisionPolicy
@@ -360,13 +373,30 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     evaluate_split: str = "val"
 
 
+class SideHeadRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """A head beside the first: told with every decision, and trained and judged with it."""
+
+    name: Name
+    head: str
+    decision: DecisionPolicy = DecisionPolicy()
+    labels: tuple[str, ...] = ()
+    values: tuple[Value, ...] = ()
+    weight: Positive = 1.0
+    """Of its loss."""
+
+
 class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model to be trained."""
 
     model: ModelRecipe
     train: TrainRecipe
     head: str = "softmax"
-    """Kind of the head: `softmax` (one label of n), `sigmoid` (independent labels), `tagging` (a label per word)."""
+    """Kind of the head: `softmax` (one label of n), `sigmoid` (independent labels), `tagging` (a label per word) or
+    `regression` (named values)."""
+    values: tuple[Value, ...] = ()
+    """Of a regression head, instead of labels."""
+    side_heads: tuple[SideHeadRecipe, ...] = ()
+    """Heads beside the first, on the same features."""
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     world: WorldRecipe = WorldRecipe()
     opposites: tuple[OppositeRecipe, ...] = ()
@@ -374,7 +404,16 @@ class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True)
     @property
     def output_head(self) -> Head:
         """The head as a manifest describes it. Raises ConfigError."""
-        return make_head(self.head, str(stage_output("fusion", "logits")), self.labels)
+        return make_head(self.head, str(stage_output("fusion", "logits")), self.labels, self.values)
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """All heads by name; the first, which has an empty one, reads `logits` of the stage `fusion`, each other the
+        output of its name. Raises ConfigError."""
+        return {"": self.output_head} | {
+            one.name: make_head(one.head, str(stage_output("fusion", one.name)), one.labels, one.values)
+            for one in self.side_heads
+        }
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -386,10 +425,13 @@ class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return (*cameras, *text, *sensors)
 
 
-def make_head(kind: str, output: str, labels: tuple[str, ...]) -> Head:
+def make_head(kind: str, output: str, labels: tuple[str, ...], values: tuple[Value, ...] = ()) -> Head:
     """A head as a manifest describes it, reading `output`. Raises ConfigError (one line)."""
+    said = {"labels": labels} if labels else {"values": msgspec.to_builtins(values)} if values else {}
+    if labels and values:
+        raise ConfigError(f"head = {kind!r}: labels and values exclude each other")
     try:
-        made: Head = msgspec.convert({"kind": kind, "output": output, "labels": labels}, Head)
+        made: Head = msgspec.convert({"kind": kind, "output": output, **said}, Head)
     except msgspec.ValidationError as error:
         kinds = ", ".join(str(one.__struct_config__.tag) for one in get_args(Head))
         raise ConfigError(f"head = {kind!r}: {error}; kinds of heads are {kinds}") from None
@@ -521,10 +563,39 @@ def check_common(recipe: AnyRecipe) -> str | None:
         return f"calibrate.split is {recipe.calibrate.split!r}, which is also evaluated; calibrate on other data"
     if not recipe.labels and recipe.layout == "ner":
         return None  # they are found in the training data
-    head = recipe.output_head
+    if problem := _check_head(recipe.output_head, recipe.decision, recipe.streams):
+        return problem
+    return _check_side_heads(recipe) if isinstance(recipe, Recipe) else None
+
+
+def _check_head(head: Head, policy: DecisionPolicy, streams: dict[str, StreamSpec], acts: bool = True) -> str | None:
     if isinstance(head, SoftmaxHead) and len(head.labels) < 2:
         return "labels must be distinct and at least two"
-    return next(chain(head.problems(recipe.decision, recipe.streams), head.ignored(recipe.decision)), None)
+    return next(chain(head.problems(policy, streams), head.ignored(policy, acts)), None)
+
+
+def _check_side_heads(recipe: Recipe) -> str | None:
+    """Names, policies, and whether the data can tell what is right."""
+    names = [one.name for one in recipe.side_heads]
+    inputs = ("logits", "presence", "vision", "text", "sensors", "image", "ids", "window", "text_mask", "sensors_mask")
+    if len(set(names)) != len(names) or set(names) & set(inputs):
+        return f"side_heads must have distinct names, none of {', '.join(inputs)}; got {', '.join(names)}"
+    heads = recipe.heads
+    if recipe.side_heads and any(isinstance(head, TaggingHead) for head in heads.values()):
+        return "side_heads and tagging exclude each other: a tag belongs to a word, other answers to a moment"
+    for one in recipe.side_heads:
+        if problem := _check_head(heads[one.name], one.decision, recipe.streams, acts=False):
+            return f"side head {one.name}: {problem}"
+        if one.labels and one.name not in recipe.dataset.side_labels:
+            return f"side head {one.name}: dataset.side_labels must name the field of its label"
+    values = [value.name for value in (*recipe.values, *(one for side in recipe.side_heads for one in side.values))]
+    if len(set(values)) != len(values):
+        return f"values of all heads must have distinct names, got {', '.join(values)}"
+    if unknown := [name for name in values if name not in recipe.dataset.targets]:
+        return f"dataset.targets must name the field of the value {unknown[0]!r}"
+    if (values or recipe.side_heads) and recipe.train.augment.mirror is not None:
+        return "train.augment.mirror changes labels only; leave it out for values and side_heads"
+    return None
 
 
 def check(recipe: Recipe) -> str | None:

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.bundle import Bundle, SideHead, open_bundle
 from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.regression import RegressionHead, Value
+from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.messages import Frame, Sample, Utterance
 from edge_runtime.pipeline import MAX_RESTART_PAUSE_NS, RESTART_PAUSE_NS, Pipeline
 from edge_runtime.streams import NS_PER_MS
@@ -84,3 +86,28 @@ def test_an_engine_without_finite_answers_is_safe_and_restarted_ever_more_slowly
     # 20 s: at 0.1, 1.1, 3.1, 7.1 and 15.1 s
     assert restarts[-1] == 5
     assert RESTART_PAUSE_NS < MAX_RESTART_PAUSE_NS
+
+
+def test_every_head_says_its_own_and_only_the_first_acts(tmp_path: Path) -> None:
+    """The fusion's four numbers read twice: as labels, with a policy that holds, and as values."""
+    values = tuple(Value(name, "1", -1.0, 12.0, safe=-1.0) for name in tiny.LABELS)
+    sides = (
+        SideHead("held", SoftmaxHead(tiny.LABELS, "stage:fusion:logits"), DecisionPolicy("stop", hold=3)),
+        SideHead("raw", RegressionHead(values, "stage:fusion:logits"), DecisionPolicy()),
+    )
+    pipeline = Pipeline(open_bundle(tiny.write_bundle(tmp_path / "b", side_heads=sides), allow_unsigned=True))
+    blocked = pipeline.decide(0, 0)
+    assert {one.reason for one in (blocked.verdict, *blocked.side.values())} == {"camera missing"}
+    assert blocked.side["raw"].values == dict.fromkeys(tiny.LABELS, -1.0)
+    said = []
+    for seq, brightness in enumerate((250, 5, 5, 5)):
+        pipeline.add(frame(seq, brightness, 10 * seq))
+        outcome = pipeline.decide(10 * seq * NS_PER_MS, 10 * seq * NS_PER_MS)
+        said.append((outcome.verdict.label, outcome.side["held"].label))
+        assert isinstance(outcome.side["raw"].values, dict) and outcome.inference.output is not None
+        assert list(outcome.side["raw"].values.values()) == pytest.approx(outcome.inference.output[0].tolist())
+    assert said == [("bright", "bright"), ("dark", "bright"), ("dark", "bright"), ("dark", "dark")]
+    pipeline.reset()
+    pipeline.add(frame(0, 5, 0))
+    assert pipeline.decide(0, 0).side["held"].label == "dark", "a reset forgets every head's hysteresis"
+    pipeline.close()

@@ -230,6 +230,7 @@ class _Only:
         self._source, self._columns = source, columns
         self.counts: NDArray[np.float64] = source.counts
         self.aux_counts: Mapping[str, NDArray[np.float64]] = source.aux_counts
+        self.side_counts: Mapping[str, NDArray[np.float64]] = source.side_counts
         self.steps: int = source.steps
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:

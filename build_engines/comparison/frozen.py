@@ -55,7 +55,7 @@ def fit_fusion(
 ) -> Fusion:
     """A fusion head of the kind `fusion` fitted to features [N, n, d]; the same seed gives the same head."""
     torch.manual_seed(recipe.seed)
-    head = Fusion(fusion, features.shape[1], features.shape[2], len(recipe.labels), weights)
+    head = Fusion(fusion, features.shape[1], features.shape[2], recipe.output_head, weights)
     counts = np.bincount(labels.numpy(), minlength=len(answer_names(recipe))).astype(float)
     plan = msgspec.structs.replace(recipe.train, class_weights={})
     loss_of = build_of(recipe.output_head).loss(recipe.output_head, counts, plan)

@@ -25,6 +25,7 @@ from build_engines.recipe import PLAIN_DATASET, AnyRecipe, BuildRecipe, DatasetR
 from calibration.moments import LabelledSet
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
+from edge_runtime.heads import Head
 from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.streams import SensorStream, StreamSpec
 
@@ -161,14 +162,16 @@ class Batch:
     """window and mask, [B, T, C] each."""
     rows: Ints
     """[P, 3]: the row of vision, text and sensors in each pair."""
-    label: Ints
-    """[P]; [P, W] for a tagging head, `NO_WORD` beyond the sentence's end."""
+    label: NDArray[np.generic]
+    """[P] int64; [P, W] for a tagging head, `NO_WORD` beyond the sentence's end; [P, V] float32 of a regression one."""
     presence: NDArray[np.float32]
     """[P, n] in the recipe's order of modalities."""
-    label_without: Mapping[str, Ints] = field(default_factory=dict)
+    label_without: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     """Stream to the labels [P] that hold where it is dropped."""
     aux: Mapping[str, Ints] = field(default_factory=dict)
     """Auxiliary label to its class for each encoded row [B]."""
+    side: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    """Name of a head beside the first to what is right, as `label`."""
 
 
 class Source(Protocol):
@@ -178,6 +181,8 @@ class Source(Protocol):
     """How often each label occurs."""
     aux_counts: Mapping[str, NDArray[np.float64]]
     """The same for auxiliary labels."""
+    side_counts: Mapping[str, NDArray[np.float64]]
+    """The same for the heads beside the first."""
     steps: int
     """Batches in an epoch."""
 
@@ -204,9 +209,13 @@ class Prepared:
 
 def answer_names(recipe: Recipe) -> tuple[str, ...]:
     """The recipe's labels by number; a sigmoid head's are followed by the answer that none of them holds."""
-    head = recipe.output_head
+    return names_of(recipe.output_head) or recipe.labels
+
+
+def names_of(head: Head) -> tuple[str, ...]:
+    """What a head that answers a moment with one label may say, by number; empty for other heads."""
     build = build_of(head)
-    return build.names(head) if isinstance(build, OneLabelBuild) else recipe.labels
+    return build.names(head) if isinstance(build, OneLabelBuild) else ()
 
 
 def fit_channels(spec: SensorStream, rows: Iterable[Mapping[str, float]]) -> SensorStream:

@@ -192,6 +192,7 @@ class RepairedSource:
         names = {name: index for index, name in enumerate(recipe.labels)}
         self._joined = _joined_table(actions, names)
         self.steps = len(self._texts) // self._batch
+        self.side_counts: Mapping[str, NDArray[np.float64]] = {}
         self.aux_counts: Mapping[str, NDArray[np.float64]] = {
             "action": np.bincount(self._actions, minlength=len(actions)).astype(float),
             "gesture": np.bincount(digits, minlength=10).astype(float),

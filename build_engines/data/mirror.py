@@ -59,8 +59,10 @@ class Mirror:
             batch,
             vision=vision,
             sensors=sensors,
-            label=_turn(batch.label, turned, self._labels),
-            label_without={name: _turn(value, turned, self._labels) for name, value in batch.label_without.items()},
+            label=_turn(batch.label.astype(np.int64), turned, self._labels),
+            label_without={
+                name: _turn(value.astype(np.int64), turned, self._labels) for name, value in batch.label_without.items()
+            },
             aux={name: _turn(value, turned, self._aux[name]) for name, value in batch.aux.items()},
         )
 

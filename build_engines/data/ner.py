@@ -212,6 +212,7 @@ class SentenceSource:
         self.steps = len(train) // self._batch
         found = Counter(tag for one in train for tag in one.tags)
         self.counts = np.array([float(found[label]) for label in recipe.labels])
+        self.side_counts: Mapping[str, NDArray[np.float64]] = {}
         self.aux_counts: Mapping[str, NDArray[np.float64]] = {}
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:

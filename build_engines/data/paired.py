@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from build_engines.data.datasets import Batch, Ints, answer_names
+from build_engines.data.datasets import Batch, Ints, answer_names, names_of
 from build_engines.data.tokenizer import SamplingEncoder
+from build_engines.heads import build_of
 from build_engines.recipe import Recipe
 from calibration.moments import LabelledSet, replay
 from edge_runtime.errors import UserError
@@ -28,14 +30,15 @@ def build_arrays(
     """`sets` through the device's admission, alignment and preprocessing, one row a labelled moment.
 
     `image` [N, cameras, H, W, 3], `window` and `mask` [N, T, C], `texts` [N], `presence` [N, modalities] and `labels`
-    [N, 2]: the label's number with everything known, and without the first stream that changes it. Zeros where a
-    stream is absent. Raises UserError for a label that the recipe lacks, a picture that the device refuses, and a
-    split without any moment.
+    [N, 2]: what is right with everything known, and without the first stream that changes it; a label's number, or
+    [V] values. `side <name>` [N] or [N, V]: the same, with everything known, for the heads beside the first. Zeros
+    where a stream is absent. Raises UserError for a label that the recipe lacks, a value that the data lacks, a
+    picture that the device refuses, and a split without any moment.
     """
-    names = {label: index for index, label in enumerate(answer_names(recipe))}
+    head, others = recipe.output_head, {name: head for name, head in recipe.heads.items() if name}
     columns: dict[str, list[NDArray[np.generic]]] = {}
     texts: list[str] = []
-    labels: list[tuple[int, int]] = []
+    labels: list[NDArray[np.generic]] = []
     refused: Counter[str] = Counter()
     for moment, aligned in replay(streams, sets, refused=refused):
         slices = [aligned.slices[name] for name in recipe.modalities]
@@ -45,17 +48,20 @@ def build_arrays(
         said = aligned.slices[recipe.model.text.stream].newest if recipe.model.text else None
         texts.append(said.text if isinstance(said, Utterance) else "")
         other = next(iter(moment.label_without.values()), moment.label)
-        for label in (moment.label, other):
-            if label not in names:
-                raise UserError(f"data {data}: label {label!r} is none of the recipe's {', '.join(names)}")
-        labels.append((names[moment.label], names[other]))
+        try:
+            both = [build_of(head).truth(head, "", one) for one in (moment, dataclasses.replace(moment, label=other))]
+            labels.append(np.stack(both))
+            for name, beside in others.items():
+                columns.setdefault(f"side {name}", []).append(build_of(beside).truth(beside, name, moment))
+        except UserError as error:
+            raise UserError(f"data {data}: {error}") from None
         for reason in refused:
             if isinstance(streams[reason.split(" ")[0]], CameraStream):
                 raise UserError(f"data {data}: {moment.id}: the device refuses its picture ({reason})")
     if not labels:
         raise UserError(f"data {data}: the split {split!r} has no labelled moment")
     arrays: Arrays = {name: np.stack(values) for name, values in columns.items()}
-    return arrays | {"texts": np.array(texts), "labels": np.array(labels, np.int64)}
+    return arrays | {"texts": np.array(texts), "labels": np.stack(labels)}
 
 
 def _tensors(recipe: Recipe, streams: Mapping[str, StreamSpec], slices: Mapping[str, Slice]) -> Arrays:
@@ -97,7 +103,8 @@ class PairedSource:
         """`aux`: auxiliary label to its class for each moment [N], negative where it has none. `training` = False
         cuts words the one most probable way. `change` is made to each batch of an epoch."""
         self._arrays = arrays
-        self._labels: Ints = arrays["labels"].astype(np.int64)
+        self._labels = arrays["labels"]
+        self._side = {name[5:]: values for name, values in arrays.items() if name.startswith("side ")}
         self._aux = aux
         self._change = change
         self._batch = min(recipe.train.batch, len(self._labels))
@@ -110,7 +117,11 @@ class PairedSource:
             alpha = recipe.tokenizer.sampling_alpha if training else 0.0
             self._encoder = SamplingEncoder(tokenizer, spec, alpha, recipe.seed)
         self.steps = len(self._labels) // self._batch
-        self.counts = np.bincount(self._labels[:, 0], minlength=len(answer_names(recipe))).astype(float)
+        self.counts = counted(self._labels[:, 0], len(answer_names(recipe)))
+        heads = recipe.heads
+        self.side_counts: Mapping[str, NDArray[np.float64]] = {
+            name: counted(values, len(names_of(heads[name]))) for name, values in self._side.items()
+        }
         self.aux_counts: Mapping[str, NDArray[np.float64]] = {
             name: np.bincount(values[values >= 0]).astype(float) for name, values in aux.items()
         }
@@ -146,6 +157,14 @@ class PairedSource:
             rows=np.repeat(np.arange(len(index))[:, None], 3, axis=1),
             label=self._labels[index, 0],
             presence=arrays["presence"][index].astype(np.float32),
-            label_without={} if self._text_name is None else {self._text_name: without},
+            label_without={} if self._text_name is None or without.ndim > 1 else {self._text_name: without},
             aux={name: values[index] for name, values in self._aux.items()},
+            side={name: values[index] for name, values in self._side.items()},
         )
+
+
+def counted(answers: NDArray[np.generic], kinds: int) -> NDArray[np.float64]:
+    """How often each of the `kinds` of answers occurs; all 0 for answers that are no numbers of labels."""
+    if not np.issubdtype(answers.dtype, np.integer):
+        return np.zeros(kinds)
+    return np.bincount(answers.astype(np.int64), minlength=kinds).astype(float)

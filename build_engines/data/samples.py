@@ -7,6 +7,7 @@ fields mean. What is null, empty or not there never arrives, as on a device.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from build_engines.data.tokenizer import train_tokenizer
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.errors import UserError
+from edge_runtime.heads.regression import VALUES
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
 
 MARKER = "samples.jsonl"
@@ -78,7 +80,11 @@ class _Reader:
         condition = _word(self._field(row, plan.condition)) if plan.condition else ""
         label = self._label(row)
         messages = tuple(self._messages(row))
-        return LabelledSet(name, name, AT_NS, label, messages, condition=condition, cluster=" ".join(groups))
+        values = {one: self._target(row, one, field) for one, field in plan.targets.items()}
+        side = {one: _word(self._field(row, field)) for one, field in plan.side_labels.items()}
+        return LabelledSet(
+            name, name, AT_NS, label, messages, condition=condition, cluster=" ".join(groups), values=values, side=side
+        )
 
     def _messages(self, row: Row) -> Iterator[RawMessage]:
         if self._camera is not None and (image := row.get("image")):
@@ -106,8 +112,16 @@ class _Reader:
             raise UserError(f"{self._where}: {row['id']}: sensors.{channel} is {value!r}; {known}")
         return float(value)
 
+    def _target(self, row: Row, name: str, field: str) -> float:
+        value = self._field(row, field)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{self._where}: {row['id']}: {field} is {value!r}; the value {name!r} must be a number")
+        return float(value)
+
     def _label(self, row: Row) -> str:
         plan = self._dataset
+        if not plan.label:
+            return VALUES
         value = _word(self._field(row, plan.label))
         if not plan.values:
             return value

@@ -17,7 +17,7 @@ from build_engines.evaluation.page import Cells, Section, as_html, as_markdown
 from build_engines.evaluation.rival import Rivalry
 from build_engines.heads.intervals import Interval, interval, resamples
 from build_engines.heads.kind import Pairs
-from build_engines.heads.labelled import OneLabelBuild, matrix
+from build_engines.heads.labelled import LabelHead, OneLabelBuild, matrix
 from build_engines.heads.metrics import Scores
 from build_engines.heads.prediction import Prediction
 from edge_runtime.bundle import Bundle
@@ -125,7 +125,7 @@ def intervals(result: Evaluation, seed: int, count: int = DRAWS) -> Intervals:
 
 def _confidence(result: Evaluation, policy: DecisionPolicy, known: Sequence[Prediction]) -> Confidence | None:
     head, build = result.head, result.build
-    if not known or not isinstance(build, OneLabelBuild):
+    if not known or not isinstance(head, LabelHead) or not isinstance(build, OneLabelBuild):
         return None
     shipped = matrix(known, head.labels)
     plain = build.at_temperature(shipped, policy.temperature, 1.0)
@@ -352,7 +352,7 @@ def pictures(result: Evaluation, found: Findings) -> dict[str, bytes]:
     build = result.build
     drawn = {
         "classes.png": figures.part_intervals(
-            sure.parts, scores.support, build.part_figure, sure.figure if build.part_figure in build.figure else None
+            sure.parts, scores.support, build.part_figure, sure.figure if build.mean_of_parts else None
         )
     }
     if isinstance(scores, Scores) and isinstance(build, OneLabelBuild):

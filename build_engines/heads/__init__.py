@@ -6,11 +6,13 @@ from typing import Any
 
 from build_engines.heads.kind import AnyHeadBuild
 from build_engines.heads.labelled import OneLabelBuild
+from build_engines.heads.regression import RegressionBuild
 from build_engines.heads.sigmoid import SigmoidBuild
 from build_engines.heads.softmax import SoftmaxBuild
 from build_engines.heads.tagging import TaggingBuild
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
+from edge_runtime.heads.regression import RegressionHead
 from edge_runtime.heads.sigmoid import SigmoidHead
 from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.heads.tagging import TaggingHead
@@ -19,6 +21,7 @@ HEADS: dict[type, AnyHeadBuild] = {
     SoftmaxHead: SoftmaxBuild(),
     SigmoidHead: SigmoidBuild(),
     TaggingHead: TaggingBuild(),
+    RegressionHead: RegressionBuild(),
 }
 
 

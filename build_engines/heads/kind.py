@@ -119,6 +119,8 @@ class HeadBuild(ABC, Generic[OfHead]):
     """What a part is called."""
     part_figure: ClassVar[str] = "F1"
     """What a part's own figure is called."""
+    mean_of_parts: ClassVar[bool] = True
+    """Whether the figure is the mean of the parts' own."""
     columns: ClassVar[tuple[str, ...]] = COLUMNS
     """Of the scores' rows."""
     judged: ClassVar[str] = "decisions"

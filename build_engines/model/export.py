@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from build_engines.model.fused import FusedModel, Tagger
+from build_engines.heads import build_of
+from build_engines.model.fused import FusedModel, Fusion, Tagger
 from build_engines.model.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith
 from build_engines.model.train import SAMPLES, Trained
 from build_engines.recipe import Recipe
@@ -36,7 +37,7 @@ from edge_runtime.tensor_source import stream_tensor
 
 OPSET = 20
 STAGE_TOLERANCE = 1e-4
-"""Largest difference between a stage's graph and torch, in the outputs' own unit."""
+"""Largest difference between a stage's graph and torch: in the outputs' own unit, or in half ranges of values."""
 MONOLITH_TOLERANCE = 1e-5
 MONOLITH = "monolith.fp32.onnx"
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -55,16 +56,15 @@ class EncoderStage(nn.Module):
 
 
 class FusionStage(nn.Module):
-    """One decision's features, each stage's as it comes ([cameras, d], [1, d], [1, d]), to logits [1, labels]."""
+    """One decision's features, each stage's as it comes ([cameras, d], [1, d], [1, d]), to what each head reads."""
 
-    def __init__(self, fusion: nn.Module) -> None:
+    def __init__(self, fusion: Fusion) -> None:
         super().__init__()
         self.fusion = fusion
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         *features, presence = inputs
-        logits: Tensor = self.fusion(torch.cat(features, dim=0).unsqueeze(0), presence)
-        return logits
+        return tuple(self.fusion.every(torch.cat(features, dim=0).unsqueeze(0), presence).values())
 
 
 class TaggerStage(nn.Module):
@@ -81,12 +81,14 @@ class TaggerStage(nn.Module):
 
 @dataclass(frozen=True)
 class StageExport:
-    """How one stage is exported: the torch module, example inputs by name, and its output's name."""
+    """How one stage is exported: the torch module, example inputs by name, and its outputs' names."""
 
     name: str
     module: nn.Module
     inputs: dict[str, Tensor]
-    output: str
+    outputs: tuple[str, ...]
+    scales: tuple[NDArray[np.float64], ...] = ()
+    """What a difference counts in, by output, where it is not the output's own unit."""
 
 
 class Equality(Struct, frozen=True):
@@ -108,7 +110,7 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
         spec = recipe.streams[cameras[0]]
         assert isinstance(spec, CameraStream)
         image = torch.zeros(len(cameras), spec.height, spec.width, 3, dtype=torch.uint8)
-        stages.append(StageExport("vision", EncoderStage(model.vision), {"image": image}, "features"))
+        stages.append(StageExport("vision", EncoderStage(model.vision), {"image": image}, ("features",)))
         features["vision"] = torch.zeros(len(cameras), d)
     if recipe.model.text is not None and model.text is not None:
         words = recipe.streams[recipe.model.text.stream]
@@ -117,7 +119,7 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
         assert read is not None
         ids = torch.zeros(read.shape, dtype=torch.int32)
         stages.append(
-            StageExport("text", EncoderStage(model.text), {"ids": ids, "mask": torch.ones(ids.shape)}, "features")
+            StageExport("text", EncoderStage(model.text), {"ids": ids, "mask": torch.ones(ids.shape)}, ("features",))
         )
         features["text"] = torch.zeros(1, words.max_tokens, d) if words.word_pieces else torch.zeros(1, d)
     if recipe.model.sensors is not None and model.sensors is not None:
@@ -125,12 +127,15 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
         assert isinstance(values, SensorStream)
         window = torch.zeros(1, values.window, len(values.channels))
         inputs = {"window": window, "mask": torch.ones(window.shape)}
-        stages.append(StageExport("sensors", EncoderStage(model.sensors), inputs, "features"))
+        stages.append(StageExport("sensors", EncoderStage(model.sensors), inputs, ("features",)))
         features["sensors"] = torch.zeros(1, d)
     if isinstance(model.fusion, Tagger):
-        return [*stages, StageExport("fusion", TaggerStage(model.fusion), features, "logits")]
+        return [*stages, StageExport("fusion", TaggerStage(model.fusion), features, ("logits",))]
     features["presence"] = torch.ones(1, len(recipe.modalities))
-    stages.append(StageExport("fusion", FusionStage(model.fusion), features, "logits"))
+    names = ("logits", *model.fusion.side_heads)
+    scalings = [build_of(head).scaling(head) for head in recipe.heads.values()]
+    scales = tuple(np.ones(1) if scaling is None else scaling[1] for scaling in scalings)
+    stages.append(StageExport("fusion", FusionStage(model.fusion), features, names, scales))
     return stages
 
 
@@ -144,7 +149,7 @@ def to_onnx(stage: StageExport) -> ModelProto:
             tuple(stage.inputs.values()),
             buffer,  # type: ignore[arg-type]  # a file object is accepted by this exporter
             input_names=list(stage.inputs),
-            output_names=[stage.output],
+            output_names=list(stage.outputs),
             opset_version=OPSET,
             dynamo=False,
         )
@@ -218,24 +223,32 @@ def prove(
         presence = samples["presence"][index : index + 1].copy()
         if index % 2:
             presence[0, index // 2 % presence.shape[1]] = 0.0
-        outputs: dict[str, NDArray[np.float32]] = {}
+        outputs: dict[str, list[NDArray[np.float32]]] = {}
         feeds: dict[str, NDArray[np.generic]] = {}
         for stage in stages:
             inputs = _stage_inputs(stage, samples, index, outputs, presence, feeds)
             with torch.no_grad():
-                expected = stage.module(*(torch.from_numpy(value) for value in inputs.values())).numpy()
-            outputs[stage.name] = sessions[stage.name].run(None, inputs)[0]
-            worst[stage.name] = max(worst[stage.name], float(np.abs(outputs[stage.name] - expected).max()))
-        logits = whole.run(None, feeds)[0]
-        apart = max(apart, float(np.abs(logits - outputs["fusion"]).max()))
+                answer = stage.module(*(torch.from_numpy(value) for value in inputs.values()))
+            expected = [one.numpy() for one in (answer if isinstance(answer, tuple) else (answer,))]
+            outputs[stage.name] = sessions[stage.name].run(list(stage.outputs), inputs)
+            worst[stage.name] = max(worst[stage.name], _apart(stage, outputs[stage.name], expected))
+        apart = max(apart, _apart(stages[-1], whole.run(list(stages[-1].outputs), feeds), outputs[stages[-1].name]))
     return count, worst, apart
+
+
+def _apart(stage: StageExport, found: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]]) -> float:
+    """The largest difference of any output's values, in half ranges for values that have a unit."""
+    scales = stage.scales or (np.ones(1),) * len(stage.outputs)
+    return max(
+        float((np.abs(one - other) / scale).max()) for one, other, scale in zip(found, expected, scales, strict=True)
+    )
 
 
 def _stage_inputs(
     stage: StageExport,
     samples: Arrays,
     index: int,
-    outputs: Mapping[str, NDArray[np.float32]],
+    outputs: Mapping[str, Sequence[NDArray[np.float32]]],
     presence: NDArray[np.generic],
     feeds: dict[str, NDArray[np.generic]],
 ) -> dict[str, NDArray[np.generic]]:
@@ -243,7 +256,7 @@ def _stage_inputs(
     inputs: dict[str, NDArray[np.generic]] = {}
     for field, example in stage.inputs.items():
         if stage.name == "fusion" and field != "presence":
-            inputs[field] = outputs[field]
+            inputs[field] = outputs[field][0]
             continue
         name = MONOLITH_NAMES[stage.name, field]
         value = presence if name == "presence" else samples[name][index]

@@ -5,20 +5,47 @@ Shapes: P fused pairs, n modalities (each camera, text, sensors), d features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from build_engines.heads import build_of
 from build_engines.model.encoders import Attention, SensorsEncoder, TextEncoder, VisionEncoder
 from build_engines.model.word_encoder import WordEncoder
 from build_engines.recipe import FusionRecipe, ModelRecipe, Recipe
+from edge_runtime.heads import Head
 from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.streams import CameraStream, SensorStream, TextStream
 
 
+class ToUnits(nn.Module):
+    """Raw outputs [P, V], of about -1 to 1, to values in their units: centre + spread * output."""
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, centre: NDArray[np.float64], spread: NDArray[np.float64]) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.tensor(centre, dtype=torch.float32), persistent=False)
+        self.register_buffer("spread", torch.tensor(spread, dtype=torch.float32), persistent=False)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        return self.centre + self.spread * outputs
+
+
+def _head(head: Head, hidden: int, width: int, dropout: float) -> nn.Sequential:
+    """From joined features [P, hidden] to what `head` reads."""
+    build = build_of(head)
+    layers = [nn.Linear(hidden, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, build.outputs(head))]
+    scaling = build.scaling(head)
+    return nn.Sequential(*layers, *([ToUnits(*scaling)] if scaling is not None else []))
+
+
 class Fusion(nn.Module):
-    """Features [P, n, d] and presence [P, n] (1 = there) to logits [P, labels].
+    """Features [P, n, d] and presence [P, n] (1 = there) to what the first head reads, e.g. logits [P, labels].
 
     Where a modality is absent its features are replaced by a learned token, whatever was fed.
     """
@@ -26,9 +53,11 @@ class Fusion(nn.Module):
     fixed: Tensor
 
     def __init__(
-        self, recipe: FusionRecipe, modalities: int, features: int, labels: int, weights: Sequence[float] = ()
-    ) -> None:
-        """`weights` fixes what kind `weighted` would else learn: one per modality, not negative."""
+        self, recipe: FusionRecipe, modalities: int, features: int, head: Head, weights: Sequence[float] = (),
+        side_heads: Mapping[str, Head] | None = None,
+    ) -> None:  # fmt: skip
+        """`weights` fixes what kind `weighted` would else learn: one per modality, not negative. `side_heads`: those
+        beside the first, by name; all read the same joined features."""
         super().__init__()
         self.kind = recipe.kind
         width = recipe.width
@@ -51,11 +80,22 @@ class Fusion(nn.Module):
             self.attention = Attention(width, recipe.heads, recipe.dropout)
             self.norm = nn.LayerNorm(width)
             hidden = width
-        self.head = nn.Sequential(
-            nn.Linear(hidden, width), nn.ReLU(), nn.Dropout(recipe.dropout), nn.Linear(width, labels)
+        self.head = _head(head, hidden, width, recipe.dropout)
+        self.side_heads = nn.ModuleDict(
+            {name: _head(one, hidden, width, recipe.dropout) for name, one in (side_heads or {}).items()}
         )
 
     def forward(self, features: Tensor, presence: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.joined(features, presence))
+        return logits
+
+    def every(self, features: Tensor, presence: Tensor) -> dict[str, Tensor]:
+        """What every head reads, by name; the first has an empty one."""
+        joined = self.joined(features, presence)
+        return {"": self.head(joined)} | {name: head(joined) for name, head in self.side_heads.items()}
+
+    def joined(self, features: Tensor, presence: Tensor) -> Tensor:
+        """[P, hidden]: the modalities as one."""
         there = presence.unsqueeze(-1)
         features = features * there + self.absent * (1 - there)
         if self.kind == "concat":
@@ -66,8 +106,7 @@ class Fusion(nn.Module):
             joined = self._gated(features, presence)
         else:
             joined = self._attended(features)
-        logits: Tensor = self.head(joined)
-        return logits
+        return joined
 
     @torch.no_grad()
     def add_to_logits(self, offsets: Tensor) -> None:
@@ -122,6 +161,10 @@ class Tagger(nn.Module):
         logits: Tensor = self.head(features[:, 0])
         return logits
 
+    def every(self, features: Tensor, presence: Tensor | None = None) -> dict[str, Tensor]:
+        """The same by name, as of a fusion."""
+        return {"": self(features, presence)}
+
 
 class FusedModel(nn.Module):
     """All stages. `encode` and `fuse` are separate so that training may combine features freely."""
@@ -136,7 +179,8 @@ class FusedModel(nn.Module):
             self.fusion = Tagger(model.fusion, model.features, len(recipe.labels))
         else:
             fixed = tuple(model.fusion.weights[name] for name in self.modalities) if model.fusion.weights else ()
-            self.fusion = Fusion(model.fusion, len(self.modalities), model.features, len(recipe.labels), fixed)
+            first, *others = recipe.heads.items()
+            self.fusion = Fusion(model.fusion, len(self.modalities), model.features, first[1], fixed, dict(others))
 
 
 def _encoders(

@@ -15,6 +15,7 @@ from onnx import ModelProto, compose
 
 from edge_runtime.bundle import MANIFEST, TOKENIZER, Bundle, Stage, encode_manifest
 from edge_runtime.errors import UserError
+from edge_runtime.heads import Head
 from edge_runtime.tensor_source import stage_output
 
 IR_VERSION = 10
@@ -39,7 +40,8 @@ def compose_monolith(graphs: Mapping[str, ModelProto]) -> ModelProto:
     links = [(f"{name}/features", f"fusion/{name}") for name in encoders]
     whole = compose.merge_models(whole, prefixed["fusion"], io_map=links)
     names = {f"{stage}/{field}": name for (stage, field), name in MONOLITH_NAMES.items()}
-    _rename(whole, names | {"fusion/logits": "logits"})
+    answers = [value.name for value in graphs["fusion"].graph.output]
+    _rename(whole, names | {f"fusion/{name}": name for name in answers})
     whole.ir_version = IR_VERSION
     whole.graph.name = "monolith"
     check_graph(whole, "monolith")
@@ -67,6 +69,11 @@ def stage_graphs(bundle: Bundle, precision: str = "fp32") -> dict[str, ModelProt
     return {stage.name: onnx.load_from_string(bundle.read(stage.files[precision])) for stage in bundle.manifest.stages}
 
 
+def _moved(head: Head) -> Head:
+    """`head`, reading the same output of the monolith."""
+    return msgspec.structs.replace(head, output=str(stage_output("monolith", head.source.field)))
+
+
 def monolith_bundle(bundle: Bundle, monolith: bytes, target: Path) -> Path:
     """Write a bundle to `target` that decides as `bundle` does, with `monolith` as its only stage."""
     manifest = bundle.manifest
@@ -85,7 +92,8 @@ def monolith_bundle(bundle: Bundle, monolith: bytes, target: Path) -> Path:
     whole = msgspec.structs.replace(
         manifest,
         stages=(stage,),
-        head=msgspec.structs.replace(manifest.head, output=str(stage_output("monolith", "logits"))),
+        head=_moved(manifest.head),
+        side_heads=tuple(msgspec.structs.replace(one, head=_moved(one.head)) for one in manifest.side_heads),
         precision={"default": {"monolith": "fp32"}},
         files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -56,6 +57,8 @@ class TrainingRecord(Struct, frozen=True):
     epochs: tuple[EpochRecord, ...]
     thresholds: dict[str, float] = {}
     """Of a sigmoid head's labels, chosen on the validation split."""
+    side_heads: dict[str, dict[str, Any]] = {}
+    """Of the heads beside the first: settings of the policy that were fitted, by head and name."""
     offsets: dict[str, float] = {}
     """What was added to a softmax head's logits for its macro-F1 there; it is in the weights."""
 
@@ -117,7 +120,7 @@ def train(
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
     logits, labels = predict(kept, prepared.val)
-    offsets = _move_logits(recipe, kept, logits, labels, console) if plan.offsets else torch.zeros(len(recipe.labels))
+    offsets = _move_logits(recipe, kept, logits, labels, console) if plan.offsets else torch.zeros(1)
     logits = logits + offsets
     fitted = build_of(recipe.output_head).fitted(recipe.output_head, logits, labels)
     record = TrainingRecord(
@@ -125,6 +128,11 @@ def train(
         data_sha256=prepared.digest,
         seed=recipe.seed,
         vocabulary=vocabulary,
+        side_heads={
+            name: build_of(head).fitted(head, *predict(kept, prepared.val, name))
+            for name, head in recipe.heads.items()
+            if name
+        },
         temperature=fitted.get("temperature", 1.0),
         streams=prepared.streams,
         epochs=(*(initial.record.epochs if initial is not None else ()), *history),
@@ -207,7 +215,9 @@ class LossOf:
         plan = recipe.train
         self.plan = plan
         self.augment = Augmenter(plan.augment, recipe.seed)
-        self.fused = build_of(recipe.output_head).loss(recipe.output_head, prepared.train.counts, plan)
+        counts = {"": prepared.train.counts, **prepared.train.side_counts}
+        self.losses = {name: build_of(head).loss(head, counts[name], plan) for name, head in recipe.heads.items()}
+        self.weights = {"": 1.0} | {one.name: one.weight for one in recipe.side_heads}
         encoders = (recipe.model.vision, recipe.model.text, recipe.model.sensors)
         sizes = {name: size for encoder in encoders if encoder for name, size in encoder.aux.items()}
         self.aux_weights = {
@@ -227,13 +237,16 @@ class LossOf:
         label = torch.from_numpy(batch.label)
         for name, other in batch.label_without.items():
             label = torch.where(dropped[:, self.modalities.index(name)], torch.from_numpy(other), label)
-        logits, label = judged(model.fusion(features, presence * ~dropped), label)
-        loss = self._judge(logits, label, aux, batch.aux)
+        raw = model.fusion.every(features, presence * ~dropped)
+        truths = {"": label} | {name: torch.from_numpy(right) for name, right in batch.side.items()}
+        answers = {name: judged(raw[name], truth) for name, truth in truths.items()}
+        loss = self._judge(answers, aux, batch.aux)
         if mix is None:
             return loss
         # A mixed picture shows two things, each to its part: so do its labels.
         others = {name: target[mix.partner] for name, target in batch.aux.items()}
-        return mix.share * loss + (1 - mix.share) * self._judge(logits, label[mix.partner], aux, others)
+        mixed = {name: (output, truth[mix.partner]) for name, (output, truth) in answers.items()}
+        return mix.share * loss + (1 - mix.share) * self._judge(mixed, aux, others)
 
     def _changed(self, batch: Batch) -> tuple[Batch, Mix | None]:
         """`batch` with its pictures changed at random, and how they were mixed with each other."""
@@ -245,8 +258,14 @@ class LossOf:
             raise UserError("train.augment mixes pictures: each must have one label of its own, but pairs share them")
         return replace(batch, vision=pictures.reshape(batch.vision.shape)), mix
 
-    def _judge(self, logits: Tensor, label: Tensor, aux: Mapping[str, Tensor], targets: Mapping[str, Ints]) -> Tensor:
-        loss = self.fused(logits, label)
+    def _judge(
+        self, answers: Mapping[str, tuple[Tensor, Tensor]], aux: Mapping[str, Tensor], targets: Mapping[str, Ints]
+    ) -> Tensor:
+        """`answers`: raw outputs and truths by head."""
+        loss = self.losses[""](*answers[""])
+        for name, (output, truth) in answers.items():
+            if name:
+                loss = loss + self.weights[name] * self.losses[name](output, truth)
         for name, target in targets.items():
             if name in aux and (target >= 0).any():  # rows without this label are left out
                 loss = loss + self.plan.aux_weight * cross_entropy(
@@ -280,10 +299,14 @@ def encode(model: FusedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def predict(model: FusedModel, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Logits [N, labels] and labels [N] of all pairs (of a tagging head: of all words) in `batches`."""
+def predict(model: FusedModel, batches: Sequence[Batch], head: str = "") -> tuple[Tensor, Tensor]:
+    """Raw outputs [N, outputs] and truths ([N] labels, [N, V] values) of all pairs (of a tagging head: of all words) in
+    `batches`, for the first head or the one called `head`."""
     found = [
-        judged(model.fusion(encode(model, batch)[0], torch.from_numpy(batch.presence)), torch.from_numpy(batch.label))
+        judged(
+            model.fusion.every(encode(model, batch)[0], torch.from_numpy(batch.presence))[head],
+            torch.from_numpy(batch.side[head] if head else batch.label),
+        )
         for batch in batches
     ]
     return torch.cat([logits for logits, _ in found]), torch.cat([label for _, label in found])
@@ -292,9 +315,9 @@ def predict(model: FusedModel, batches: Sequence[Batch]) -> tuple[Tensor, Tensor
 def judged(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [N, labels] and labels [N] of what is judged: of a tagging head ([P, W, labels] and [P, W]) the words.
 
-    Where there is no word the label is `NO_WORD`.
+    Where there is no word the label is `NO_WORD`. Values [P, V] are judged as they are.
     """
-    if label.ndim == 1:
+    if label.ndim == 1 or label.is_floating_point():
         return logits, label
     words = label != NO_WORD
     return logits[words], label[words]

@@ -11,7 +11,7 @@ from build_engines.data.datasets import RECIPE_FILE, recipe_json
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
 from build_engines.recipe import Recipe
 from build_engines.write_bundle import tensor_spec, write_bundle
-from edge_runtime.bundle import TOKENIZER, Bundle, Manifest, Stage, StageInput
+from edge_runtime.bundle import TOKENIZER, Bundle, Manifest, SideHead, Stage, StageInput
 from edge_runtime.errors import UserError
 from edge_runtime.tensor_source import PRESENCE, stage_output, stream_tensor
 from edge_runtime.tensors import TensorSpec
@@ -61,7 +61,18 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
             "seed": str(record.seed),
         },
     )
-    return write_bundle(target, manifest, files)
+    return write_bundle(target, msgspec.structs.replace(manifest, side_heads=_side_heads(recipe, record)), files)
+
+
+def _side_heads(recipe: Recipe, record: TrainingRecord) -> tuple[SideHead, ...]:
+    """The heads beside the first, with what was fitted; thresholds of the recipe's own stand above fitted ones."""
+    found = []
+    for one in recipe.side_heads:
+        fitted = dict(record.side_heads.get(one.name, {}))
+        thresholds = fitted.pop("thresholds", {}) | one.decision.thresholds
+        policy = msgspec.structs.replace(one.decision, thresholds=thresholds, **fitted)
+        found.append(SideHead(one.name, recipe.heads[one.name], policy))
+    return tuple(found)
 
 
 def describe_stage(recipe: Recipe, name: str, graph_file: Path, files: dict[str, str]) -> Stage:

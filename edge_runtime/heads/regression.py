@@ -1,0 +1,86 @@
+"""Named values, each with its unit, its range and a safe value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+import numpy as np
+from msgspec import Meta, Struct
+from numpy.typing import NDArray
+
+from edge_runtime.heads.kind import HeadKind
+from edge_runtime.heads.policy import DecisionPolicy, Inputs, PolicyState, Step
+from edge_runtime.messages import Verdict
+from edge_runtime.streams import StreamSpec
+
+VALUES, SAFE = "values", "safe"
+"""The `label` of a decision whose answer is in its `values`: the model's, and the safe one."""
+
+
+class Value(Struct, frozen=True, forbid_unknown_fields=True):
+    """One value that a regression head gives, all numbers in its unit."""
+
+    name: str
+    unit: str
+    minimum: float
+    maximum: float
+    safe: float
+    """What is said where the model may not answer."""
+    tolerance: Annotated[float, Meta(ge=0)] = 0.0
+    """How far beyond the range the model may come: so far the value is set to the range's end, and the reason says so;
+    further, and nothing of the output is believed."""
+
+
+class RegressionHead(HeadKind, frozen=True, tag="regression"):
+    """`values`, in the order of `output` [1, values], which is in their units.
+
+    They are said together or not at all: an output of which one value cannot be believed gives every safe value. The
+    decision's `label` is `values` or `safe`; a confidence is not stated (0), so that nobody's limit on it passes.
+    """
+
+    values: tuple[Value, ...]
+    output: str
+    """`stage:<stage>:<output>`"""
+
+    @property
+    def summary(self) -> str:
+        return ", ".join(
+            f"{one.name} {one.minimum:g} to {one.maximum:g} {one.unit} (safe {one.safe:g})" for one in self.values
+        )
+
+    def shape(self, streams: Mapping[str, StreamSpec]) -> tuple[int, ...]:
+        return (1, len(self.values))
+
+    def problems(self, policy: DecisionPolicy, streams: Mapping[str, StreamSpec]) -> Iterator[str]:
+        names = [one.name for one in self.values]
+        if len(set(names)) != len(names) or not names:
+            yield f"head.values must have distinct names and be at least one, got {names}"
+        for one in self.values:
+            if not all(map(math.isfinite, (one.minimum, one.maximum, one.safe, one.tolerance))):
+                yield f"head.values: {one.name}: minimum, maximum, safe and tolerance must be finite"
+            elif one.minimum >= one.maximum:
+                yield f"head.values: {one.name}: minimum {one.minimum:g} is not below maximum {one.maximum:g}"
+            elif not one.minimum <= one.safe <= one.maximum:
+                yield f"head.values: {one.name}: safe {one.safe:g} is not within {one.minimum:g} to {one.maximum:g}"
+
+    def decide(
+        self, policy: DecisionPolicy, state: PolicyState, output: NDArray[np.float32], inputs: Inputs | None
+    ) -> Step:
+        said: dict[str, float] = {}
+        set_back: list[str] = []
+        for one, raw in zip(self.values, output.tolist(), strict=True):
+            beyond = max(one.minimum - raw, raw - one.maximum)
+            if beyond > one.tolerance:
+                reason = f"{one.name} {raw:.4g} {one.unit} is outside {one.minimum:g} to {one.maximum:g}"
+                return self.safe(policy, reason), PolicyState()
+            said[one.name] = min(max(raw, one.minimum), one.maximum)
+            if beyond > 0:
+                set_back.append(f"{one.name} {raw:.4g} to {said[one.name]:g} {one.unit}")
+        clipped = f"clipped: {', '.join(set_back)}" if set_back else None
+        return Verdict(VALUES, 0.0, {}, "model", clipped, values=said), PolicyState()
+
+    def safe(self, policy: DecisionPolicy, reason: str) -> Verdict:
+        """The values' safe ones."""
+        return Verdict(SAFE, 0.0, {}, "safe", reason, values={one.name: one.safe for one in self.values})
