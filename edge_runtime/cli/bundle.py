@@ -33,14 +33,17 @@ _unsigned = click.option("--allow-unsigned", is_flag=True, help="Accept a bundle
 @_keys
 @_unsigned
 def verify(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> None:
-    """Check signature and digests of BUNDLE (a directory, a .tar, or shipped:NAME) and that every stage loads."""
-    from edge_runtime.pipeline import Pipeline
+    """Check BUNDLE (a directory, a .tar, or shipped:NAME): signature, digests, and that it can decide.
+
+    Every graph is opened and held against the manifest, and every head decides on made-up inputs.
+    """
+    from edge_runtime.infer.rehearsal import rehearse
 
     opened = _open(name, keys, allow_unsigned)
-    Pipeline(opened).close()
+    rehearse(opened)
     signed = f"signed by {opened.signed_by}" if opened.signed_by else "NOT SIGNED"
     manifest = opened.manifest
-    click.echo(f"{name}: {manifest.name} {manifest.version} is whole and loads; {signed}; digest {opened.digest}")
+    click.echo(f"{name}: {manifest.name} {manifest.version} is whole and decides; {signed}; digest {opened.digest}")
 
 
 @bundle.command()
@@ -70,6 +73,8 @@ def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bo
     console.print(_stages(opened, Table(title="stages", title_justify="left")))
     policy = manifest.decision
     console.print(f"decides ({manifest.head.kind}): {manifest.head.summary}", soft_wrap=True)
+    for one in manifest.side_heads:
+        console.print(f"beside it, {one.name} ({one.head.kind}): {one.head.summary}", soft_wrap=True)
     console.print(
         f"safe decision {policy.safe_label!r}; hold {policy.hold}; at once {list(policy.immediate)}; "
         f"threshold {policy.threshold}; heartbeat {policy.heartbeat_ms:g} ms"

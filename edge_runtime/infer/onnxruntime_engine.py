@@ -76,6 +76,11 @@ class OnnxRuntimeEngine(Engine):
 
     def _check_graph(self, kind: str, nodes: Sequence[onnxruntime.NodeArg], specs: Sequence[TensorSpec]) -> None:
         found = {node.name: (_DTYPES.get(node.type, node.type), tuple(node.shape)) for node in nodes}
+        if kind == "input" and (unknown := sorted(set(found) - {spec.name for spec in specs})):
+            raise BundleError(
+                f"stage {self.name}: the graph takes the input {unknown[0]!r}, which the manifest does not name; "
+                "rebuild the bundle"
+            )
         for spec in specs:
             if found.get(spec.name) != (spec.dtype, spec.shape):
                 raise BundleError(
