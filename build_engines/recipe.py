@@ -427,7 +427,10 @@ class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 def make_head(kind: str, output: str, labels: tuple[str, ...], values: tuple[Value, ...] = ()) -> Head:
     """A head as a manifest describes it, reading `output`. Raises ConfigError (one line)."""
-    said = {"labels": labels} if labels else {"values": msgspec.to_builtins(values)} if values else {}
+    fields = next((one.__struct_fields__ for one in get_args(Head) if one.__struct_config__.tag == kind), ())
+    given = {"labels": labels, "values": msgspec.to_builtins(values)}
+    # Labels may be found in the data later; what has none is not given any.
+    said = {name: what for name, what in given.items() if what or (name == "labels" and name in fields)}
     if labels and values:
         raise ConfigError(f"head = {kind!r}: labels and values exclude each other")
     try:

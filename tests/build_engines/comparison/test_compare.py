@@ -20,9 +20,12 @@ from build_engines.comparison.frozen import choose_weights, fit_fusion, simplex
 from build_engines.model.fused import Fusion
 from build_engines.recipe import FusionRecipe, Recipe, check
 from build_engines.stages import make_job
+from edge_runtime.heads.softmax import SoftmaxHead
 from tests.build_engines.conftest import NO, YES
 
 EPISODES = 40
+
+TWO = SoftmaxHead(("a", "b"), "stage:fusion:logits")
 
 
 def write_split(folder: Path, seed: int, joint: bool) -> None:
@@ -118,10 +121,10 @@ def test_cross_validation_gives_the_weight_to_what_knows(recipe: Recipe) -> None
 
 def test_fixed_weights_are_used_and_not_learned(recipe: Recipe) -> None:
     fusion = FusionRecipe("weighted", 8, dropout=0.0)
-    free, fixed = Fusion(fusion, 2, 4, 2), Fusion(fusion, 2, 4, 2, (0.75, 0.25))
+    free, fixed = Fusion(fusion, 2, 4, TWO), Fusion(fusion, 2, 4, TWO, (0.75, 0.25))
     assert free.weights == pytest.approx((0.5, 0.5)) and fixed.weights == pytest.approx((0.75, 0.25))
     assert "alpha" in dict(free.named_parameters()) and "alpha" not in dict(fixed.named_parameters())
-    only_first = Fusion(fusion, 2, 4, 2, (1.0, 0.0)).eval()
+    only_first = Fusion(fusion, 2, 4, TWO, (1.0, 0.0)).eval()
     features = torch.randn(5, 2, 4)
     other = features.clone()
     other[:, 1] = 0.0

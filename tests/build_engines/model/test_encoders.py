@@ -41,7 +41,7 @@ def encoder() -> VisionEncoder:
 @pytest.fixture(scope="module")
 def graph(encoder: VisionEncoder) -> ModelProto:
     image = torch.zeros(1, HEIGHT, WIDTH, 3, dtype=torch.uint8)
-    return to_onnx(StageExport("vision", EncoderStage(encoder), {"image": image}, "features"))
+    return to_onnx(StageExport("vision", EncoderStage(encoder), {"image": image}, ("features",)))
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def test_a_mixed_batch_is_judged_by_both_labels_and_their_shares(recipe: Recipe,
     with torch.no_grad():
         logits = fused.fusion(encode(fused, replace(batch, vision=mixed[:, None]))[0], torch.ones(6, 1))
     truth = torch.from_numpy(labels)
-    own, other = (judge.fused(logits, one) for one in (truth, truth[torch.from_numpy(mix.partner)]))
+    own, other = (judge.losses[""](logits, one) for one in (truth, truth[torch.from_numpy(mix.partner)]))
     assert loss == pytest.approx(mix.share * float(own) + (1 - mix.share) * float(other), abs=1e-5)
     shared = replace(batch, rows=rows[::-1].copy())
     with pytest.raises(UserError, match="label of its own"):
