@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from edge_runtime.errors import BundleError
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.plain_file import read_plain
 from edge_runtime.signing import sign, verify
 from edge_runtime.streams import CameraStream, Name, SensorStream, StreamSpec, TextStream
 from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
@@ -211,7 +212,7 @@ def _read_raw(path: Path, name: str, limit: int | None = None) -> bytes:
         raise BundleError(f"bundle {path}: file name {name!r} leaves the bundle; it was not built by this project")
     try:
         if path.is_dir():
-            data = (path / name).read_bytes()
+            data = read_plain(path / name, limit)
         elif path.is_file():
             with tarfile.open(path) as archive:
                 member = archive.extractfile(name)

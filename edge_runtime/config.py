@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edge_runtime.errors import ConfigError
+from edge_runtime.plain_file import read_plain
 from edge_runtime.streams import Name, Positive
 
 if sys.version_info >= (3, 11):
@@ -17,6 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+MAX_CONFIG_BYTES = 1 << 20
 INSECURE_PHRASE = "I know that anybody on this network can read decisions and send inputs"
 
 
@@ -163,11 +165,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 def load_config(path: Path) -> Config:
     """Read and check the file at `path`; paths inside become absolute. Raises ConfigError."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_plain(path, MAX_CONFIG_BYTES).decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"config {path}: cannot be read ({error.strerror}); check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path}: is not TOML ({error})") from None
+    except RecursionError:
+        raise ConfigError(f"config {path}: is nested too deeply; a configuration has three levels") from None
     config = convert_strict(data, Config, f"config {path}")
     for endpoint in (
         config.publish.bind,

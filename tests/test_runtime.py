@@ -293,6 +293,7 @@ def test_as_a_service_it_says_ready_feeds_the_watchdog_reloads_and_ends_in_time(
     path.write_text(CONFIG.format(bundle=tiny_bundle_path, folder=tmp_path))
     manager = Manager(tmp_path / "notify")
     environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+    environment["RUNTIME_DIRECTORY"] = str(tmp_path)
     command = [sys.executable, "-m", "edge_runtime", "run", str(path)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
@@ -303,8 +304,15 @@ def test_as_a_service_it_says_ready_feeds_the_watchdog_reloads_and_ends_in_time(
         process.send_signal(signal.SIGHUP)
         manager.wait("RELOADING=1")
         manager.wait("READY=1")
+        assert any(line.startswith("MONOTONIC_USEC=") for line in manager.heard)
         manager.heard.clear()
         manager.wait("WATCHDOG=1")
+        ask = [sys.executable, "-m", "edge_runtime", "reload", str(process.pid)]
+        refused = subprocess.run(ask, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert (refused.returncode, "is not TOML" in refused.stderr) == (2, True), refused.stderr
+        path.write_text(CONFIG.format(bundle=tiny_bundle_path, folder=tmp_path))
+        done = subprocess.run(ask, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
         start = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=WAIT_S)

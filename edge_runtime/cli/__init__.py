@@ -12,6 +12,7 @@ from edge_runtime.cli.demo import demo
 from edge_runtime.cli.doctor import doctor
 from edge_runtime.cli.listen import listen
 from edge_runtime.cli.record import record
+from edge_runtime.cli.reload import reload
 from edge_runtime.cli.replay import replay
 from edge_runtime.cli.run import run
 from edge_runtime.cli.send import send
@@ -26,7 +27,7 @@ def commands() -> None:
     """Run fused camera + sensor + text models on edge devices."""
 
 
-for command in (demo, run, listen, send, record, replay, doctor, bundle):
+for command in (demo, run, reload, listen, send, record, replay, doctor, bundle):
     commands.add_command(command)
 
 

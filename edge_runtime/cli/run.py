@@ -32,7 +32,8 @@ def set_up_logging(verbose: bool) -> None:
 def run(config_file: Path, verbose: bool) -> None:
     """Capture, decide and publish as the TOML file CONFIG says, until stopped.
 
-    SIGTERM and Ctrl-C finish the decision in hand and end within two seconds; SIGHUP reads CONFIG again.
+    SIGTERM and Ctrl-C finish the decision in hand and end within two seconds; SIGHUP (or `reload`)
+    reads CONFIG again; decisions go on meanwhile, and a bad one changes nothing.
     """
     from edge_runtime.config import load_config
 
@@ -44,10 +45,12 @@ def serve(load: Callable[[], Config], verbose: bool, begin: Callable[[Runtime], 
     # OpenCV reports every failed attempt to open a camera; we report each change of state once.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "16")
+    from edge_runtime.cli.reload import Answers
     from edge_runtime.runtime import Runtime
 
     set_up_logging(verbose)
-    runtime = Runtime(load())
+    answers = Answers()
+    runtime = Runtime(load(), answer=answers)
 
     def stop(number: int, frame: FrameType | None) -> None:
         runtime.stop()
@@ -60,4 +63,7 @@ def serve(load: Callable[[], Config], verbose: bool, begin: Callable[[Runtime], 
     signal.signal(signal.SIGHUP, reload)
     if begin is not None:
         begin(runtime)
-    runtime.run()
+    try:
+        runtime.run()
+    finally:
+        answers.close()
