@@ -7,7 +7,7 @@ import sys
 import click
 
 from benchmarks.drive import drive
-from benchmarks.gpu import gpu
+from benchmarks.gpu.command import gpu
 from benchmarks.home import home
 from benchmarks.latency import latency
 from benchmarks.replay import replay

@@ -12,35 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.live import PARTS, SKIP, Frame, run_live
 from benchmarks.results import budgets, write_results
 from benchmarks.workload import FRAME_HZ, make_workload, percentile
 from build_engines.model.monolith import compose_monolith, monolith_bundle, stage_graphs
-from edge_runtime import Subscriber
 from edge_runtime.bundle import TOKENIZER, Bundle, open_bundle
 from edge_runtime.bundles import bundle_path
 from edge_runtime.errors import GateRefused
 from edge_runtime.preprocess import Tokenizer, text_tensors
 from edge_runtime.streams import SensorStream, TextStream
 from edge_runtime.tensor_source import stream_tensor
-from edge_runtime.wire import DecisionMessage, StatusMessage
 
-SKIP = FRAME_HZ
-"""Frames left out at the start of every run: caches, clocks and page tables warm up."""
 VARIANTS = ("bare loop", "runtime, same graph", "runtime, staged")
 RECORDING = "runtime, staged, recording"
-PARTS = ("wait and decode", "preprocess", "infer", "decide", "publish")
-"""What a frame's latency is made of; the bare loop's decoding counts as preprocessing."""
-
-
-Frame = tuple[float, float, float, float, float]
-"""One frame's milliseconds in each of `PARTS`."""
+PROCESS = (sys.executable, "-m", "benchmarks.runtime_process")
 
 
 @dataclass
@@ -86,7 +77,7 @@ def latency(bundle: str, rounds: int, seconds: float, out: Path, record: bool, c
             for name in list(measured)[1:]:
                 path = whole if name == "runtime, same graph" else bundle_path(bundle)
                 more = [str(work / f"{number}.mcap")] if name == RECORDING else []
-                times, status[name] = _runtime(str(path), f"ipc://{work}/decisions", frames, *more)
+                times, status[name] = run_live(PROCESS, str(path), f"ipc://{work}/decisions", frames, *more)
                 measured[name].add(times)
     figures = _figures(measured, status)
     Console().print(_table(measured))
@@ -119,34 +110,8 @@ def _bare(work: Path, frames: int) -> list[Frame]:
     command += [str(work / "inputs.npz"), str(frames)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     pairs = zip(found["latency_ms"], found["infer_ms"], strict=True)
+    # Decoding counts as preprocessing.
     return [(0.0, latency - infer, infer, 0.0, 0.0) for latency, infer in pairs][SKIP:]
-
-
-def _runtime(bundle: str, endpoint: str, frames: int, *recording: str) -> tuple[list[Frame], dict[str, Any]]:
-    command = [sys.executable, "-m", "benchmarks.runtime_process", bundle, endpoint, str(frames), *recording]
-    found = []
-    with Subscriber(endpoint, timeout_s=20) as subscriber, subprocess.Popen(command) as process:
-        while True:
-            message = subscriber.receive(20)
-            if message is None:
-                process.kill()
-                raise TimeoutError("the runtime fell silent")
-            if isinstance(message, DecisionMessage) and message.latency_ms.queue > 0 and message.source == "model":
-                told = message.latency_ms
-                all_ms = (subscriber.received_ns - message.captured_ns) / 1e6
-                known = (told.queue, told.preprocess, float(sum(told.infer.values())), told.decide)
-                found.append((*known, all_ms - sum(known)))
-            elif isinstance(message, StatusMessage) and message.state == "stopped":
-                break
-    camera = message.streams["camera.front"]
-    facts = {
-        "lost": subscriber.lost,
-        "dropped": camera.dropped,
-        "captured": camera.captured,
-        "memory_mb": message.memory_mb,
-        "recording": None if message.recording is None else msgspec.to_builtins(message.recording),
-    }
-    return found[SKIP:], facts
 
 
 def _figures(measured: dict[str, Measured], status: dict[str, Any]) -> dict[str, Any]:

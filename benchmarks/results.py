@@ -48,5 +48,11 @@ def write_results(out: Path, name: str, figures: dict[str, Any], plot: Any = Non
     """Write NAME.json (figures beside the machine's description) and, if given, NAME.png into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n", encoding="utf-8")
+    write_plot(out, name, plot)
+
+
+def write_plot(out: Path, name: str, plot: Any) -> None:
+    """Write NAME.png into `out`, if there is a plot."""
     if plot is not None:
+        out.mkdir(parents=True, exist_ok=True)
         plot.savefig(out / f"{name}.png", dpi=130, bbox_inches="tight")

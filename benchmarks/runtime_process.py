@@ -11,7 +11,7 @@ import time
 import cv2
 
 from benchmarks.workload import WorkloadSource, make_workload
-from edge_runtime.config import Config, PublishConfig, RecordConfig
+from edge_runtime.config import Config, EngineConfig, PublishConfig, RecordConfig
 from edge_runtime.runtime import Runtime
 
 SETTLE_S = 0.5
@@ -24,7 +24,9 @@ class _Patient(WorkloadSource):
         super()._run()
 
 
-def main(bundle: str, endpoint: str, frames: int, recording: str | None = None) -> None:
+def main(
+    bundle: str, endpoint: str, frames: int, recording: str | None = None, engine: EngineConfig | None = None
+) -> None:
     """Run until the workload has been played; `recording` is the MCAP file to write."""
     cv2.setNumThreads(1)
     workload = make_workload()
@@ -33,6 +35,7 @@ def main(bundle: str, endpoint: str, frames: int, recording: str | None = None) 
         bundle=bundle,
         source=(),
         publish=PublishConfig(endpoint),
+        engine=engine or EngineConfig(),
         record=None if recording is None else RecordConfig(recording),
         allow_unsigned=True,
         stop_at_end=True,
@@ -41,4 +44,4 @@ def main(bundle: str, endpoint: str, frames: int, recording: str | None = None) 
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:5])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] if sys.argv[4:] else None)

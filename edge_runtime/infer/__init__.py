@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from edge_runtime.config import EngineConfig
 from edge_runtime.errors import EngineError, UserError
@@ -13,21 +14,36 @@ log = logging.getLogger("edge_runtime.infer")
 ON_CPU = EngineConfig(backend="onnxruntime")
 
 
+def _open_onnxruntime(settings: EngineConfig) -> Backend:
+    from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(settings.threads)
+
+
+def _open_tensorrt(settings: EngineConfig) -> Backend:
+    from edge_runtime.infer.tensorrt_backend import TensorRTBackend
+
+    return TensorRTBackend.open(settings)
+
+
+BACKENDS: dict[str, Callable[[EngineConfig], Backend]] = {
+    "tensorrt": _open_tensorrt,
+    "onnxruntime": _open_onnxruntime,
+}
+"""What `[engine] backend` names, to how it is opened; each imports its library then."""
+
+
 def open_backend(settings: EngineConfig) -> Backend:
     """Open the back end that `settings` ask for, or fall back to ONNX Runtime where they allow it (logged).
 
     Raises UserError or EngineError if the one asked for cannot be had. Inference thread.
     """
-    from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeBackend
-
     if settings.backend != "onnxruntime":
-        from edge_runtime.infer.tensorrt_backend import TensorRTBackend
-
         try:
-            return TensorRTBackend.open(settings)
+            return BACKENDS["tensorrt"](settings)
         except (UserError, EngineError) as error:
             if not settings.falls_back:
                 raise
             level = logging.INFO if settings.backend == "auto" else logging.WARNING
             log.log(level, "engines run on ONNX Runtime (CPU): %s", error)
-    return OnnxRuntimeBackend(settings.threads)
+    return BACKENDS["onnxruntime"](settings)

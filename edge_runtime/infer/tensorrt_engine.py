@@ -108,6 +108,13 @@ class TensorRTEngine(Engine):
             if kernels != self._kernels:
                 self._keep_kernels(kernels)
 
+    def drop_graph(self) -> None:
+        """Free the captured graph: later runs enqueue copies and kernels one by one. For measuring what it is worth."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+            self.launch_mode = "enqueue"
+
     def time_engine(self, times: int) -> list[float]:
         """Milliseconds on the device of `times` runs on the last input, copies left out. Call after `warm_up`."""
         timer = self._scope.timer(self._stream)

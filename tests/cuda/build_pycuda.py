@@ -1,4 +1,6 @@
-"""Build and install PyCUDA into the running environment: `python -m tests.cuda.build_pycuda`.
+"""Build and install PyCUDA into the running environment: `python -m tests.cuda.build_pycuda [--wheel FOLDER]`.
+
+With --wheel it is put into that folder as a wheel instead.
 
 For the tests of its back end. PyCUDA comes as source only, and on a machine without a GPU it needs two things said that
 its own set-up doesn't know: leave cuRAND out, and depend on `libcuda.so.1` although no such library is here to link
@@ -22,10 +24,11 @@ from pathlib import Path
 REQUIREMENT = "pycuda>=2024.1"
 
 
-def main() -> int:
+def main(wheels: Path | None = None) -> int:
     try:
-        print(f"pycuda {importlib.metadata.version('pycuda')} is here")
-        return 0
+        if wheels is None:
+            print(f"pycuda {importlib.metadata.version('pycuda')} is here")
+            return 0
     except importlib.metadata.PackageNotFoundError:
         pass
     root = cuda_root()
@@ -41,7 +44,7 @@ def main() -> int:
         return 0
     print(f"building pycuda with the CUDA headers of {root}: about two minutes, this once", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        build(root, Path(folder))
+        build(root, Path(folder), wheels)
     return 0
 
 
@@ -53,7 +56,7 @@ def cuda_root() -> Path | None:
     return next((Path(root) for root in candidates if root and Path(root, "include", "cuda.h").exists()), None)
 
 
-def build(root: Path, folder: Path) -> None:
+def build(root: Path, folder: Path, wheels: Path | None = None) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "download", "--no-deps", "--no-binary=pycuda", "-d", folder, REQUIREMENT], check=True)
     archive = next(folder.glob("pycuda-*.tar.gz"))
@@ -67,8 +70,9 @@ def build(root: Path, folder: Path) -> None:
     options = [f"--cuda-root={root}", "--no-cuda-enable-curand", f"--cudadrv-lib-dir={folder}"]
     subprocess.run([sys.executable, "configure.py", *options], cwd=source, check=True, stdout=subprocess.DEVNULL)
     flags = f"-Wl,--no-as-needed {os.environ.get('LDFLAGS', '')}".strip()
-    subprocess.run([*pip, "install", source], env={**os.environ, "LDFLAGS": flags}, check=True)
+    what = ["install"] if wheels is None else ["wheel", "--no-deps", "--no-build-isolation", "-w", wheels]
+    subprocess.run([*pip, *what, source], env={**os.environ, "LDFLAGS": flags}, check=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[2]) if sys.argv[1:2] == ["--wheel"] else None))

@@ -1,6 +1,6 @@
-"""Everything that needs a GPU, in one command; without one, everything up to loading an engine.
+"""TensorRT of whatever flavour is found: on a GPU, engines built, compared and timed; without one, up to loading them.
 
-    python -m benchmarks.gpu [--bundle B] [--out DIR] [--require-gpu]
+    python -m benchmarks.gpu.tensorrt --out DIR [--bundle B]
 
 Every stage in every precision of the bundle, through both ways to CUDA: agreement with ONNX Runtime, time on the
 device, time added around it, steadiness, and how long opening takes with an empty and a warm engine cache.
@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.results import write_results
+from benchmarks.gpu.findings import Findings
+from benchmarks.results import write_plot
 from benchmarks.workload import percentile
 from edge_runtime.bundle import TOKENIZER, Bundle, Stage, open_bundle
 from edge_runtime.bundles import bundle_path
@@ -32,7 +33,6 @@ from edge_runtime.cuda import CudaChoice, open_cuda
 from edge_runtime.errors import EngineError, UserError
 from edge_runtime.infer import ON_CPU
 from edge_runtime.infer.feed import feed
-from edge_runtime.infer.half_reference import half_reference
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.infer.tensorrt_backend import TensorRTBackend
 from edge_runtime.messages import Tensor, Tensors
@@ -128,34 +128,45 @@ class OnDevice:
 
 @click.command()
 @click.option("--bundle", default="shipped:home", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/gpu"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.option("--frames", default=500, show_default=True, type=click.IntRange(20), help="Runs that are timed, each.")
-@click.option("--require-gpu", is_flag=True, help="Exit with code 2 where there is no usable GPU.")
-def gpu(bundle: str, out: Path, frames: int, require_gpu: bool) -> None:
+def main(bundle: str, out: Path, frames: int) -> None:
     """Engines of every stage and precision, on the GPU if there is one, else as far as it goes without."""
+    findings = Findings(out, "tensorrt")
     opened = open_bundle(bundle_path(bundle), allow_unsigned=True)
     console = Console()
     figures: dict[str, Any] = {"bundle": bundle}
     library = find_library()
-    ahead = ahead_of_time(library, opened, console) if library is not None else []
     if library is None:
-        console.print("no TensorRT loads here: nothing is compiled")
-    if ahead:
-        console.print(_ahead_table(str(library), ahead))
-        figures |= {"library": str(library), "ahead_of_time": [asdict(one) for one in ahead]}
-    if library is not None:
-        figures["cache_round_trip_ms"] = cache_round_trip(library, opened)
-        console.print(f"engine cache: stored, checked and read back in {figures['cache_round_trip_ms']:.1f} ms")
+        findings.miss("no TensorRT loads here: nothing is compiled")
+    else:
+        findings.figure("library", str(library))
+        ahead = ahead_of_time(library, opened, console)
+        if ahead:
+            console.print(_ahead_table(str(library), ahead))
+            findings.figure("ahead of time", [asdict(one) for one in ahead])
+            problem = [f"{one.stage} {one.precision}: {text}" for one in ahead for text in one.problems]
+            findings.check(
+                "every graph compiles as it should", not problem, "; ".join(problem) or f"{len(ahead)} built"
+            )
+            write_plot(out, "tensorrt-sizes", _plot(ahead, []))
+        findings.figure("cache round trip, ms", cache_round_trip(library, opened))
     measured, missing = on_device(opened, bundle_path(bundle), frames, console, figures)
+    for name in ("device", "first_decision_s"):
+        if name in figures:
+            findings.figure(name, figures[name])
     if measured:
         console.print(_device_table(measured))
-        figures["on_device"] = [asdict(one) | {"added": one.added, "steady": one.steady} for one in measured]
-    if missing:
-        console.print(f"not measured on a GPU: {'; '.join(missing)}", highlight=False, soft_wrap=True)
-    figures["not_measured"] = missing
-    write_results(out, "gpu", figures, _plot(ahead, measured))
-    if require_gpu and not measured:
-        raise UserError(f"gpu: nothing ran on a GPU ({'; '.join(missing)})")
+        findings.figure("on device", [asdict(one) | {"added": one.added, "steady": one.steady} for one in measured])
+        write_plot(out, "tensorrt-times", _plot([], measured))
+        for one in measured:
+            what = f"{one.stage} {one.precision}, {one.cuda}"
+            findings.check(
+                f"{what}: time outside the engine", one.added <= HOLD_ADDED, f"{one.added:.2f} of the engine's"
+            )
+            findings.check(f"{what}: steady", one.launch != "graph" or one.steady <= HOLD_STEADY, f"{one.steady:.2f}")
+    for reason in missing:
+        findings.miss(f"on a GPU, {reason}")
 
 
 def graphs(bundle: Bundle) -> Iterator[tuple[Stage, str, bytes]]:
@@ -236,12 +247,12 @@ def _measure(
         moment_inputs = inputs[stage.name]
         cold_s = _opening_s(open_backend, stage, precision, model, moment_inputs[0])
         start = time.perf_counter()
-        with open_backend() as backend, backend.open_engine(*_opening(stage, precision, model)) as engine:
+        with open_backend() as backend, backend.open_engine(*opening(stage, precision, model)) as engine:
             engine.warm_up(moment_inputs[0])
             warm_s = time.perf_counter() - start
             found = [engine.run(tensors) for tensors in moment_inputs]
-            reference = _run_on_cpu(stage, precision, half_reference(model), moment_inputs)
-            error_abs, error_rel = _error(found, reference)
+            reference = run_on_cpu(stage, precision, model, moment_inputs)
+            error_abs, error_rel = error(found, reference)
             run_ms = [_run_ms(engine.run, moment_inputs[index % MOMENTS]) for index in range(frames)]
             engine_ms = percentile(engine.time_engine(frames), 50)
             yield OnDevice(
@@ -253,7 +264,7 @@ def _measure(
                 warm_s=warm_s,
                 error_abs=error_abs,
                 error_rel=error_rel,
-                error_fp32=_error(found, expected[stage.name])[1],
+                error_fp32=error(found, expected[stage.name])[1],
                 engine_ms=engine_ms,
                 run_ms=percentile(run_ms, 50),
                 run_p99_ms=percentile(run_ms, 99),
@@ -283,7 +294,7 @@ def moments(bundle: Bundle, count: int) -> dict[str, list[Tensors]]:
             tensors = feed(stage, known.__getitem__)
             found[stage.name].append(tensors)
             model = bundle.read(stage.files[_widest(stage)])
-            (outputs,) = _run_on_cpu(stage, _widest(stage), model, [tensors])
+            (outputs,) = run_on_cpu(stage, _widest(stage), model, [tensors])
             known |= {stage_output(stage.name, key): value for key, value in outputs.items()}
     return found
 
@@ -309,17 +320,17 @@ def _widest(stage: Stage) -> str:
 def _oracle(bundle: Bundle, inputs: dict[str, list[Tensors]]) -> dict[str, list[Tensors]]:
     """Stage to what its FP32 graph answers."""
     return {
-        stage.name: _run_on_cpu(stage, _widest(stage), bundle.read(stage.files[_widest(stage)]), inputs[stage.name])
+        stage.name: run_on_cpu(stage, _widest(stage), bundle.read(stage.files[_widest(stage)]), inputs[stage.name])
         for stage in bundle.manifest.stages
     }
 
 
-def _run_on_cpu(stage: Stage, precision: str, model: bytes, inputs: Sequence[Tensors]) -> list[Tensors]:
-    with OnnxRuntimeEngine(*_opening(stage, precision, model), threads=ON_CPU.threads) as engine:
+def run_on_cpu(stage: Stage, precision: str, model: bytes, inputs: Sequence[Tensors]) -> list[Tensors]:
+    with OnnxRuntimeEngine(*opening(stage, precision, model), threads=ON_CPU.threads) as engine:
         return [engine.run(tensors) for tensors in inputs]
 
 
-def _opening(stage: Stage, precision: str, model: bytes) -> tuple[str, str, bytes, list[Any], tuple[Any, ...]]:
+def opening(stage: Stage, precision: str, model: bytes) -> tuple[str, str, bytes, list[Any], tuple[Any, ...]]:
     return stage.name, precision, model, [item.spec for item in stage.inputs], stage.outputs
 
 
@@ -327,7 +338,7 @@ def _opening_s(
     open_backend: Callable[[], TensorRTBackend], stage: Stage, precision: str, model: bytes, tensors: Tensors
 ) -> float:
     start = time.perf_counter()
-    with open_backend() as backend, backend.open_engine(*_opening(stage, precision, model)) as engine:
+    with open_backend() as backend, backend.open_engine(*opening(stage, precision, model)) as engine:
         engine.warm_up(tensors)
         return time.perf_counter() - start
 
@@ -338,7 +349,7 @@ def _run_ms(run: Callable[[Tensors], Tensors], tensors: Tensors) -> float:
     return (time.perf_counter_ns() - start) / 1e6
 
 
-def _error(found: Sequence[Tensors], expected: Sequence[Tensors]) -> tuple[float, float]:
+def error(found: Sequence[Tensors], expected: Sequence[Tensors]) -> tuple[float, float]:
     """Largest difference over all outputs and moments: absolute, and over the largest value expected."""
     absolute, largest = 0.0, 0.0
     for one, other in zip(found, expected, strict=True):
@@ -411,6 +422,4 @@ def _plot(ahead: Sequence[Ahead], measured: Sequence[OnDevice]) -> Any:
 
 
 if __name__ == "__main__":
-    from edge_runtime.cli import run_command
-
-    sys.exit(run_command(gpu))
+    main()

@@ -1,0 +1,44 @@
+"""The proofs of the engine code, rehearsed on the driver double: that they hold there, and that a fault shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import engine
+from benchmarks.gpu.findings import Findings
+from edge_runtime.bundle import open_bundle
+from edge_runtime.bundles import bundle_path
+from edge_runtime.cuda import CudaChoice
+from tests.benchmarks.gpu.double_launcher import DoubleLauncher
+from tests.cuda.double import Double
+
+CUDA = pytest.mark.parametrize("cuda", ["cuda-python", "pycuda"])
+
+
+def failures(findings: Findings) -> list[str]:
+    return [f"{check['name']}: {check['detail']}" for check in findings.found["checks"] if not check["holds"]]
+
+
+def test_every_shipped_graph_translated_to_torch_agrees_with_onnx_runtime(tmp_path: Path) -> None:
+    findings = Findings(tmp_path, "engine")
+    engine.translation(findings)
+    (rows,) = findings.found["figures"].values()
+    assert len(rows) >= 20
+    assert all(relative <= 1e-4 for _, _, precision, _, relative in rows if precision == "fp32")
+    assert failures(findings) == []
+
+
+@pytest.mark.driver_double
+@CUDA
+@pytest.mark.parametrize("name", engine.BUNDLES)
+def test_all_proofs_hold_on_the_driver_double(tmp_path: Path, cuda: CudaChoice, name: str) -> None:
+    if cuda == "pycuda":
+        pytest.importorskip("pycuda.driver", reason="PyCUDA is not installed")
+    findings = Findings(tmp_path, "engine")
+    bundle = open_bundle(bundle_path(name), allow_unsigned=True)
+    engine.prove(bundle, cuda, DoubleLauncher, findings, decisions=20)
+    assert failures(findings) == []
+    assert len(findings.found["checks"]) > 20
+    assert set(Double().counts().values()) == {0}
