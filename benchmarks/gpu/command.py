@@ -38,10 +38,10 @@ class Part:
 PARTS = (
     Part("contract", "Contract of the CUDA back ends", "contract", 60, ("--timeout", "55")),
     Part("engine", "Engine code, torch computing the graphs", "engine", 120),
-    Part("times", "Times", "times", 120),
+    Part("times", "Times", "times", 150),
     Part("memcheck", "Contract under memcheck", "contract", 70, ("--tool", "memcheck", "--timeout", "65")),
     Part("racecheck", "Stages under racecheck", "contract", 40, ("--tool", "racecheck", "--timeout", "35")),
-    Part("tensorrt", "TensorRT", "tensorrt", 65),
+    Part("tensorrt", "TensorRT", "tensorrt", 40),
 )
 """In the order they run: what matters most first, what may take the GPU's driver to its limits last."""
 

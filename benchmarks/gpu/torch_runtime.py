@@ -23,7 +23,7 @@ from benchmarks.gpu.torch_graph import TorchGraph
 from edge_runtime import infer
 from edge_runtime.config import EngineConfig
 from edge_runtime.cuda import CudaChoice, CudaDevice, open_cuda
-from edge_runtime.errors import BundleError
+from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.infer.engine import Backend, Compiled
 from edge_runtime.infer.tensorrt_engine import TensorRTEngine
 from edge_runtime.tensorrt.library import Library, MessageLog
@@ -45,6 +45,19 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """Let go of memory kept between launches."""
+
+
+_lost: list[Any] = []
+"""Memory pools of a lost device: torch ends the process where one of them is freed."""
+
+
+@contextmanager
+def _torch_errors() -> Iterator[None]:
+    """torch's errors as a TensorRT library's would come: an EngineError in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise EngineError(f"torch: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
 
 
 class _Memory:
@@ -71,20 +84,26 @@ class CudaLauncher:
         torch.backends.cudnn.deterministic = True
         # A captured graph writes its intermediate results again on every replay: nobody else may get their memory.
         # Within a pool torch keeps each stream's apart, and every engine has a stream of its own.
-        self._pool = torch.cuda.MemPool()
+        with _torch_errors():
+            self._pool = torch.cuda.MemPool()
 
     def view(self, address: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Tensor:
         """See Launcher."""
-        return torch.as_tensor(_Memory(address, shape, dtype), device=self.device)
+        with _torch_errors():
+            return torch.as_tensor(_Memory(address, shape, dtype), device=self.device)
 
     def launch(self, stream: int, work: Callable[[], None]) -> None:
         """See Launcher."""
-        with torch.cuda.stream(_external(stream)), torch.cuda.use_mem_pool(self._pool):
+        with _torch_errors(), torch.cuda.stream(_external(stream)), torch.cuda.use_mem_pool(self._pool):
             work()
 
     def close(self) -> None:
         """See Launcher."""
-        torch._C._cuda_clearCublasWorkspaces()  # they lie in the pool, kept by stream
+        try:
+            torch._C._cuda_clearCublasWorkspaces()  # they lie in the pool, kept by stream
+            torch.cuda.synchronize()
+        except RuntimeError:
+            _lost.append(self._pool)
 
 
 def _external(stream: int) -> Any:
@@ -126,8 +145,6 @@ class TorchRuntime:
     def __init__(self, library: Library, launcher: Launcher) -> None:
         self._library = library
         self._launcher = launcher
-        self.refuses = 0
-        """Runs to come that are refused, as by a library that fails."""
 
     def say(self, error: str) -> None:
         """Put an error into the library's log, as TensorRT does before it answers False or None."""
@@ -136,8 +153,9 @@ class TorchRuntime:
     def deserialize_cuda_engine(self, plan: bytes) -> TorchEngine | None:
         """None, with the reason in the library's log, where the graph cannot be translated."""
         try:
-            graph = TorchGraph(plan, self._launcher.device)
-        except BundleError as error:
+            with _torch_errors():
+                graph = TorchGraph(plan, self._launcher.device)
+        except (BundleError, EngineError) as error:
             self.say(str(error))
             return None
         return TorchEngine(self, graph, self._launcher)
@@ -184,6 +202,8 @@ class TorchContext:
     def __init__(self, engine: TorchEngine) -> None:
         self._engine = engine
         self._views: dict[str, Tensor] = {}
+        self.refuses = 0
+        """Runs to come that are refused, as by a library that fails."""
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         """Bind an input or output to the memory at `address`."""
@@ -193,11 +213,15 @@ class TorchContext:
 
     def execute_async_v3(self, stream: int) -> bool:
         """Enqueue one run on `stream`. False where the run is refused."""
-        if self._engine.runtime.refuses:
-            self._engine.runtime.refuses -= 1
+        if self.refuses:
+            self.refuses -= 1
             self._engine.runtime.say("it was told to refuse this run")
             return False
-        self._engine.launcher.launch(stream, self._compute)
+        try:
+            self._engine.launcher.launch(stream, self._compute)
+        except EngineError as error:
+            self._engine.runtime.say(str(error))
+            return False
         return True
 
     def _compute(self) -> None:
@@ -238,11 +262,11 @@ class TorchBackend(Backend):
 
     def break_engine(self, name: str) -> None:
         """Let the next run of an open engine fail when it is launched: its graph is gone, or the library refuses."""
-        graph = self._engines[name]._graph
-        if graph is not None:
-            graph.close()
+        engine = self._engines[name]
+        if engine._graph is not None:
+            engine._graph.close()
         else:
-            self.runtime.refuses += 1
+            engine._context.refuses += 1
 
     def close(self) -> None:
         """See Backend."""
@@ -266,7 +290,12 @@ def torch_engines(cuda: CudaChoice, launcher: Callable[[], Launcher] = CudaLaunc
     made = TorchEngines(EngineConfig(backend="tensorrt", cuda=cuda, fallback=False), [])
 
     def open_backend(settings: EngineConfig) -> Backend:
-        made.backends.append(TorchBackend(open_cuda(settings.cuda), launcher))
+        device = open_cuda(settings.cuda)
+        try:
+            made.backends.append(TorchBackend(device, launcher))
+        except BaseException:
+            device.close()
+            raise
         return made.backends[-1]
 
     usual = infer.BACKENDS["tensorrt"]

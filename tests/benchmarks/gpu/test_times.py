@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tests.cuda.double import Double
 def test_everything_is_measured_through_every_way_to_cuda(tmp_path: Path) -> None:
     findings = Findings(tmp_path, "times")
     times.measure(
-        findings, ["cuda-python"], DoubleLauncher, launches=400, decisions=30, precisions=["fp32"]
+        findings, ["cuda-python"], DoubleLauncher, launches=50, decisions=10, precisions=["fp32"]
     )  # halves are slow on a CPU
     broken = [check for check in findings.found["checks"] if "p99/p50" not in check["name"]]  # errors of a step
     assert broken == []
@@ -39,17 +38,3 @@ def test_a_live_run_reaches_a_subscriber(tmp_path: Path) -> None:
     frames, facts = run_live(command, "shipped:vehicle", f"ipc://{tmp_path}/decisions", 60)
     assert len(frames) >= 10
     assert facts["lost"] == 0
-
-
-@pytest.mark.driver_double
-def test_the_first_decision_tells_its_steps(tmp_path: Path) -> None:
-    # torch's own CUDA is not to be had on the double: the process says so in one line, and names what it lacks.
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu.first_decision", "cuda-python"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert result.returncode != 0
-    assert "CUDA" in result.stderr.splitlines()[-1]
