@@ -1,6 +1,7 @@
 # make demo   the built-in town drive on this machine, everything set up on the way
 # make test   the tests          make check   format, lint, types, import directions
 # make setup-build    what build-engines and the benchmarks need
+# make gpu-kit        a folder that proves the CUDA side on a GPU machine without a network
 # make format rewrite the code's format          make schema   rewrite the JSON Schemas
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo setup-build test check format schema clean
+.PHONY: demo setup-build test check format schema clean gpu-kit
 
 demo: $(VENV)/.run-ready
 	$(BIN)/edge-runtime demo
@@ -27,6 +28,10 @@ check: $(VENV)/.test-ready
 format: $(VENV)/.test-ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# KIT='--tensorrt-rtx' packs TensorRT-RTX too; KIT='--interpreter python3.12' builds PyCUDA's wheel here.
+gpu-kit: $(VENV)/.test-ready
+	$(BIN)/python -m benchmarks.gpu.kit --out build/gpu-kit $(KIT)
 
 schema: $(VENV)/.run-ready
 	$(BIN)/python -m edge_runtime.schema

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,19 @@ def test_all_proofs_hold_on_the_driver_double(tmp_path: Path, cuda: CudaChoice, 
     assert failures(findings) == []
     assert len(findings.found["checks"]) > 20
     assert set(Double().counts().values()) == {0}
+
+
+class Hasty(DoubleLauncher):
+    """Computes at once instead of when the stream's turn comes: before its inputs are there."""
+
+    def launch(self, stream: int, work: Callable[[], None]) -> None:
+        work()
+
+
+@pytest.mark.driver_double
+def test_an_engine_that_computes_out_of_turn_fails_the_proofs(tmp_path: Path) -> None:
+    findings = Findings(tmp_path, "engine")
+    bundle = open_bundle(bundle_path("shipped:home"), allow_unsigned=True)
+    with findings.step("agreement"):
+        engine.agreement(bundle, "cuda-python", Hasty, findings)
+    assert failures(findings)

@@ -1,4 +1,4 @@
-"""The GPU benchmark: as far as it goes without a GPU, and the rest on doubles of driver and runtime."""
+"""The TensorRT part: as far as it goes without a GPU, and the rest on doubles of driver and runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import gpu
+from benchmarks.gpu import tensorrt
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import EngineError
 from edge_runtime.tensorrt.library import find_library
@@ -23,7 +23,7 @@ STAGES = {"vision", "text", "sensors", "fusion"}
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
+    line = [sys.executable, "-m", "benchmarks.gpu.tensorrt", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
 
 
@@ -44,33 +44,25 @@ def test_without_a_gpu_it_goes_as_far_as_it_can_and_says_what_it_could_not(
         pytest.skip("tensorrt_rtx is not installed")
     result = run("--bundle", tiny_bundle_path, "--out", tmp_path)
     assert result.returncode == 0, result.stderr
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("not measured on a GPU: ")]
-    assert "libcuda.so.1" in line
-    figures = json.loads((tmp_path / "gpu.json").read_text())
-    built = figures["ahead_of_time"]
-    assert {(one["stage"], one["compute"]) for one in built} == {(s, c) for s in STAGES for c in gpu.TARGETS}
+    found = json.loads((tmp_path / "tensorrt.json").read_text())
+    assert len(found["missing"]) == 2
+    assert all("libcuda.so.1" in reason for reason in found["missing"])
+    built = found["figures"]["ahead of time"]
+    assert {(one["stage"], one["compute"]) for one in built} == {(s, c) for s in STAGES for c in tensorrt.TARGETS}
     assert all(one["plan_bytes"] > 1000 and one["problems"] == [] for one in built)
-    assert figures["cache_round_trip_ms"] > 0
-    assert "on_device" not in figures and len(figures["not_measured"]) == 2
-    assert (tmp_path / "gpu.png").stat().st_size > 5000
-
-
-@pytest.mark.usefixtures("without_a_gpu")
-def test_a_gpu_can_be_required(tiny_bundle_path: Path, tmp_path: Path) -> None:
-    result = run("--bundle", tiny_bundle_path, "--out", tmp_path, "--require-gpu")
-    assert result.returncode == 2
-    assert "error: gpu: nothing ran on a GPU (cuda-python: " in result.stderr
-    assert (tmp_path / "gpu.json").is_file()
+    assert found["figures"]["cache round trip, ms"] > 0
+    assert "on device" not in found["figures"]
+    assert (tmp_path / "tensorrt-sizes.png").stat().st_size > 5000
 
 
 def test_moments_are_such_as_every_stage_can_meet(tiny_bundle: Bundle) -> None:
-    found = gpu.moments(tiny_bundle, 5)
+    found = tensorrt.moments(tiny_bundle, 5)
     for stage in tiny_bundle.manifest.stages:
         for tensors in found[stage.name]:
             for item in stage.inputs:
                 assert (tensors[item.name].dtype, tensors[item.name].shape) == (item.dtype, item.shape)
     assert len({tensors["image"].tobytes() for tensors in found["vision"]}) == 5
-    again = gpu.moments(tiny_bundle, 5)
+    again = tensorrt.moments(tiny_bundle, 5)
     assert all(np.array_equal(a["ids"], b["ids"]) for a, b in zip(found["text"], again["text"], strict=True))
 
 
@@ -81,11 +73,11 @@ def test_every_stage_is_measured_through_both_ways_to_cuda(
     from tests.infer.tensorrt_double import TensorRTDouble
 
     double = TensorRTDouble()
-    monkeypatch.setattr(gpu, "load_library", lambda: double.library)
-    monkeypatch.setattr(gpu, "first_decision", lambda *_: 1.5)
+    monkeypatch.setattr(tensorrt, "load_library", lambda: double.library)
+    monkeypatch.setattr(tensorrt, "first_decision", lambda *_: 1.5)
     figures: dict[str, Any] = {}
-    measured, missing = gpu.on_device(tiny_bundle, tiny_bundle_path, 20, Console(quiet=True), figures)
-    ways = [cuda for cuda in gpu.CUDA if not any(reason.startswith(cuda) for reason in missing)]
+    measured, missing = tensorrt.on_device(tiny_bundle, tiny_bundle_path, 20, Console(quiet=True), figures)
+    ways = [cuda for cuda in tensorrt.CUDA if not any(reason.startswith(cuda) for reason in missing)]
     assert "cuda-python" in ways
     assert {(one.stage, one.cuda) for one in measured} == {(stage, cuda) for stage in STAGES for cuda in ways}
     assert figures["device"]["compute"] == "8.7"
@@ -107,13 +99,13 @@ def test_an_engine_that_answers_wrongly_shows_in_the_error(
 
     double = TensorRTDouble()
     double.disturb = lambda _, value: value * 1.5
-    monkeypatch.setattr(gpu, "load_library", lambda: double.library)
-    monkeypatch.setattr(gpu, "first_decision", lambda *_: 1.5)
-    measured, _ = gpu.on_device(tiny_bundle, tiny_bundle_path, 20, Console(quiet=True), {})
+    monkeypatch.setattr(tensorrt, "load_library", lambda: double.library)
+    monkeypatch.setattr(tensorrt, "first_decision", lambda *_: 1.5)
+    measured, _ = tensorrt.on_device(tiny_bundle, tiny_bundle_path, 20, Console(quiet=True), {})
     assert {round(one.error_rel, 3) for one in measured} == {0.5}
 
 
 @pytest.mark.usefixtures("without_a_gpu")
 def test_a_first_decision_that_fails_says_why(tiny_bundle_path: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="first decision: .*libcuda"):
-        gpu.first_decision(tiny_bundle_path, "auto", tmp_path)
+        tensorrt.first_decision(tiny_bundle_path, "auto", tmp_path)
