@@ -38,9 +38,10 @@ def main(cuda: CudaChoice) -> None:
             verdict = pipeline.decide(now_ns, now_ns).verdict
             if verdict.source == "safe" and verdict.reason:
                 reasons.append(verdict.reason)
+        told = [reason for reason in reasons if "lost" in reason]
         answer = {
-            "lost": any("lost" in reason for reason in reasons),
-            "reason": reasons[0] if reasons else "no decision was safe",
+            "lost": bool(told),
+            "reason": (told or reasons or ["no decision was safe"])[0],
             "backend": "+".join(sorted(set(pipeline.backends.values()))),
             "label": f"{verdict.source}, {verdict.label}",
         }
