@@ -174,6 +174,9 @@ class OneLabelBuild(HeadBuild[OneLabel], Generic[OneLabel]):
         said = [self.label_of(head, policy, row) for row in logits]
         return LabelPairs(truth, said, head.labels, [one.group for one in samples]), logits
 
+    def figures(self, head: OneLabel, predictions: Sequence[Prediction]) -> dict[str, float]:
+        return {"f1_weighted": self.pairs(head, predictions).scores.f1_weighted}
+
     def is_right(self, head: OneLabel, prediction: Prediction) -> bool:
         return prediction.label == prediction.truth
 

@@ -232,7 +232,8 @@ class TaggingBuild(HeadBuild[TaggingHead]):
 
     def figures(self, head: TaggingHead, predictions: Sequence[Prediction]) -> dict[str, float]:
         found = report_of(predictions, head.labels[0])
-        return {"token_f1_micro": found.micro.f1, "span_f1_micro": found.spans_micro.f1}
+        weighted = self.pairs(head, predictions).scores.f1_weighted
+        return {"f1_weighted": weighted, "token_f1_micro": found.micro.f1, "span_f1_micro": found.spans_micro.f1}
 
     def document(self, head: TaggingHead, predictions: Sequence[Prediction]) -> dict[str, Any]:
         return {"tagging": report_of(predictions, head.labels[0])}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import UnsetType
 
 if TYPE_CHECKING:
     from edge_runtime import Subscriber
+    from edge_runtime.messages import Verdict
     from edge_runtime.wire import DecisionMessage
 
 SHOW_EVERY_S = 1.0
@@ -77,10 +80,22 @@ def _line(decision: DecisionMessage, subscriber: Subscriber) -> str:
     )
     clock = decision.wall_time[11:23]
     why = f" ({decision.reason})" if decision.reason else ""
+    values = "" if isinstance(decision.values, UnsetType) else _values(decision.values)
+    beside = {} if isinstance(decision.heads, UnsetType) else decision.heads
+    said = values + "".join(f" | {name}: {_side(answer)}" for name, answer in beside.items())
     return (
         f"{clock} #{decision.seq:<6} {decision.label:<12} {decision.confidence:4.2f} {decision.source:<5} "
-        f"{age_ms:5.1f} ms | {inputs}{why}"
+        f"{age_ms:5.1f} ms | {inputs}{why}{said}"
     )
+
+
+def _values(values: Mapping[str, float]) -> str:
+    return "".join(f" | {name} {value:.4g}" for name, value in values.items())
+
+
+def _side(answer: Verdict) -> str:
+    values = {} if isinstance(answer.values, UnsetType) else answer.values
+    return f"{answer.label} {answer.source}{_values(values)}"
 
 
 def _summary(subscriber: Subscriber, latencies: list[float], labels: Counter[str]) -> dict[str, Any]:
