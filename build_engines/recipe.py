@@ -501,7 +501,7 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
     """The recipe at `path` and the sha256 of its bytes. Raises ConfigError (one line)."""
     try:
         raw = path.read_bytes()
-        data = tomllib.loads(raw.decode())
+        data = tomllib.loads(raw.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"recipe {path}: cannot be read ({error.strerror}); check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -165,7 +165,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 def load_config(path: Path) -> Config:
     """Read and check the file at `path`; paths inside become absolute. Raises ConfigError."""
     try:
-        data = tomllib.loads(read_plain(path, MAX_CONFIG_BYTES).decode("utf-8"))
+        data = tomllib.loads(read_plain(path, MAX_CONFIG_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"config {path}: cannot be read ({error.strerror}); check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

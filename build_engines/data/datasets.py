@@ -248,7 +248,7 @@ def digest_of(folder: Path) -> str:
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects in a JSON Lines file. Raises UserError naming the line."""
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     yield json.loads(line)

@@ -101,7 +101,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
 
 def _read_rooms(path: Path) -> tuple[list[dict[str, float]], Ints]:
     """Room rows (a value that is not there is left out) and the number of people in each."""
-    with path.open(encoding="utf-8", newline="") as lines:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
         table = list(csv.DictReader(lines))
     rows = [
         {name: float(value) for name, value in row.items() if value and name not in ("timestamp", "occupants")}

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import logging
 import math
 import os
 import select
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from edge_runtime import config
 from edge_runtime.capture.admit import Refusal
 from edge_runtime.capture.cameras import wait_until
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
+from edge_runtime.capture.tables import Row, column_named, is_date, is_missing, moment, number, read_rows, time_unit
 from edge_runtime.errors import ConfigError
 from edge_runtime.streams import SensorStream, StreamSpec
 
-Row = Mapping[str, Any]
+log = logging.getLogger("edge_runtime.capture")
+
+DEFAULT_TIME = "t_s"
+MOST_COLUMNS = 1000
+"""Of a file whose rows name ever new ones, so many are remembered."""
 
 
 class Timeline:
@@ -47,8 +52,19 @@ class Timeline:
         return self._start_ns + int((stamp_s - self._first_s) / speed * 1e9)
 
 
+TIME_NAMES = ("t_s", "time_s", "t", "time", "timestamp", "ts", "datetime", "date_time", "date", "t_ms", "time_ms",
+              "timestamp_ms", "t_us", "timestamp_us", "t_ns", "timestamp_ns")  # fmt: skip
+"""Where the configuration names no column, the first of these that the file has holds its times."""
+SAMPLE_ROWS = 200
+_UNITS = {1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
+
+
 class FileSource(Source):
-    """A file of rows with time stamps. Rows that cannot be read are refused and counted as `malformed`."""
+    """A file of rows with time stamps, as `tables` reads it.
+
+    A row that cannot be read is refused and counted as `malformed`, and so is each cell that holds no number; the
+    row's other channels are heard. At its end it logs rows read and what was refused, by reason.
+    """
 
     ends: ClassVar[bool] = True
 
@@ -57,14 +73,19 @@ class FileSource(Source):
         self._settings = settings
         self._spec = spec
         self._timeline = timeline
-        stamps = (stamp for row in self._rows() if (stamp := _number(row.get(settings.time))) is not None)
-        first_s = next(stamps, None)
+        self._where = f"source file: {settings.path}"
+        sample = list(islice(self._rows(), SAMPLE_ROWS))
+        columns = list(dict.fromkeys(name for row in sample for name in row.cells))
+        self._time = self._time_column(columns)
+        self._unit_s = self._unit(sample)
+        first_s = next((stamp for row in self._rows() if (stamp := self._stamp(row)) is not None), None)
         if first_s is None:
+            told = next((f"; line {row.line}: {row.problem}" for row in sample if row.problem), "")
             raise ConfigError(
-                f"source file: {settings.path} has no row with a number in {settings.time!r}; set `time` to the "
-                "name of the column that holds seconds"
+                f"{self._where} has no row with a number or an ISO 8601 time in {self._time!r}{told}; set `time` to "
+                f"the name of the column that holds it; there are {columns}"
             )
-        self._check_columns(next(iter(self._rows())))
+        self._channels = self._channel_columns(columns)
         timeline.register(first_s)
 
     def start(self) -> None:
@@ -73,98 +94,124 @@ class FileSource(Source):
 
     def _run(self) -> None:
         settings, clock = self._settings, self._intake.clock
+        read = 0
+        before = self._intake.refusals(settings.stream)
         for row in self._rows():
-            stamp_s = _number(row.get(settings.time))
+            stamp_s = self._stamp(row)
             if stamp_s is None:
-                self._intake.refuse(settings.stream, Refusal("malformed", f"no number in {settings.time!r}"))
+                self._malformed(row, row.problem or f"no time in {self._time!r} but {row.cells.get(self._time)!r:.80}")
+                read += 1
                 continue
             due_ns = self._timeline.due_ns(stamp_s, settings.speed)
             if not wait_until(self, due_ns):
                 return
+            read += 1
             # The row's own time, not the moment this thread woke up: the spacing of the recording is kept.
             self._play(row, min(due_ns, clock.now_ns()))
+        refused = self._intake.refusals(settings.stream) - before
+        told = ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items())) or "nothing"
+        log.info("%s: ended; %d rows read, refused: %s", self.name, read, told)
 
     def _play(self, row: Row, captured_ns: int) -> None:
-        stream, identity = self._settings.stream, row.get("id")
-        identity = str(identity) if identity not in (None, "") else None
+        stream, identity = self._settings.stream, row.cells.get("id")
+        identity = None if is_missing(identity) else str(identity)
         if isinstance(self._spec, SensorStream):
-            values = self._values(row)
-            if values is None:
-                self._intake.refuse(stream, Refusal("malformed", "a value is not a number"))
-            else:
+            values, bad = self._values(row)
+            if values or not bad:
                 self._intake.sample(stream, values, captured_ns, identity)
             return
-        text = row.get(self._settings.text)
+        text = row.cells.get(self._settings.text)
         if not isinstance(text, str):
-            self._intake.refuse(stream, Refusal("malformed", f"no text in {self._settings.text!r}"))
+            self._malformed(row, f"no text in {self._settings.text!r}")
             return
-        language = row.get("lang")
-        self._intake.text(stream, text, language if isinstance(language, str) else None, captured_ns, identity)
+        if not text.isascii() and any("\udc80" <= one <= "\udcff" for one in text):
+            self._intake.refuse(stream, Refusal("not_utf8", f"line {row.line}: save the file as UTF-8"))
+            return
+        language = row.cells.get("lang")
+        language = language if isinstance(language, str) and language.strip() else None
+        self._intake.text(stream, text, language, captured_ns, identity)
 
-    def _values(self, row: Row) -> dict[str, float] | None:
-        """Channel to value; an empty cell or null is a channel that is missing. None if a cell is no number."""
-        values = {}
-        for column, channel in self._columns.items():
-            cell = row.get(column)
-            if cell is None or cell == "":
+    def _values(self, row: Row) -> tuple[dict[str, float], bool]:
+        """Channel to value, and whether a cell held something else. A cell without a value is a missing channel."""
+        values, bad = {}, False
+        for column, cell in row.cells.items():
+            channel = self._channel(column)
+            if channel is None or is_missing(cell):
                 continue
-            value = _number(cell, finite=False)
+            value = number(cell)
             if value is None:
-                return None
-            values[channel] = value
-        return values
+                bad = True
+                self._malformed(row, f"{column!r} is {cell!r:.80}, which is no number")
+            else:
+                values[channel] = value
+        return values, bad
 
-    def _check_columns(self, row: Row) -> None:
+    def _channel(self, column: str) -> str | None:
+        """The channel that a column feeds; rows of one file may name different ones."""
+        if column not in self._channels:
+            names = [] if self._settings.columns else [channel.name for channel in self._spec.channels]  # type: ignore[union-attr]
+            found = next((name for name in names if column_named(name, [column])), None)
+            if len(self._channels) > MOST_COLUMNS:
+                return found
+            self._channels[column] = found
+        return self._channels[column]
+
+    def _malformed(self, row: Row, what: str) -> None:
+        said = f"line {row.line}: {what}".encode("ascii", "backslashreplace").decode()
+        self._intake.refuse(self._settings.stream, Refusal("malformed", said))
+
+    def _stamp(self, row: Row) -> float | None:
+        cell = row.cells.get(self._time)
+        stamp = moment(cell)
+        return stamp if stamp is None or is_date(cell) else stamp * self._unit_s
+
+    def _time_column(self, columns: list[str]) -> str:
+        wanted = self._settings.time
+        candidates = (wanted, *TIME_NAMES) if wanted == DEFAULT_TIME else (wanted,)
+        found = next((column for name in candidates if (column := column_named(name, columns))), None)
+        if found is not None and found.strip().casefold() != wanted.casefold():
+            log.info("%s: has no column %r; times are taken from %r", self.name, wanted, found)
+        return found or wanted
+
+    def _unit(self, sample: list[Row]) -> float:
+        cells = [row.cells.get(self._time) for row in sample]
+        stamps = [stamp for cell in cells if not is_date(cell) and (stamp := moment(cell)) is not None]
+        expected_s = 1 / self._spec.rate_hz if isinstance(self._spec, SensorStream) else None
+        unit = time_unit(self._time, stamps, expected_s)
+        if unit != 1.0:
+            log.info("%s: times in %r are read as %s", self.name, self._time, _UNITS[unit])
+        return unit
+
+    def _channel_columns(self, columns: list[str]) -> dict[str, str | None]:
+        """Column to channel, as the configuration or the names say. Raises ConfigError."""
         if not isinstance(self._spec, SensorStream):
-            return
-        channels = {channel.name for channel in self._spec.channels}
-        self._columns = dict(self._settings.columns) or {column: column for column in row if column in channels}
-        if not self._columns:
+            return {}
+        channels = [channel.name for channel in self._spec.channels]
+        if self._settings.columns:
+            found: dict[str, str | None] = {}
+            for column, channel in self._settings.columns.items():
+                if channel not in channels:
+                    raise ConfigError(f"source file: columns: {channel!r} is no channel; there are {sorted(channels)}")
+                actual = column_named(column, columns)
+                if actual is None and not self._settings.path.lower().endswith((".jsonl", ".ndjson")):
+                    raise ConfigError(f"{self._where} has no column {column!r}, but {sorted(columns)}")
+                found[actual or column] = channel
+            return found
+        if not any(column_named(channel, columns) for channel in channels):
             raise ConfigError(
-                f"source file: {self._settings.path} has none of the channels {sorted(channels)} of stream "
-                f"{self._settings.stream!r}; its columns are {sorted(row)}: map them with `columns`"
+                f"{self._where} has none of the channels {sorted(channels)} of stream "
+                f"{self._settings.stream!r}; its columns are {sorted(columns)}: map them with `columns`"
             )
-        for column, channel in self._columns.items():
-            if channel not in channels:
-                raise ConfigError(f"source file: columns: {channel!r} is no channel; there are {sorted(channels)}")
-            if self._settings.path.endswith(".csv") and column not in row:
-                raise ConfigError(f"source file: {self._settings.path} has no column {column!r}, but {sorted(row)}")
+        return {}
 
     def _rows(self) -> Iterator[Row]:
         path = Path(self._settings.path)
         try:
-            with path.open(encoding="utf-8", errors="replace", newline="") as file:
-                if path.suffix == ".csv":
-                    yield from csv.DictReader(file)
-                elif path.suffix in (".jsonl", ".ndjson"):
-                    for line in file:
-                        if line.strip():
-                            yield _json_row(line)
-                else:
-                    raise ConfigError(f"source file: {path} is neither .csv nor .jsonl")
+            yield from read_rows(path)
         except OSError as error:
             raise ConfigError(f"source file: {path} cannot be read ({error.strerror}); check `path`") from None
-
-
-def _json_row(line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return {}
-    if not isinstance(row, dict):
-        return {}
-    values = row.pop("values", None)
-    return {**row, **values} if isinstance(values, dict) else row
-
-
-def _number(cell: Any, finite: bool = True) -> float | None:
-    if isinstance(cell, bool):
-        return None
-    try:
-        value = float(cell)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) or not finite else None
+        except ValueError as error:
+            raise ConfigError(f"source file: {path} {error}") from None
 
 
 class StdinSource(Source):
@@ -176,7 +223,7 @@ class StdinSource(Source):
     def __init__(self, intake: Intake, stream: str, descriptor: int | None = None) -> None:
         super().__init__("standard input", intake)
         self._stream = stream
-        self._descriptor = sys.stdin.fileno() if descriptor is None else descriptor
+        self._descriptor = _standard_input() if descriptor is None else descriptor
 
     def _run(self) -> None:
         waiting = b""
@@ -203,3 +250,14 @@ class StdinSource(Source):
             return
         if text.strip():
             self._intake.text(self._stream, text)
+
+
+def _standard_input() -> int:
+    """Its descriptor. Raises ConfigError where this process was started without one."""
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, ValueError, OSError):
+        raise ConfigError(
+            "source stdin: standard input is closed; start the runtime with one (`< /dev/null` for none), or take "
+            "another source"
+        ) from None

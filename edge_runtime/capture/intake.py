@@ -66,6 +66,7 @@ class Intake:
         self._freeze = {name: FreezeDetector(spec) for name, spec in streams.items() if isinstance(spec, CameraStream)}
         self._trouble: dict[str, str] = {}
         self._unrouted = unrouted or Unrouted()
+        self._refused: dict[str, Counter[str]] = {name: Counter() for name in streams}
 
     def frame(
         self,
@@ -155,9 +156,14 @@ class Intake:
     def refuse(self, stream: str, refusal: Refusal) -> None:
         """Count a message of a known stream that cannot be used."""
         self._mailboxes[stream].refuse(refusal.reason)
+        self._refused[stream][refusal.reason] += 1
         if self._trouble.get(stream) != refusal.reason:
             self._trouble[stream] = refusal.reason
             log.warning("%s: refusing messages: %s %s", stream, refusal.reason, refusal.detail)
+
+    def refusals(self, stream: str) -> Counter[str]:
+        """Messages of `stream` refused so far, by reason. Any thread."""
+        return Counter(self._refused[stream])
 
     def unrouted(self, reason: str, detail: str = "") -> None:
         """Count a message that belongs to no stream (malformed, too big, unknown)."""

@@ -344,7 +344,7 @@ def test_a_mistake_is_named(what: str) -> None:
 def test_a_file_without_the_right_columns_names_them(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "s.csv")
     open_file = partial(config.FileSource, "sensors", str(path))
-    with pytest.raises(ConfigError, match="no row with a number in 'when'"):
+    with pytest.raises(ConfigError, match="no row with a number or an ISO 8601 time in 'when'"):
         Inbox().open(open_file(time="when"))
     with pytest.raises(ConfigError, match="'c' is no channel"):
         Inbox().open(open_file(columns={"other": "c"}))
@@ -357,3 +357,53 @@ def test_a_port_that_is_taken_is_named() -> None:
     with pytest.raises(ConfigError, match="is another runtime running"):
         ZmqSource(Inbox().intake, first.endpoint)
     first.stop()
+
+
+def play(inbox: Inbox, settings: config.SourceConfig) -> None:
+    source = inbox.open(settings)
+    source.start()
+    wait_for(lambda: source.ended, "the end")
+
+
+def test_a_word_in_a_cell_costs_that_channel_only_and_the_end_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    inbox = Inbox()
+    path = tmp_path / "s.csv"
+    path.write_text(
+        "Time;A;B\n2024-05-06T07:00:00Z;1,5;broken\n2024-05-06T07:00:00.1Z;NaN;2\n2024-05-06T07:00:00.2Z;9;9;9\n"
+    )
+    play(inbox, config.FileSource("sensors", str(path), speed=10.0))
+    samples = inbox.take("sensors")
+    assert [message.values for message in samples] == [{"a": 1.5}, {"b": 2.0}]  # type: ignore[union-attr]
+    assert samples[1].captured_ns - samples[0].captured_ns == pytest.approx(10_000_000, abs=2000)
+    assert inbox.boxes["sensors"].counts(0).dropped == {"malformed": 2}
+    assert "line 2: 'B' is 'broken', which is no number" in caplog.text
+    assert "ended; 3 rows read, refused: malformed 2" in caplog.text
+    assert "times are taken from 'Time'" in caplog.text
+
+
+def test_rows_that_name_different_channels_are_all_heard(tmp_path: Path) -> None:
+    inbox = Inbox()
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"t_ms": 0, "a": 1}\n{"t_ms": 10, "b": 2}\n{"t_ms": 20, "c": 3}\n')
+    play(inbox, config.FileSource("sensors", str(path)))
+    samples = inbox.take("sensors")
+    assert [message.values for message in samples][:2] == [{"a": 1.0}, {"b": 2.0}]  # type: ignore[union-attr]
+    assert samples[1].captured_ns - samples[0].captured_ns == pytest.approx(10_000_000, abs=2000)
+
+
+def test_sentences_that_are_not_utf8_are_refused_alone(tmp_path: Path) -> None:
+    inbox = Inbox()
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"t_s,text\n0,go on\n" + b"0,caf\xe9\n" + "0,停车\n".encode())
+    play(inbox, config.FileSource("text", str(path)))
+    assert [message.text for message in inbox.take("text")] == ["go on", "停车"]  # type: ignore[union-attr]
+    assert inbox.boxes["text"].counts(0).dropped == {"not_utf8": 1}
+
+
+def test_without_standard_input_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ConfigError, match="standard input is closed"):
+        Inbox().open(config.StdinSource("text"))

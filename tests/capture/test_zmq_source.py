@@ -62,7 +62,7 @@ BAD: dict[str, tuple[list[bytes], str]] = {
     "unknown stream": ([SAMPLE.replace(b"sensors", b"nose")], "unknown_stream"),
     "text to sensors": ([b'{"schema":1,"stream":"sensors","text":"x"}'], "unknown_stream"),
     "picture to sensors": ([b'{"schema":1,"stream":"sensors"}', b"\xff\xd8"], "unknown_stream"),
-    "garbage picture": ([b'{"schema":1,"stream":"camera"}', b"\xff\xd8garbage"], "camera.decode"),
+    "garbage picture": ([b'{"schema":1,"stream":"camera"}', b"\xff\xd8garbage"], "camera.corrupt"),
     "no picture": ([b'{"schema":1,"stream":"camera"}', b"GIF89a"], "camera.not_jpeg"),
     "future": ([SAMPLE[:-1] + b',"captured_ns":9000000000000000000}'], "sensors.bad_timestamp"),
     "out of range": ([SAMPLE.replace(b'"a":1', b'"a":1e6')], "sensors.out_of_range"),
