@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime import config
-from edge_runtime.capture.admit import Refusal, decode_jpeg
+from edge_runtime.capture.admit import Refusal, decode_picture
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError
+from edge_runtime.pictures import MAX_PIXELS
+from edge_runtime.plain_file import read_plain
 
 log = logging.getLogger("edge_runtime.capture")
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 8.0
+REFUSED_NS = 3_000_000_000
+"""A camera that gives nothing but refused frames for this long is opened again."""
+MAX_FILE_BYTES = 256 << 20
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg writes to stderr by itself; read at the first capture
 
 
 def open_capture(settings: config.CameraSource) -> cv2.VideoCapture:
@@ -51,8 +60,40 @@ def open_capture(settings: config.CameraSource) -> cv2.VideoCapture:
     return capture
 
 
+def take_jpegs(capture: cv2.VideoCapture) -> None:
+    """Have Motion JPEG handed over as it came: OpenCV's decoders fill holes and say nothing."""
+    codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=False)
+    if capture.getBackendName() == "FFMPEG" and codec.upper() in (b"MJPG", b"JPEG"):
+        capture.set(cv2.CAP_PROP_FORMAT, -1)
+
+
+def too_large(capture: cv2.VideoCapture) -> str | None:
+    """Why no frame of `capture` should be decoded, if so."""
+    width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    return f"{width}x{height}, at most {MAX_PIXELS} pixels" if width * height > MAX_PIXELS else None
+
+
+def deliver(intake: Intake, stream: str, image: Any, captured_ns: int | None = None) -> bool:
+    """Hand over a frame, decoded or as a row of JPEG bytes; whether it was taken."""
+    before = intake.refusals(stream).total()
+    if image.ndim == 2 and image.shape[0] == 1:
+        intake.jpeg(stream, image.tobytes(), captured_ns)
+    else:
+        intake.frame(stream, np.asarray(image, np.uint8), captured_ns)
+    return intake.refusals(stream).total() == before
+
+
+def log_end(source: Source, intake: Intake, stream: str, before: Counter[str], read: int, what: str) -> None:
+    """Say what a source that ended had read, and what of it was refused."""
+    refused = intake.refusals(stream) - before
+    told = ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items())) or "nothing"
+    log.info("%s: ended; %d %s read, refused: %s", source.name, read, what, told)
+
+
 class CameraSource(Source):
-    """A live camera. When it goes away it is opened again and again, with growing, jittered pauses."""
+    """A live camera. When it goes away, or gives only frames that are refused (frozen, black, garbage), it is opened
+    again and again, with growing, jittered pauses.
+    """
 
     ends: ClassVar[bool] = False
 
@@ -65,7 +106,10 @@ class CameraSource(Source):
         while not self.stopping.is_set():
             capture = open_capture(self._settings)
             try:
-                if capture.isOpened():
+                if capture.isOpened() and (large := too_large(capture)):
+                    self._intake.refuse(self._settings.stream, Refusal("bad_size", large))
+                elif capture.isOpened():
+                    take_jpegs(capture)
                     self._read(capture)
                 elif self._pause_s == FIRST_PAUSE_S:
                     log.warning("%s: cannot be opened; trying again until it can", self.name)
@@ -77,6 +121,7 @@ class CameraSource(Source):
 
     def _read(self, capture: cv2.VideoCapture) -> None:
         log.info("%s: open", self.name)
+        good_ns = self._intake.clock.now_ns()
         while not self.stopping.is_set():
             if not capture.grab():
                 log.warning("%s: no more frames; opening it again", self.name)
@@ -84,14 +129,19 @@ class CameraSource(Source):
             captured_ns = self._intake.clock.now_ns()
             good, image = capture.retrieve()
             if not good:
-                self._intake.refuse(self._settings.stream, Refusal("decode"))
-                continue
-            self._pause_s = FIRST_PAUSE_S
-            self._intake.frame(self._settings.stream, np.asarray(image, np.uint8), captured_ns)
+                self._intake.refuse(self._settings.stream, Refusal("corrupt", "it cannot be decoded"))
+            elif deliver(self._intake, self._settings.stream, image, captured_ns):
+                self._pause_s = FIRST_PAUSE_S
+                good_ns = captured_ns
+            if captured_ns - good_ns > REFUSED_NS:
+                log.warning("%s: only frames that are refused; opening it again", self.name)
+                return
 
 
 class VideoSource(Source):
-    """A video file, played at its own rate times `speed`."""
+    """A video file, played at its own time stamps times `speed`. A loop opens it anew, as not every file can be
+    rewound.
+    """
 
     ends: ClassVar[bool] = True
 
@@ -100,25 +150,55 @@ class VideoSource(Source):
         self._settings = settings
         if not Path(settings.path).is_file():
             raise ConfigError(f"source video: no such file {settings.path}; check `path`")
-        self._capture = cv2.VideoCapture(settings.path)
+        self._capture = self._open()
         self._fps = self._capture.get(cv2.CAP_PROP_FPS)
         if not self._capture.isOpened() or self._fps <= 0:
             self._capture.release()
             raise ConfigError(f"source video: {settings.path} is no video that OpenCV can read; convert it to MP4")
+        if large := too_large(self._capture):
+            self._capture.release()
+            raise ConfigError(f"source video: {settings.path} is {large}; scale it down")
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(self._settings.path)
+        take_jpegs(capture)
+        return capture
 
     def _run(self) -> None:
-        period_ns = int(1e9 / (self._fps * self._settings.speed))
-        due_ns = self._intake.clock.now_ns()
+        stream = self._settings.stream
+        begin_ns, read, before = self._intake.clock.now_ns(), 0, self._intake.refusals(stream)
+        while (played := self._play(begin_ns)) is not None:
+            frames, begin_ns = played
+            read += frames
+            if not self._settings.loop:
+                break
+            if not frames:
+                log.warning("%s: gives no frame when it is opened again", self.name)
+                break
+            self._capture.release()
+            self._capture = self._open()
+        log_end(self, self._intake, stream, before, read, "frames")
+
+    def _play(self, begin_ns: int) -> tuple[int, int] | None:
+        """Once through: frames read, and when the next round is due. None if stopped meanwhile."""
+        period_ns = 1e9 / self._fps
+        frames, first_ns, at_ns, due_ns = 0, 0.0, -period_ns, begin_ns
         while not self.stopping.is_set():
             good, image = self._capture.read()
             if not good:
-                if not self._settings.loop:
-                    return
-                self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-                continue
-            if wait_until(self, due_ns):
-                self._intake.frame(self._settings.stream, np.asarray(image, np.uint8))
-            due_ns += period_ns
+                return frames, due_ns + int(period_ns / self._settings.speed)
+            stamp_ns = self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6
+            if not frames:
+                first_ns = stamp_ns
+            # Some containers have no stamps, or ones that stand still: then the mean rate is the best guess.
+            at_ns = stamp_ns - first_ns if stamp_ns - first_ns > at_ns else at_ns + period_ns
+            due_ns = begin_ns + int(at_ns / self._settings.speed)
+            frames += 1
+            if not wait_until(self, due_ns):
+                return None
+            # The frame's own time, not the moment this thread woke up: the film's spacing is kept.
+            deliver(self._intake, self._settings.stream, image, min(due_ns, self._intake.clock.now_ns()))
+        return None
 
     def _close(self) -> None:
         self._capture.release()
@@ -135,22 +215,26 @@ class ImagesSource(Source):
         folder = Path(settings.path)
         if not folder.is_dir():
             raise ConfigError(f"source images: no such folder {folder}; check `path`")
-        self._files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+        self._files = picture_files(folder)
         if not self._files:
             raise ConfigError(f"source images: {folder} holds no {', '.join(PICTURES)} files")
 
     def _run(self) -> None:
+        stream = self._settings.stream
         period_ns = int(1e9 / self._settings.rate_hz)
         due_ns = self._intake.clock.now_ns()
+        read, before = 0, self._intake.refusals(stream)
         for file in self._order():
             image = read_picture(file)
             if not wait_until(self, due_ns):
                 return
+            read += 1
             if isinstance(image, Refusal):
-                self._intake.refuse(self._settings.stream, image)
+                self._intake.refuse(stream, image)
             else:
-                self._intake.frame(self._settings.stream, image, id=file.name)
+                self._intake.frame(stream, image, id=file.name)
             due_ns += period_ns
+        log_end(self, self._intake, stream, before, read, "pictures")
 
     def _order(self) -> Iterator[Path]:
         yield from self._files
@@ -158,16 +242,20 @@ class ImagesSource(Source):
             yield from self._files
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures in a folder by name, without what other systems leave beside them (`._x.jpg`)."""
+    return sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith(".")
+    )
+
+
 def read_picture(file: Path) -> NDArray[np.uint8] | Refusal:
-    """Decode a picture file to [height, width, 3] uint8 BGR."""
+    """Decode a picture file to [height, width, 3] uint8 BGR; what it is, its content says and not its name."""
     try:
-        data = file.read_bytes()
+        image = decode_picture(read_plain(file, MAX_FILE_BYTES))
     except OSError as error:
         return Refusal("unreadable", f"{file.name}: {error.strerror}")
-    if file.suffix.lower() in (".jpg", ".jpeg"):
-        return decode_jpeg(data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    return Refusal("decode", file.name) if image is None else image  # type: ignore[return-value]  # uint8
+    return Refusal(image.reason, f"{file.name}: {image.detail}") if isinstance(image, Refusal) else image
 
 
 def wait_until(source: Source, due_ns: int) -> bool:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from edge_runtime import config
 from edge_runtime.capture.admit import Refusal
-from edge_runtime.capture.cameras import wait_until
+from edge_runtime.capture.cameras import log_end, wait_until
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
 from edge_runtime.capture.tables import Row, column_named, is_date, is_missing, moment, number, read_rows, time_unit
@@ -108,9 +108,7 @@ class FileSource(Source):
             read += 1
             # The row's own time, not the moment this thread woke up: the spacing of the recording is kept.
             self._play(row, min(due_ns, clock.now_ns()))
-        refused = self._intake.refusals(settings.stream) - before
-        told = ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items())) or "nothing"
-        log.info("%s: ended; %d rows read, refused: %s", self.name, read, told)
+        log_end(self, self._intake, settings.stream, before, read, "rows")
 
     def _play(self, row: Row, captured_ns: int) -> None:
         stream, identity = self._settings.stream, row.cells.get("id")

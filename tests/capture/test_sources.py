@@ -407,3 +407,71 @@ def test_without_standard_input_it_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(ConfigError, match="standard input is closed"):
         Inbox().open(config.StdinSource("text"))
+
+
+@pytest.mark.parametrize("name", ["raw.mjpeg", "one.avi", "still.jpg", "film.mp4"])
+def test_a_loop_starts_again_whatever_cannot_be_rewound(tmp_path: Path, name: str) -> None:
+    inbox, path = Inbox(), tmp_path / name
+    pictures = [noise(100, number, (48, 64)) for number in range(3)]
+    if name == "raw.mjpeg":
+        path.write_bytes(b"".join(map(jpeg, pictures)))
+    elif name == "still.jpg":
+        path.write_bytes(jpeg(pictures[0]))
+    elif name == "film.mp4":
+        write_video(path, 3)
+    else:
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 50, (64, 48))
+        writer.write(pictures[0])
+        writer.release()
+    source = inbox.open(config.VideoSource("camera", str(path), speed=4.0, loop=True))
+    source.start()
+    wait_for(lambda: inbox.captured("camera") >= 7, "the third round")
+    source.stop(10)
+    frames = inbox.take("camera")
+    assert inbox.boxes["camera"].counts(0).dropped == {}
+    gaps = [later.captured_ns - earlier.captured_ns for earlier, later in pairwise(frames)]
+    assert min(gaps) > 0 and sorted(gaps)[len(gaps) // 2] > 2_000_000, "no spin"
+
+
+def test_a_motion_jpeg_with_holes_is_refused_frame_by_frame(tmp_path: Path) -> None:
+    inbox, path = Inbox(), tmp_path / "raw.mjpeg"
+    whole = [jpeg(noise(100, number, (96, 128))) for number in range(6)]
+    holed = [one[: len(one) // 3] + one[len(one) // 2 :] if number % 2 else one for number, one in enumerate(whole)]
+    path.write_bytes(b"".join(holed))
+    play(inbox, config.VideoSource("camera", str(path)))
+    assert inbox.boxes["camera"].counts(0).dropped == {"corrupt": 3}
+    assert [frame.encoded is not None for frame in inbox.take("camera")] == [True] * 3  # type: ignore[union-attr]
+
+
+def test_a_camera_that_gives_only_refused_frames_is_opened_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("edge_runtime.capture.cameras.REFUSED_NS", 100_000_000)
+    monkeypatch.setitem(globals(), "jpeg", lambda image, whole=jpeg: whole(image)[:-40])
+    inbox = Inbox()
+    with mjpeg_camera() as url:
+        source = inbox.open(config.CameraSource("camera", url))
+        source.start()
+        wait_for(lambda: caplog.text.count("only frames that are refused; opening it again") >= 2, "the second try")
+        source.stop(10)
+    counts = inbox.boxes["camera"].counts(0)
+    assert set(counts.dropped) == {"corrupt"} and counts.captured == counts.dropped["corrupt"]
+
+
+def test_pictures_of_every_kind_are_read_by_content_and_other_systems_files_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    inbox = Inbox()
+    image = noise(100, 1)
+    for name, kind in (("a.JPG", ".jpg"), ("b.png", ".png"), ("c.jpg", ".png"), ("d.webp", ".webp"), ("e.bmp", ".bmp")):
+        (tmp_path / name).write_bytes(cv2.imencode(kind, image)[1].tobytes())
+    for name in ("._a.JPG", "Thumbs.db", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\0\5\26\7")
+    (tmp_path / "f.jpg").write_bytes(jpeg(image)[:-30])
+    (tmp_path / "g.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "h.jpg")
+    play(inbox, config.ImagesSource("camera", str(tmp_path), rate_hz=100))
+    assert [frame.id for frame in inbox.take("camera")] == ["a.JPG", "b.png", "c.jpg", "d.webp", "e.bmp"]
+    assert inbox.boxes["camera"].counts(0).dropped == {"corrupt": 1, "unreadable": 2}
+    assert "8 pictures read, refused: corrupt 1, unreadable 2" in caplog.text
