@@ -596,6 +596,10 @@ def _check_side_heads(recipe: Recipe) -> str | None:
         return f"values of all heads must have distinct names, got {', '.join(values)}"
     if unknown := [name for name in values if name not in recipe.dataset.targets]:
         return f"dataset.targets must name the field of the value {unknown[0]!r}"
+    if recipe.gate.macro_f1 and not recipe.labels:
+        return "gate.macro_f1 is for a head with labels; of a regression head set gate.nmae"
+    if recipe.gate.nmae < 1 and not recipe.values:
+        return "gate.nmae is for a regression head; of a head with labels set gate.macro_f1"
     if (values or recipe.side_heads) and recipe.train.augment.mirror is not None:
         return "train.augment.mirror changes labels only; leave it out for values and side_heads"
     return None

@@ -176,9 +176,9 @@ class HeadBuild(ABC, Generic[OfHead]):
 
     # Reports
 
+    @abstractmethod
     def tables(self, head: OfHead, pairs: Pairs, predictions: Sequence[Prediction], title: str) -> list[Table | str]:
         """For the terminal."""
-        raise NotImplementedError
 
     def headline(self, head: OfHead, predictions: Sequence[Prediction]) -> list[str]:
         """Lines of the report's head instead of the model's own figure; empty where decisions differ from it."""

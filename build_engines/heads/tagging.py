@@ -19,6 +19,7 @@ from build_engines.heads.softmax import softmax_fitted
 from build_engines.recipe import TrainRecipe
 from calibration.moments import LabelledSet
 from calibration.samples import CalibrationSample
+from edge_runtime.errors import UserError
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.tagging import TaggingHead
 
@@ -186,7 +187,7 @@ class TaggingBuild(HeadBuild[TaggingHead]):
         return len(head.labels)
 
     def truth(self, head: TaggingHead, name: str, moment: LabelledSet) -> NDArray[np.generic]:
-        raise NotImplementedError("the layout of tagged sentences makes its own rows")
+        raise UserError("a tagging head learns from tagged sentences; they are of the layout ner")
 
     def loss(self, head: TaggingHead, counts: Floats, plan: TrainRecipe) -> Loss:
         from build_engines.heads.training import SoftmaxLoss

@@ -207,6 +207,7 @@ def test_a_reference_that_is_further_off_than_the_recipe_allows_is_refused(
         ),
         ("heartbeat_ms = 200.0", "heartbeat_ms = 200.0\nhold = 2", "decision.hold is set, which a regression head"),
         ("threshold = 0.6", "threshold = 0.6\nheartbeat_ms = 100.0", "side head state: decision.heartbeat_ms is set"),
+        ("nmae = 0.1", "macro_f1 = 0.5", "gate.macro_f1 is for a head with labels"),
         ('side_labels = { state = "target.state" }', "", "dataset.side_labels must name the field of its label"),
         ('name = "state"', 'name = "window"', "side_heads must have distinct names, none of"),
         ('head = "regression"', 'head = "regresion"', "kinds of heads are softmax, sigmoid, tagging, regression"),
