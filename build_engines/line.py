@@ -43,7 +43,7 @@ def train_stage(job: Job) -> None:
     recipe = _trained(job)
     prepared = layout_of_recipe(recipe).prepare(recipe, job.data, job.work / "cache")
     trained = train(recipe, job.recipe_digest, prepared, job.console)
-    save(trained, prepared, job.work / "train")
+    save(recipe, trained, prepared, job.work / "train")
     job.console.print(f"train: {_last_epoch(recipe, trained.record)}")
 
 
@@ -93,7 +93,7 @@ def aggregate_stage(job: Job) -> None:
     lesson = msgspec.structs.replace(recipe.train, epochs=plan.learner_epochs, learning_rate=plan.learner_rate)
     again = msgspec.structs.replace(recipe, train=lesson)
     trained = train(again, job.recipe_digest, prepared, job.console, load_trained(recipe, job.work / "train"))
-    save(trained, prepared, job.work / "aggregate")
+    save(recipe, trained, prepared, job.work / "aggregate")
     job.console.print(f"aggregate: {_last_epoch(recipe, trained.record)}")
     _export(job, job.work / "aggregate")
 

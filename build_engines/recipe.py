@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
@@ -21,7 +21,7 @@ from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.regression import Value
 from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.heads.tagging import TaggingHead
-from edge_runtime.streams import CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
+from edge_runtime.streams import AudioStream, CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
 from edge_runtime.tensor_source import parse_source, stage_output
 
 if sys.version_info >= (3, 11):
@@ -68,6 +68,32 @@ class TextRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
     aux_in_features: bool = False
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return (self.stream,)
+
+
+class AudioRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """A convolutional encoder of a window of log-mel frames."""
+
+    stream: str
+    widths: tuple[Count, ...] = (16, 32, 48)
+    """Channels after each halving of time and frequency."""
+    dropout: Fraction = 0.2
+    noise: NotNegative = 0.0
+    """Deviation of the noise added to standardised frames while training."""
+    gain: NotNegative = 0.0
+    """Deviation of a constant added to all frames of a window while training: a sound nearer, or further away."""
+    mask: Fraction = 0.0
+    """While training, hide up to this part of the bands and of the frames (SpecAugment: Park et al. 2019,
+    arXiv:1904.08779)."""
+    aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
+    aux_in_features: bool = False
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return (self.stream,)
+
 
 class SensorsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """An encoder of a sensor window and its mask."""
@@ -86,6 +112,13 @@ class SensorsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     deviation of one: sensors that have drifted."""
     aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
     aux_in_features: bool = False
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return (self.stream,)
+
+
+EncoderRecipe = VisionRecipe | TextRecipe | SensorsRecipe | AudioRecipe
 
 
 class FusionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,6 +142,14 @@ class ModelRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     vision: VisionRecipe | None = None
     text: TextRecipe | None = None
     sensors: SensorsRecipe | None = None
+    audio: AudioRecipe | UnsetType = UNSET
+    """Not written where it is not given: what is known of older models stays the same to the byte."""
+
+    @property
+    def encoders(self) -> dict[str, EncoderRecipe]:
+        """Name of its stage to each encoder that is given, in the order of the presence mask."""
+        every = {"vision": self.vision, "text": self.text, "sensors": self.sensors, "audio": self.audio}
+        return {name: encoder for name, encoder in every.items() if encoder}
 
 
 class OppositeRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -417,12 +458,8 @@ class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The model's streams in the order of the presence mask: cameras, text, sensors."""
-        model = self.model
-        cameras = model.vision.streams if model.vision else ()
-        text = (model.text.stream,) if model.text else ()
-        sensors = (model.sensors.stream,) if model.sensors else ()
-        return (*cameras, *text, *sensors)
+        """The model's streams in the order of the presence mask: cameras, text, sensors, sound."""
+        return tuple(stream for encoder in self.model.encoders.values() for stream in encoder.streams)
 
 
 def make_head(kind: str, output: str, labels: tuple[str, ...], values: tuple[Value, ...] = ()) -> Head:
@@ -495,6 +532,10 @@ class OnnxRecipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 AnyRecipe = Recipe | OnnxRecipe
+
+
+ENCODED = {"vision": CameraStream, "text": TextStream, "sensors": SensorStream, "audio": AudioStream}
+"""Encoder's name in `[model]` to the kind of stream that it reads."""
 
 
 def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
@@ -609,20 +650,20 @@ def check(recipe: Recipe) -> str | None:
     """What contradicts itself in the recipe, or None."""
     model = recipe.model
     if not recipe.modalities:
-        return "model has no encoder; give at least one of model.vision, model.text, model.sensors"
-    wanted: list[tuple[str, type]] = [(name, CameraStream) for name in (model.vision.streams if model.vision else ())]
-    wanted += [(model.text.stream, TextStream)] if model.text else []
-    wanted += [(model.sensors.stream, SensorStream)] if model.sensors else []
-    for name, kind in wanted:
-        if not isinstance(recipe.streams.get(name), kind):
-            return f"the model reads the stream {name!r}, which must be a {kind.__name__} under [streams]"
+        return f"model has no encoder; give at least one of {', '.join(f'model.{name}' for name in ENCODED)}"
+    for name, encoder in model.encoders.items():
+        for stream in encoder.streams:
+            if not isinstance(recipe.streams.get(stream), ENCODED[name]):
+                return (
+                    f"the model reads the stream {stream!r}, which must be a {ENCODED[name].__name__} under [streams]"
+                )
     if unknown := set(recipe.train.class_weights) - set(recipe.labels):
         return f"train.class_weights names {sorted(unknown)[0]!r}; the labels are {', '.join(recipe.labels)}"
     for name in recipe.train.modality_dropout:
         if name not in recipe.modalities:
             return f"train.modality_dropout names {name!r}; the model reads {', '.join(recipe.modalities)}"
-    for encoder in (model.vision, model.text, model.sensors):
-        if encoder and encoder.aux_in_features and sum(encoder.aux.values()) >= model.features:
+    for encoder in model.encoders.values():
+        if encoder.aux_in_features and sum(encoder.aux.values()) >= model.features:
             return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
     if model.vision and (problem := _check_vision(model.vision)):
         return problem
@@ -630,8 +671,7 @@ def check(recipe: Recipe) -> str | None:
         return problem
     if len({_size(recipe.streams[name]) for name in (model.vision.streams if model.vision else ())}) > 1:
         return "all cameras of model.vision must have the same width and height"
-    encoders = {"vision": model.vision, "text": model.text, "sensors": model.sensors}
-    stages = (*(name for name, encoder in encoders.items() if encoder), "fusion")
+    stages = (*model.encoders, "fusion")
     return _check_weights(recipe) or _check_tagging(recipe) or check_common(recipe) or _unknown_stages(recipe, stages)
 
 
@@ -656,8 +696,8 @@ def _check_tagging(recipe: Recipe) -> str | None:
         return "tokenizer.mark_capitals and model.text.lexicon are for words encoded one by one: a tagging head"
     if recipe.tokenizer.mark_capitals and recipe.tokenizer.keep_case:
         return "tokenizer.keep_case and mark_capitals exclude each other; leave one out"
-    if tagging and (model.vision or model.sensors):
-        return "a tagging head reads text only; leave out model.vision and model.sensors"
+    if tagging and len(model.encoders) > 1:
+        return f"a tagging head reads text only; the model has {', '.join(model.encoders)}"
     return None
 
 

@@ -8,35 +8,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_runtime.admit import Refusal
 from edge_runtime.align import History, align
-from edge_runtime.capture.admit import (
-    FreezeDetector,
-    Refusal,
-    admit_image,
-    admit_sample,
-    admit_text,
-    decode_jpeg,
-)
-from edge_runtime.messages import AlignedSet, Frame, Message, Sample, Utterance
-from edge_runtime.streams import CameraStream, StreamSpec, TextStream
+from edge_runtime.kinds.kind import Admit
+from edge_runtime.messages import AlignedSet, Message
+from edge_runtime.streams import StreamSpec, kind_of
 
 
 @dataclass(frozen=True, slots=True)
 class RawMessage:
-    """A message as a sender would send it: exactly one of `jpeg`, `values`, `text` and `image` is given."""
+    """A message as a sender would send it."""
 
     stream: str
     captured_ns: int
-    jpeg: bytes | None = None
-    values: Mapping[str, float] | None = None
-    text: str | None = None
-    lang: str | None = None
-    image: NDArray[np.uint8] | None = None
-    """[height, width, 3] BGR: a picture that is decoded already."""
+    content: Any
+    """What the kind of the stream takes: see `Kind.content`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +64,22 @@ def admitted(
     numbers go on from group to group.
     """
     group: str | None = None
-    freeze = _freeze(streams)
+    admit = _admissions(streams)
     seq: Counter[str] = Counter()
     for moment in sets:
         begins, group = moment.group != group, moment.group
         if begins:
-            freeze = _freeze(streams)
+            admit = _admissions(streams)
         messages: list[Message] = []
         for raw in moment.messages:
             if raw.stream in drop or raw.stream not in streams:
                 continue
-            message = admit(streams[raw.stream], raw, seq[raw.stream], freeze.get(raw.stream))
-            if not isinstance(message, Refusal):
+            make = admit[raw.stream](raw.content)
+            if not isinstance(make, Refusal):
+                messages.append(make(raw.stream, seq[raw.stream], raw.captured_ns, None))
                 seq[raw.stream] += 1
-                messages.append(message)
             elif refused is not None:
-                refused[f"{raw.stream} {message.reason}"] += 1
+                refused[f"{raw.stream} {make.reason}"] += 1
         yield moment, begins, messages
 
 
@@ -114,24 +102,5 @@ def replay(
             history.settle(part)
 
 
-def _freeze(streams: Mapping[str, StreamSpec]) -> dict[str, FreezeDetector]:
-    return {name: FreezeDetector(spec) for name, spec in streams.items() if isinstance(spec, CameraStream)}
-
-
-def admit(spec: StreamSpec, raw: RawMessage, seq: int, freeze: FreezeDetector | None = None) -> Message | Refusal:
-    """`raw` through the device's admission."""
-    if isinstance(spec, CameraStream):
-        image = raw.image if raw.image is not None else decode_jpeg(raw.jpeg or b"")
-        if not isinstance(image, Refusal):
-            image = admit_image(spec, image)
-        if isinstance(image, Refusal):
-            return image
-        frozen = freeze.admit(image) if freeze else None
-        return frozen or Frame(raw.stream, seq, raw.captured_ns, image)
-    if isinstance(spec, TextStream):
-        words = admit_text(spec, raw.text or "")
-        if isinstance(words, Refusal):
-            return words
-        return Utterance(raw.stream, seq, raw.captured_ns, words[0], raw.lang, words[1])
-    values = admit_sample(spec, raw.values or {})
-    return values if isinstance(values, Refusal) else Sample(raw.stream, seq, raw.captured_ns, values)
+def _admissions(streams: Mapping[str, StreamSpec]) -> dict[str, Admit]:
+    return {name: kind_of(spec).admission(spec) for name, spec in streams.items()}

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from calibration.moments import LabelledSet, RawMessage
-from edge_runtime.messages import Frame, Message, Sample
 from edge_runtime.recording.reader import Recording
 from edge_runtime.recording.records import Session
 from edge_runtime.wire import DecisionMessage, StatusMessage
@@ -41,18 +40,9 @@ def read_recording(file: Path) -> Iterator[LabelledSet]:
             yield LabelledSet(name, group, event.captured_ns, event.label, tuple(waiting), condition=file.stem)
             waiting = []
         elif not isinstance(event, StatusMessage):
-            waiting.append(_raw(event))
+            waiting.append(RawMessage(event.stream, event.captured_ns, event))
 
 
 def _asked(decision: DecisionMessage) -> bool:
     """Whether the model answered; without a required input it was not asked, and such a moment is no input."""
     return decision.source == "model" or bool(decision.probabilities)
-
-
-def _raw(message: Message) -> RawMessage:
-    at_ns = message.captured_ns
-    if isinstance(message, Frame):
-        return RawMessage(message.stream, at_ns, image=message.image)
-    if isinstance(message, Sample):
-        return RawMessage(message.stream, at_ns, values=message.values)
-    return RawMessage(message.stream, at_ns, text=message.text, lang=message.lang)

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from calibration.moments import LabelledSet, replay
-from edge_runtime.bundle import TOKENIZER, Bundle, Stage
+from edge_runtime.bundle import Bundle, Stage
 from edge_runtime.infer.feed import feed, presence_tensor
 from edge_runtime.messages import Tensor, Tensors
-from edge_runtime.preprocess import Tokenizer, slice_tensors
-from edge_runtime.streams import TextStream
+from edge_runtime.streams import preprocessors
 from edge_runtime.tensor_source import PRESENCE, TensorSource, stream_tensor
 
 
@@ -43,14 +42,13 @@ class CalibrationSample:
 def read_samples(bundle: Bundle, moments: Iterable[LabelledSet]) -> Iterator[CalibrationSample]:
     """`moments` as the stages of `bundle` would see them, one at a time."""
     manifest = bundle.manifest
-    has_text = any(isinstance(spec, TextStream) for spec in manifest.streams.values())
-    tokenizer = Tokenizer(bundle.read(TOKENIZER)) if has_text else None
+    preprocess = preprocessors(manifest.streams, bundle.read)
     sources = {source for stage in manifest.stages for source in stage.sources}
     for moment, aligned in replay(manifest.streams, moments):
         tensors: dict[TensorSource, Tensor] = {PRESENCE: presence_tensor(manifest.presence, aligned)}
         present = tuple(name for name in manifest.streams if aligned.slices[name].present)
         for name in present:
-            made = slice_tensors(manifest.streams[name], aligned.slices[name], tokenizer)
+            made = preprocess[name](aligned.slices[name])
             for part, value in made.items():
                 if (source := stream_tensor(name, part)) in sources:
                     tensors[source] = value

@@ -9,12 +9,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
 
-from edge_runtime.messages import AlignedSet, Message, Sample, Slice
-from edge_runtime.streams import NS_PER_MS, CameraStream, SensorStream, StreamSpec, TextStream, max_age_ns
-
-_captured = attrgetter("captured_ns")
+from edge_runtime.choose import captured
+from edge_runtime.messages import AlignedSet, Message, Slice
+from edge_runtime.streams import StreamSpec, kind_of
 
 
 def align(
@@ -25,72 +23,9 @@ def align(
     `history` holds each stream's messages in order of capture time. Pure; any thread.
     """
     slices = {
-        name: _ALIGNERS[type(spec)](name, spec, history[name], reference_ns, now_ns) for name, spec in streams.items()
+        name: kind_of(spec).choose(name, spec, history[name], reference_ns, now_ns) for name, spec in streams.items()
     }
     return AlignedSet(reference_ns, slices)
-
-
-def _newest_only(name: str, spec: StreamSpec, messages: Sequence[Message], reference_ns: int, now_ns: int) -> Slice:
-    """A camera's newest frame, or the newest sentence."""
-    end = bisect_right(messages, reference_ns, key=_captured)
-    if end == 0:
-        return Slice(name, False, until_ns=reference_ns, reason="missing")
-    newest = messages[end - 1]
-    age_ns = now_ns - newest.captured_ns
-    if age_ns > max_age_ns(spec):
-        reason = "expired" if isinstance(spec, TextStream) else "stale"
-        return Slice(name, False, age_ns=age_ns, until_ns=reference_ns, reason=reason)
-    return Slice(name, True, (newest,), key=newest.seq, age_ns=age_ns, until_ns=reference_ns)
-
-
-def _window(name: str, spec: StreamSpec, messages: Sequence[Message], reference_ns: int, now_ns: int) -> Slice:
-    """The samples behind a sensor window.
-
-    The window ends at its anchor: with `hop_ms` = 0 the newest sample; else the first sample of the newest hop (time
-    cut into hops of that length), so that the window moves once a hop however often samples come.
-    """
-    assert isinstance(spec, SensorStream)
-    end = bisect_right(messages, reference_ns, key=_captured)
-    if end == 0:
-        return Slice(name, False, until_ns=reference_ns, reason="missing", missing_channels=_required(spec))
-    anchor_ns = messages[end - 1].captured_ns
-    if hop_ns := int(spec.hop_ms * NS_PER_MS):
-        first_of_hop = bisect_right(messages, anchor_ns // hop_ns * hop_ns - 1, 0, end, key=_captured)
-        anchor_ns = messages[first_of_hop].captured_ns
-        end = bisect_right(messages, anchor_ns, 0, end, key=_captured)
-    age_limit_ns = max_age_ns(spec)
-    start_ns = anchor_ns - int((spec.window - 1) * spec.step_ms * NS_PER_MS) - age_limit_ns
-    chosen = tuple(messages[bisect_right(messages, start_ns - 1, 0, end, key=_captured) : end])
-    age_ns = now_ns - chosen[-1].captured_ns
-    # The hop holds the window back on purpose; that wait is not staleness.
-    if age_ns > age_limit_ns + hop_ns:
-        return Slice(name, False, age_ns=age_ns, until_ns=anchor_ns, reason="stale", missing_channels=_required(spec))
-    return Slice(
-        name,
-        True,
-        chosen,
-        key=(chosen[0].seq, chosen[-1].seq, len(chosen)),
-        age_ns=age_ns,
-        until_ns=anchor_ns,
-        missing_channels=_stale_required(spec, chosen, now_ns - age_limit_ns - hop_ns),
-    )
-
-
-def _required(spec: SensorStream) -> tuple[str, ...]:
-    return tuple(channel.name for channel in spec.channels if channel.required)
-
-
-def _stale_required(spec: SensorStream, samples: Sequence[Message], oldest_ns: int) -> tuple[str, ...]:
-    missing = set(_required(spec))
-    for sample in reversed(samples):
-        if not missing or sample.captured_ns < oldest_ns:
-            break
-        assert isinstance(sample, Sample)
-        missing.difference_update(sample.values)
-    return tuple(sorted(missing))
-
-
-_ALIGNERS = {CameraStream: _newest_only, TextStream: _newest_only, SensorStream: _window}
 
 
 class History:
@@ -98,6 +33,7 @@ class History:
 
     def __init__(self, streams: Mapping[str, StreamSpec]) -> None:
         self._streams = streams
+        self._kinds = {name: kind_of(spec) for name, spec in streams.items()}
         self._messages: dict[str, list[Message]] = {name: [] for name in streams}
         self._pending: dict[str, deque[Message]] = {name: deque() for name in streams}
 
@@ -110,7 +46,7 @@ class History:
         """Remember `message`, in order of its capture time."""
         kept = self._messages[message.stream]
         if kept and message.captured_ns < kept[-1].captured_ns:
-            kept.insert(bisect_right(kept, message.captured_ns, key=_captured), message)
+            kept.insert(bisect_right(kept, message.captured_ns, key=captured), message)
         else:
             kept.append(message)
         self._pending[message.stream].append(message)
@@ -137,7 +73,7 @@ class History:
             elif part.reason is not None:
                 dropped[part.reason] += 1
             else:
-                dropped["late" if isinstance(message, Sample) else "superseded"] += 1
+                dropped[self._kinds[part.stream].surplus] += 1
         pending.clear()
         pending.extend(waiting)
         self._forget(part)
@@ -146,9 +82,8 @@ class History:
     def _forget(self, part: Slice) -> None:
         kept = self._messages[part.stream]
         spec = self._streams[part.stream]
-        if isinstance(spec, SensorStream):
-            reach_ns = int((spec.window * spec.step_ms + 2 * spec.hop_ms + spec.max_age_ms) * NS_PER_MS)
-            del kept[: bisect_right(kept, part.until_ns - reach_ns - 1, key=_captured)]
+        if (reach_ns := self._kinds[part.stream].reach_ns(spec)) is not None:
+            del kept[: bisect_right(kept, part.until_ns - reach_ns - 1, key=captured)]
         else:
             # The newest one considered stays: it may serve later decisions until it is too old.
-            del kept[: max(0, bisect_right(kept, part.until_ns, key=_captured) - 1)]
+            del kept[: max(0, bisect_right(kept, part.until_ns, key=captured) - 1)]

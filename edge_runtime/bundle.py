@@ -22,22 +22,22 @@ from edge_runtime.errors import BundleError
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.plain_file import read_plain
+from edge_runtime.preprocess import TOKENIZER as TOKENIZER  # noqa: PLC0414  # a name of the format, given on
 from edge_runtime.signing import sign, verify
-from edge_runtime.streams import CameraStream, Name, SensorStream, StreamSpec, TextStream
+from edge_runtime.streams import Name, StreamSpec, kind, kind_of
 from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
 from edge_runtime.tensors import DType, TensorSpec
 
 MANIFEST = "manifest.json"
 SIGNATURE = "SIGNATURE"
-TOKENIZER = "tokenizer.model"
 MAX_MANIFEST_BYTES = 1 << 20
 
 
 class StageInput(Struct, frozen=True, forbid_unknown_fields=True):
     """One input of a stage and where it comes from.
 
-    `source` is `stream:<stream>:<field>` (fields: `image` of a camera, `window` and `mask` of sensors, `ids` and
-    `mask` of text), `stage:<stage>:<output>`, or `presence`; a list of sources is stacked along the first axis.
+    `source` is `stream:<stream>:<field>` (the fields are those of the stream's kind), `stage:<stage>:<output>`, or
+    `presence`; a list of sources is stacked along the first axis.
     """
 
     name: str
@@ -260,8 +260,10 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     if unknown := [name for name in manifest.presence if name not in streams]:
         yield f"presence names {unknown}, which are no streams"
     yield from _stream_problems(streams)
-    if any(isinstance(spec, TextStream) for spec in streams.values()) and TOKENIZER not in manifest.files:
-        yield f"a text stream needs {TOKENIZER}"
+    for name, spec in streams.items():
+        for file in kind_of(spec).files:
+            if file not in manifest.files:
+                yield f"stream {name}: a {kind(spec)} stream needs {file}"
     outputs: dict[TensorSource, TensorSpec] = {}
     yield from _stage_problems(manifest, outputs)
     yield from _head_problems(manifest.head, manifest.decision, streams, outputs)
@@ -314,16 +316,8 @@ def _head_problems(
 
 def _stream_problems(streams: Mapping[str, StreamSpec]) -> Iterator[str]:
     for name, spec in streams.items():
-        if not isinstance(spec, SensorStream):
-            continue
-        if twice := _twice(channel.name for channel in spec.channels):
-            yield f"stream {name}: there are two channels called {twice!r}"
-        if not spec.channels:
-            yield f"stream {name}: it has no channel"
-        for channel in spec.channels:
-            if channel.minimum >= channel.maximum:
-                low, high = channel.minimum, channel.maximum
-                yield f"stream {name}: {channel.name}: minimum {low:g} is not below maximum {high:g}"
+        for problem in kind_of(spec).problems(spec):
+            yield f"stream {name}: {problem}"
 
 
 def _twice(names: Iterable[str]) -> str | None:
@@ -391,14 +385,8 @@ def _input_problems(
 def stream_tensor_spec(streams: Mapping[str, StreamSpec], source: TensorSource) -> TensorSpec | None:
     """The tensor that a stream gives, or None if there is no such stream or field."""
     spec = streams.get(source.name) if source.kind == "stream" else None
-    if isinstance(spec, CameraStream) and source.field == "image":
-        return TensorSpec("image", "uint8", (1, spec.height, spec.width, 3))
-    if isinstance(spec, SensorStream) and source.field in ("window", "mask"):
-        return TensorSpec(source.field, "float32", (1, spec.window, len(spec.channels)))
-    if isinstance(spec, TextStream) and source.field in ("ids", "mask"):
-        shape = (1, spec.max_tokens, spec.word_pieces) if spec.word_pieces else (1, spec.max_tokens)
-        return TensorSpec(source.field, "int32" if source.field == "ids" else "float32", shape)
-    return None
+    field = None if spec is None else kind_of(spec).fields(spec).get(source.field)
+    return None if field is None else TensorSpec(source.field, field.dtype, field.shape)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, UnsetType
 
 from edge_runtime.errors import ConfigError
 from edge_runtime.plain_file import read_plain
-from edge_runtime.streams import Name, Positive
+from edge_runtime.specs import Name, Positive
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -231,7 +231,7 @@ def _check_keys(data: Any, kind: Any, where: str) -> None:
     """Walk `data` beside its type, so that an unknown key's error can list the valid ones."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
-    arguments = tuple(argument for argument in get_args(kind) if argument is not type(None))
+    arguments = tuple(argument for argument in get_args(kind) if argument not in (type(None), UnsetType))
     if len(arguments) == 1 and len(get_args(kind)) == 2:
         kind, arguments = arguments[0], get_args(arguments[0])
     if isinstance(data, list) and arguments:

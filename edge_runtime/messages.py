@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType, field
@@ -17,45 +17,49 @@ Tensor = NDArray[np.generic]
 Tensors = Mapping[str, Tensor]
 
 
-class Frame(Struct, frozen=True):
-    """One camera picture."""
-
+class _Captured(Struct, frozen=True):
     stream: str
     seq: int
     captured_ns: int
-    image: NDArray[np.uint8]
-    """[height, width, 3] uint8, BGR (OpenCV's order)."""
+
+
+class Message(_Captured, frozen=True, kw_only=True):
+    """One admitted message of a stream; each kind of stream has its own."""
+
     id: str | None = None
     """The sender's own mark; comes back in the decision."""
+
+
+class Frame(Message, frozen=True):
+    """One camera picture."""
+
+    image: NDArray[np.uint8]
+    """[height, width, 3] uint8, BGR (OpenCV's order)."""
     encoded: bytes | memoryview | None = None
     """The JPEG that `image` was decoded from, where it came as one; never written into."""
 
 
-class Sample(Struct, frozen=True):
+class Sample(Message, frozen=True):
     """Sensor values taken at one time; not every channel need be there."""
 
-    stream: str
-    seq: int
-    captured_ns: int
     values: Mapping[str, float]
     """Channel name to value, in the channel's unit."""
-    id: str | None = None
 
 
-class Utterance(Struct, frozen=True):
+class Utterance(Message, frozen=True):
     """One sentence, spoken or typed."""
 
-    stream: str
-    seq: int
-    captured_ns: int
     text: str
     lang: str | None = None
     truncated: bool = False
     """The sender's text was longer than the stream allows; the rest was cut off."""
-    id: str | None = None
 
 
-Message = Frame | Sample | Utterance
+class Words(NamedTuple):
+    """A sentence before it is admitted."""
+
+    text: str
+    lang: str | None = None
 
 
 def words_of(text: str) -> list[str]:
@@ -69,7 +73,7 @@ class Slice(Struct, frozen=True):
     stream: str
     present: bool
     messages: tuple[Message, ...] = ()
-    """A camera's one frame, the text's one utterance, or the samples that make up the sensor window."""
+    """The newest frame or sentence, or all that makes up a window of samples or sound."""
     key: Hashable = None
     """Equal keys mean equal tensors: what the feature cache compares."""
     age_ns: int | None = None

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from edge_runtime.align import History, align
-from edge_runtime.bundle import TOKENIZER, Bundle
+from edge_runtime.bundle import Bundle
 from edge_runtime.config import EngineConfig
 from edge_runtime.decide import blocking_input, decide, finite
 from edge_runtime.errors import EngineError, UserError
@@ -21,8 +21,7 @@ from edge_runtime.heads.policy import Inputs, PolicyState
 from edge_runtime.infer import ON_CPU
 from edge_runtime.infer.stages import StageGraph
 from edge_runtime.messages import AlignedSet, Inference, Message, Slice, Tensors, Verdict
-from edge_runtime.preprocess import Tokenizer, slice_tensors
-from edge_runtime.streams import TextStream
+from edge_runtime.streams import preprocessors
 
 log = logging.getLogger("edge_runtime.pipeline")
 
@@ -58,8 +57,7 @@ class Pipeline:
         self.engine_restarts = 0
         self._heads = [("", manifest.head, manifest.decision)]
         self._heads += [(one.name, one.head, one.decision) for one in manifest.side_heads]
-        has_text = any(isinstance(spec, TextStream) for spec in manifest.streams.values())
-        self._tokenizer = Tokenizer(bundle.read(TOKENIZER)) if has_text else None
+        self._preprocessors = preprocessors(manifest.streams, bundle.read)
         self._graph = StageGraph(bundle, self._tensors, engine, cache, plan)
         self._falls_back = engine.falls_back
         self.backends = dict(self._graph.backends)
@@ -140,7 +138,7 @@ class Pipeline:
         self._graph.close()
 
     def _tensors(self, stream: str, part: Slice) -> Tensors:
-        return slice_tensors(self.streams[stream], part, self._tokenizer)
+        return self._preprocessors[stream](part)
 
     def _infer(self, aligned: AlignedSet, now_ns: int) -> Inference:
         if self._down is not None and not self._restart(now_ns):

@@ -5,7 +5,7 @@ Pure: the same slice gives the same tensors, on the device, in calibration and i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -13,9 +13,11 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from edge_runtime.errors import BundleError
-from edge_runtime.messages import Frame, Sample, Slice, Tensor, Utterance, words_of
-from edge_runtime.streams import NS_PER_MS, CameraStream, SensorStream, StreamSpec, TextStream, max_age_ns
+from edge_runtime.messages import Sample, Tensor, words_of
+from edge_runtime.specs import NS_PER_MS, CameraStream, SensorStream, TextStream, max_age_ns
 
+TOKENIZER = "tokenizer.model"
+"""The bundle's file that holds the tokenizer."""
 CLIP_SIGMA = 5.0
 """Standardised values are clipped here: a reading far outside the training data must not extrapolate."""
 
@@ -125,15 +127,3 @@ def window_tensors(spec: SensorStream, samples: tuple[Sample, ...]) -> dict[str,
         "window": np.where(measured, scaled, 0.0).astype(np.float32)[None],
         "mask": measured.astype(np.float32)[None],
     }
-
-
-def slice_tensors(spec: StreamSpec, part: Slice, tokenizer: Tokenizer | None) -> Mapping[str, Tensor]:
-    """The tensors of one present slice, by field name (`image`; `ids`, `mask`; `window`, `mask`)."""
-    newest = part.newest
-    if isinstance(spec, CameraStream) and isinstance(newest, Frame):
-        return {"image": image_tensor(spec, newest.image)}
-    if isinstance(spec, TextStream) and isinstance(newest, Utterance):
-        assert tokenizer is not None, "a bundle with a text stream has a tokenizer"
-        return text_tensors(spec, tokenizer, newest.text)
-    assert isinstance(spec, SensorStream)
-    return window_tensors(spec, tuple(message for message in part.messages if isinstance(message, Sample)))

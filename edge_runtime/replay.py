@@ -8,14 +8,12 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from edge_runtime.decision_fields import decision_values, input_state, side_answers
-from edge_runtime.messages import Frame, Message, Sample, Utterance, Verdict
+from edge_runtime.messages import Message, Verdict
 from edge_runtime.pipeline import Outcome, Pipeline
 from edge_runtime.recording.reader import Recording
 from edge_runtime.recording.records import Session
-from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+from edge_runtime.streams import StreamSpec, kind_of
 from edge_runtime.wire import DecisionMessage, InputState
-
-_FITTING = {CameraStream: Frame, SensorStream: Sample, TextStream: Utterance}
 
 
 class Answer(Struct, frozen=True):
@@ -67,7 +65,7 @@ def replay(recording: Recording, pipeline: Pipeline) -> Iterator[tuple[DecisionM
     for event in recording.events():
         if isinstance(event, Session):
             pipeline.reset()
-        elif isinstance(event, Frame | Sample | Utterance):
+        elif isinstance(event, Message):
             message = _fitting(pipeline.streams.get(event.stream), event)
             if message is not None:
                 pipeline.add(message)
@@ -90,16 +88,9 @@ def _answer(event: DecisionMessage, outcome: Outcome) -> Answer:
 
 def _fitting(spec: StreamSpec | None, message: Message) -> Message | None:
     """`message` as far as the stream can take it: its own kind, the channels it has."""
-    if spec is None or not isinstance(message, _FITTING[type(spec)]):
+    if spec is None or not isinstance(message, kind_of(spec).message):
         return None
-    if isinstance(spec, SensorStream) and isinstance(message, Sample):
-        known = {channel.name for channel in spec.channels}
-        values = {name: value for name, value in message.values.items() if name in known}
-        if not values:
-            return None
-        if len(values) < len(message.values):
-            return Sample(message.stream, message.seq, message.captured_ns, values, message.id)
-    return message
+    return kind_of(spec).fitted(spec, message)
 
 
 def answer_line(answer: Answer) -> bytes:

@@ -18,7 +18,7 @@ from edge_runtime.health import RateMeter
 from edge_runtime.mailbox import Account, Counts, Mailbox
 from edge_runtime.messages import AlignedSet, Message
 from edge_runtime.pipeline import Pipeline
-from edge_runtime.streams import TextStream, keep, max_age_ns
+from edge_runtime.streams import kind_of, max_age_ns
 from edge_runtime.wire import BundleId, StreamHealth
 
 log = logging.getLogger("edge_runtime")
@@ -65,7 +65,7 @@ class Session:
         self.bundle = bundle
         self.bundle_id = BundleId(manifest.name, manifest.version, bundle.digest)
         self.trigger = manifest.trigger
-        self.trigger_is_text = isinstance(manifest.streams[manifest.trigger], TextStream)
+        self.each_answered = kind_of(manifest.streams[manifest.trigger]).each_answered
         self.heartbeat_ns = int(manifest.decision.heartbeat_ms * 1e6)
         self._clock = clock
         self._books = books
@@ -74,7 +74,7 @@ class Session:
         try:
             self.mailboxes = {
                 name: Mailbox(
-                    keep(spec),
+                    kind_of(spec).keep,
                     wake if name == manifest.trigger or name in self.pipeline.ahead else None,
                     books.accounts.setdefault(name, Account()),
                 )
@@ -162,7 +162,7 @@ class Session:
                 if name == self.trigger:
                     references.append(message.captured_ns)
         # Every sentence deserves its own answer; of frames and samples the newest stands for all.
-        return sorted(references) if self.trigger_is_text else references[-1:]
+        return sorted(references) if self.each_answered else references[-1:]
 
     def settle(self, aligned: AlignedSet) -> None:
         """Close the accounts of the messages that a decision considered."""

@@ -1,99 +1,80 @@
-"""The table of streams: what may arrive, how often, how much of it is kept, and how old is too old.
+"""The table of kinds of streams: a row each. Everything that depends on the kind asks `kind_of`.
 
-A bundle declares its streams with these types; capture, alignment, health and tests all read the same table.
+A bundle declares its streams with the kinds' specs; capture, alignment, recording and health read the same table.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from msgspec import Meta, Struct
+from edge_runtime.kinds.audio import Audio, AudioStream
+from edge_runtime.kinds.camera import Camera
+from edge_runtime.kinds.kind import Kind, Preprocess, Read
+from edge_runtime.kinds.sensors import Sensors
+from edge_runtime.kinds.text import Text
+from edge_runtime.messages import Message
+from edge_runtime.specs import (
+    NS_PER_MS,
+    CameraStream,
+    Channel,
+    Count,
+    Name,
+    Positive,
+    SensorStream,
+    TextStream,
+    max_age_ns,
+)
 
-# Not `gt=0`: that is checked against the smallest denormal, which counts as 0 on a thread that ran ONNX Runtime.
-Positive = Annotated[float, Meta(ge=1e-12)]
-Count = Annotated[int, Meta(ge=1)]
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,62}$")]
+__all__ = [
+    "KINDS",
+    "NS_PER_MS",
+    "AudioStream",
+    "CameraStream",
+    "Channel",
+    "Count",
+    "Name",
+    "Positive",
+    "SensorStream",
+    "StreamSpec",
+    "TextStream",
+    "kind",
+    "kind_of",
+    "kind_of_message",
+    "max_age_ns",
+    "preprocessors",
+    "streams_of",
+]
 
-NS_PER_MS = 1_000_000
+StreamSpec = CameraStream | SensorStream | TextStream | AudioStream
+KINDS: tuple[Kind[Any, Any, Any], ...] = (Camera(), Sensors(), Text(), Audio())
+"""To add a kind: its spec above, its row here."""
 
-
-class Channel(Struct, frozen=True, forbid_unknown_fields=True):
-    """One sensor channel: its unit, the range physics allows, and the training data's mean and deviation."""
-
-    name: str
-    unit: str
-    minimum: float
-    maximum: float
-    mean: float = 0.0
-    std: Positive = 1.0
-    required: bool = False
-    """A required channel that is missing or stale forces the safe decision."""
-
-
-class CameraStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="camera"):
-    """Frames; the newest only is kept."""
-
-    width: Count
-    """Pixels, as the model takes them; frames of other sizes are scaled."""
-    height: Count
-    rate_hz: Positive
-    max_age_ms: Positive
-    required: bool = False
-    frozen_after: Annotated[int, Meta(ge=0)] = 0
-    """Refuse frames after this many byte-identical ones in a row (a hung camera); 0 = never."""
-    min_brightness: Annotated[float, Meta(ge=0, le=255)] = 0.0
-    """Refuse frames whose brightest sampled pixel is below this (a covered or dead sensor); 0 = never."""
-
-
-class SensorStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sensors"):
-    """Named float values; a window of them is resampled to a fixed step."""
-
-    channels: tuple[Channel, ...]
-    rate_hz: Positive
-    """Expected messages a second, for health only."""
-    max_age_ms: Positive
-    """A value older than this counts as missing, channel by channel."""
-    window: Count = 1
-    """Steps in the model's window (T)."""
-    step_ms: Positive = 100.0
-    hop_ms: Annotated[float, Meta(ge=0)] = 0.0
-    """Move the window at most this often, so that its encoder runs at the sensors' rate; 0 = with every sample."""
-    required: bool = False
+_by_spec = {row.spec: row for row in KINDS}
+_by_message = {row.message: row for row in KINDS}
+_Spec = TypeVar("_Spec")
 
 
-class TextStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="text"):
-    """Sentences; the newest that has not expired counts."""
-
-    max_tokens: Count
-    """What the model reads of a sentence: pieces, or words where `word_pieces` is given."""
-    max_age_ms: Positive
-    """Time to live: an older sentence is absent."""
-    rate_hz: Positive = 0.2
-    languages: tuple[str, ...] = ()
-    max_chars: Count = 512
-    required: bool = False
-    word_pieces: Annotated[int, Meta(ge=0)] = 0
-    """Encode each word (what white space parts) by itself in at most this many pieces, so that a tag belongs to a
-    word; 0 = the sentence is one run of pieces."""
+def kind_of(spec: StreamSpec) -> Kind[Any, Any, Any]:
+    """The row of a stream."""
+    return _by_spec[type(spec)]
 
 
-StreamSpec = CameraStream | SensorStream | TextStream
+def kind_of_message(message: Message) -> Kind[Any, Any, Any]:
+    """The row of a message."""
+    return _by_message[type(message)]
 
 
 def kind(spec: StreamSpec) -> str:
-    """`camera`, `sensors` or `text`."""
+    """As a manifest and a recipe call it: `camera`, `sensors`..."""
     return str(spec.__struct_config__.tag)
 
 
-def keep(spec: StreamSpec) -> int:
-    """How many messages wait for the loop before the oldest is replaced (and counted)."""
-    if isinstance(spec, CameraStream):
-        return 1
-    if isinstance(spec, SensorStream):
-        return 4096
-    return 16
+def streams_of(streams: Mapping[str, StreamSpec], spec: type[_Spec]) -> dict[str, _Spec]:
+    """Those of `streams` that are of the kind with this spec."""
+    return {name: one for name, one in streams.items() if isinstance(one, spec)}
 
 
-def max_age_ns(spec: StreamSpec) -> int:
-    """The stream's maximum age in nanoseconds."""
-    return int(spec.max_age_ms * NS_PER_MS)
+def preprocessors(streams: Mapping[str, StreamSpec], read: Read) -> dict[str, Preprocess]:
+    """For each stream how its present slices become tensors; `read` gives a bundle's files. Raises BundleError."""
+    return {name: kind_of(spec).preprocessor(spec, read) for name, spec in streams.items()}

@@ -1,6 +1,6 @@
 """The messages that cross a process border: inputs, decisions, status. `schema` makes JSON Schemas of them.
 
-Inputs are checked here as to form only; `capture.admit` judges their content.
+Inputs are checked here as to form only; `admit` judges their content.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
 
 
 class InputMessage(Struct, frozen=True, forbid_unknown_fields=True):
-    """One message to the runtime: sensor values, a sentence, or the header of a JPEG frame that follows it."""
+    """One message to the runtime: sensor values, a sentence, or the header of the bytes that follow it: a camera's JPEG
+    (at most 8 MiB), or 16 kHz mono PCM, int16 little-endian (at most 4 s)."""
 
     schema: Literal[1]
     stream: str

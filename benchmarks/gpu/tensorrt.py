@@ -37,7 +37,7 @@ from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.infer.tensorrt_backend import TensorRTBackend
 from edge_runtime.messages import Tensor, Tensors
 from edge_runtime.preprocess import CLIP_SIGMA, Tokenizer
-from edge_runtime.streams import CameraStream, SensorStream, TextStream
+from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, kind_of
 from edge_runtime.tensor_source import PRESENCE, TensorSource, stage_output, stream_tensor
 from edge_runtime.tensorrt.build import build_engine, graph_facts, known_compute, problems
 from edge_runtime.tensorrt.cache import EngineCache, EngineKey
@@ -299,7 +299,7 @@ def moments(bundle: Bundle, count: int) -> dict[str, list[Tensors]]:
     return found
 
 
-def _fields(spec: CameraStream | SensorStream | TextStream, pieces: int, rng: np.random.Generator) -> Tensors:
+def _fields(spec: StreamSpec, pieces: int, rng: np.random.Generator) -> Tensors:
     if isinstance(spec, CameraStream):
         return {"image": rng.integers(0, 256, (1, spec.height, spec.width, 3), dtype=np.uint8)}
     if isinstance(spec, SensorStream):
@@ -307,6 +307,8 @@ def _fields(spec: CameraStream | SensorStream | TextStream, pieces: int, rng: np
         mask = (rng.random(shape) < 0.9).astype(np.float32)
         window = np.clip(rng.normal(size=shape), -CLIP_SIGMA, CLIP_SIGMA).astype(np.float32)
         return {"window": window * mask, "mask": mask}
+    if not isinstance(spec, TextStream):
+        return {name: rng.random(one.shape).astype(one.dtype) for name, one in kind_of(spec).fields(spec).items()}
     length = int(rng.integers(1, spec.max_tokens + 1))
     ids, mask = np.zeros((1, spec.max_tokens), np.int32), np.zeros((1, spec.max_tokens), np.float32)
     ids[0, :length], mask[0, :length] = rng.integers(0, pieces, length), 1

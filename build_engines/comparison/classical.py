@@ -1,12 +1,13 @@
 """What classical methods make of the same moments: a classifier per modality, and late fusion of their probabilities.
 
 Pictures: gradients and small colours to extra trees; sentences: character n-grams to logistic regression;
-readings with their mask to a random forest.
+readings and sound with their mask to a random forest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cv2
@@ -23,9 +24,8 @@ Floats = NDArray[np.float64]
 
 def pictures(split: Split) -> NDArray[np.float32]:
     """[N, features] of all cameras: histograms of gradients of SIDE x SIDE grey, and 8 x 8 colours."""
-    assert split.image is not None
     rows = []
-    for cameras in split.image:
+    for cameras in split.inputs["vision"][0]:
         parts = []
         for image in cameras:
             grey = cv2.cvtColor(cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY)
@@ -48,10 +48,9 @@ def gradients(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
     return scaled.ravel()
 
 
-def readings(split: Split) -> NDArray[np.float32]:
-    """[N, features]: the window and its mask, flat."""
-    assert split.sensors is not None
-    return np.concatenate([part.reshape(len(part), -1) for part in split.sensors], axis=1).astype(np.float32)
+def readings(encoder: str, split: Split) -> NDArray[np.float32]:
+    """[N, features]: the encoder's window and its mask, flat."""
+    return np.concatenate([part.reshape(len(part), -1) for part in split.inputs[encoder]], axis=1).astype(np.float32)
 
 
 def sentences(split: Split) -> list[str]:
@@ -83,12 +82,13 @@ def classical(
     Stacking: logistic regression over the out-of-fold log-probabilities of the training split (Wolpert 1992).
     """
     sources: dict[str, tuple[Callable[[Split], Any], Any]] = {}
-    if train.image is not None:
+    if "vision" in train.inputs:
         sources["vision"] = (pictures, _tree_model(seed, "extra"))
-    if train.text is not None:
+    if "text" in train.inputs:
         sources["text"] = (sentences, _text_model(seed))
-    if train.sensors is not None:
-        sources["sensors"] = (readings, _tree_model(seed, "forest"))
+    for name in ("sensors", "audio"):
+        if name in train.inputs:
+            sources[name] = (partial(readings, name), _tree_model(seed, "forest"))
     truth = np.array(train.labels)
     known = np.unique(truth)
     if len(known) < 2:

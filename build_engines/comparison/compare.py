@@ -10,6 +10,7 @@ from functools import partial
 import msgspec
 import numpy as np
 import torch
+from msgspec import UNSET
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -34,7 +35,6 @@ from edge_runtime.heads.tagging import TaggingHead
 KINDS = ("concat", "weighted", "gated", "attention")
 MOST = 12_000
 """Training moments that heads on frozen encoders and classical methods see: whole groups, evenly chosen."""
-ENCODERS = ("vision", "text", "sensors")
 
 
 def compare(job: Job, shared: bool = False, epochs: int | None = None) -> Comparison:
@@ -191,12 +191,10 @@ def _bar(console: Console, total: int) -> Iterator[Callable[[str], None]]:
 
 def modality_groups(recipe: Recipe) -> dict[str, list[int]]:
     """Encoder to its places in the presence mask: all cameras are one modality."""
-    model = recipe.model
-    cameras = len(model.vision.streams) if model.vision else 0
-    found: dict[str, list[int]] = {"vision": list(range(cameras))} if cameras else {}
-    for name in ("text", "sensors"):
-        if getattr(model, name) is not None:
-            found[name] = [sum(map(len, found.values()))]
+    found: dict[str, list[int]] = {}
+    for name, encoder in recipe.model.encoders.items():
+        start = sum(map(len, found.values()))
+        found[name] = list(range(start, start + len(encoder.streams)))
     return found
 
 
@@ -206,7 +204,7 @@ def only(recipe: Recipe, prepared: Prepared, encoder: str) -> tuple[Recipe, Prep
     kept = [recipe.modalities[place] for place in columns]
     model = msgspec.structs.replace(
         recipe.model, fusion=FusionRecipe("concat", recipe.model.fusion.width, dropout=recipe.model.fusion.dropout),
-        **{name: None for name in ENCODERS if name != encoder},
+        **{name: UNSET if name == "audio" else None for name in recipe.model.encoders if name != encoder},
     )  # fmt: skip
     plan = recipe.train
     dropout = {name: chance for name, chance in plan.modality_dropout.items() if name in kept}

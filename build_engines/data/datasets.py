@@ -150,18 +150,24 @@ def recipe_json(recipe: AnyRecipe) -> bytes:
     return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
 
 
+Inputs = tuple[NDArray[Any], ...]
+
+
+def in_step(inputs: Mapping[str, Inputs], count: int) -> dict[str, Ints]:
+    """The rows of `count` pairs of which each is its own row in every modality."""
+    return {name: np.arange(count) for name in inputs}
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """A training step's arrays. B rows of each modality are encoded; P pairs of rows are fused and judged."""
 
-    vision: NDArray[np.uint8] | None
-    """[B, cameras, H, W, 3] BGR."""
-    text: tuple[NDArray[np.int32], NDArray[np.float32]] | None
-    """ids and mask, [B, L] each; [B, W, P] where words are encoded one by one."""
-    sensors: tuple[NDArray[np.float32], NDArray[np.float32]] | None
-    """window and mask, [B, T, C] each."""
-    rows: Ints
-    """[P, 3]: the row of vision, text and sensors in each pair."""
+    inputs: Mapping[str, Inputs]
+    """Encoder to what it reads, [B, ...] each: `vision` one array [B, cameras, H, W, 3] BGR; `text` ids and mask [B, L]
+    ([B, W, P] where words are encoded one by one); `sensors` window and mask [B, T, C]; `audio` frames [B, T, M] and
+    mask [B, T, 1]."""
+    rows: Mapping[str, Ints]
+    """Encoder to its row in each pair, [P]."""
     label: NDArray[np.generic]
     """[P] int64; [P, W] for a tagging head, `NO_WORD` beyond the sentence's end; [P, V] float32 of a regression one."""
     presence: NDArray[np.float32]

@@ -14,16 +14,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from build_engines.data.datasets import Batch, Ints, Prepared, digest_of, fit_channels, read_file, read_json_lines
+from build_engines.data.datasets import (
+    Batch,
+    Inputs,
+    Ints,
+    Prepared,
+    digest_of,
+    fit_channels,
+    in_step,
+    read_file,
+    read_json_lines,
+)
 from build_engines.data.opposites import opposite_of
 from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
-from edge_runtime.capture.admit import Refusal, decode_jpeg
+from edge_runtime.admit import Refusal, decode_jpeg
 from edge_runtime.errors import UserError
-from edge_runtime.messages import Sample
+from edge_runtime.messages import Sample, Words
 from edge_runtime.preprocess import Tokenizer, image_tensor, text_tensors, window_tensors
-from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, streams_of
 
 MARKER = "samples.jsonl"
 AT_NS = 1_000_000_000
@@ -54,9 +64,9 @@ def read(
     for row in read_json_lines(data / split / MARKER):
         values = {name: float(value) for name, value in row["sensors"].items() if value is not None}
         messages = (
-            RawMessage(camera, AT_NS, jpeg=read_file(data / row["image"])),
-            RawMessage(sensors, AT_NS, values=values),
-            RawMessage(text, AT_NS, text=row["text"], lang=row.get("lang")),
+            RawMessage(camera, AT_NS, read_file(data / row["image"])),
+            RawMessage(sensors, AT_NS, values),
+            RawMessage(text, AT_NS, Words(row["text"], row.get("lang"))),
         )
         parts = row.get("labels")
         # Nothing is known to be right without the sentence or without the room.
@@ -67,11 +77,11 @@ def read(
 def stream_names(streams: Mapping[str, StreamSpec]) -> tuple[str, str, str]:
     """The names of the camera, text and sensor streams: the first of each kind. Raises UserError if one lacks."""
     names = []
-    for kind in (CameraStream, TextStream, SensorStream):
-        found = [name for name, spec in streams.items() if isinstance(spec, kind)]
+    for spec in (CameraStream, TextStream, SensorStream):
+        found = streams_of(streams, spec)
         if not found:
-            raise UserError(f"the home layout needs a {kind.__name__}; the bundle has only {', '.join(streams)}")
-        names.append(found[0])
+            raise UserError(f"the home layout needs a {spec.__name__}; the bundle has only {', '.join(streams)}")
+        names.append(next(iter(found)))
     return names[0], names[1], names[2]
 
 
@@ -146,12 +156,12 @@ class _Parts:
             texts = [text_tensors(self.text, self.tokenizer, row["text"]) for row in part]
             ids = np.concatenate([item["ids"] for item in texts]).astype(np.int32)
             mask = np.concatenate([item["mask"] for item in texts]).astype(np.float32)
+            pictures = np.stack([self.picture(data / row["image"]) for row in part])
+            inputs: dict[str, Inputs] = {"vision": (pictures,), "text": (ids, mask), "sensors": self.rooms(values)}
             batches.append(
                 Batch(
-                    vision=np.stack([self.picture(data / row["image"]) for row in part]),
-                    text=(ids, mask),
-                    sensors=self.rooms(values),
-                    rows=np.repeat(np.arange(len(part))[:, None], 3, axis=1),
+                    inputs=inputs,
+                    rows=in_step(inputs, len(part)),
                     label=np.array([names[row["label"]] for row in part]),
                     presence=np.ones((len(part), 3), np.float32),
                 )
@@ -209,21 +219,19 @@ class RepairedSource:
             shown = rng.integers(len(self._digits), size=size)
             crowd = rng.random(size) < 0.5
             rooms = np.where(crowd, rng.choice(self._people, size), rng.choice(self._empty, size))
-            rows = np.concatenate(
-                [
-                    np.stack([rng.permutation(size), np.arange(size), rng.permutation(size)], axis=1)
-                    for _ in range(self._repairing)
-                ]
-            )
+            pairings = [(rng.permutation(size), np.arange(size), rng.permutation(size)) for _ in range(self._repairing)]
+            shows, says, stands = (np.concatenate(part) for part in zip(*pairings, strict=True))
             actions, digits, people = self._actions[order[span]], self._digits[shown], self._occupants[rooms]
-            label = self._joined[actions[rows[:, 1]], (digits[rows[:, 0]] != 0) * 1, (people[rows[:, 2]] > 0) * 1]
+            label = self._joined[actions[says], (digits[shows] != 0) * 1, (people[stands] > 0) * 1]
             yield Batch(
-                vision=self._pictures[shown],
-                text=(ids[span], mask[span]),
-                sensors=(self._windows[rooms], self._masks[rooms]),
-                rows=rows,
+                inputs={
+                    "vision": (self._pictures[shown],),
+                    "text": (ids[span], mask[span]),
+                    "sensors": (self._windows[rooms], self._masks[rooms]),
+                },
+                rows={"vision": shows, "text": says, "sensors": stands},
                 label=label,
-                presence=np.ones((len(rows), 3), np.float32),
+                presence=np.ones((len(label), 3), np.float32),
                 aux={"action": actions, "gesture": digits, "occupied": (people > 0) * 1},
             )
 

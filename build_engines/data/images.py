@@ -12,7 +12,7 @@ from build_engines.data.datasets import Prepared, read_file
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.errors import UserError
-from edge_runtime.streams import CameraStream, StreamSpec
+from edge_runtime.streams import CameraStream, StreamSpec, streams_of
 
 MARKER = "*/*.jp*g"
 AT_NS = 1_000_000_000
@@ -22,7 +22,7 @@ def read(
     data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
 ) -> Iterator[LabelledSet]:
     """Every picture of `split` as a group of its own, in the order of labels and names."""
-    cameras = [name for name, spec in streams.items() if isinstance(spec, CameraStream)]
+    cameras = list(streams_of(streams, CameraStream))
     if len(cameras) != 1:
         raise UserError(f"the images layout feeds one camera; the bundle has {len(cameras)}")
     files = sorted((data / split).glob(MARKER))
@@ -30,7 +30,7 @@ def read(
         raise UserError(f"data {data}: no pictures {split}/<label>/*.jpg; check --data and the split's name")
     for path in files:
         name = path.relative_to(data).as_posix()
-        message = RawMessage(cameras[0], AT_NS, jpeg=read_file(path))
+        message = RawMessage(cameras[0], AT_NS, read_file(path))
         yield LabelledSet(name, name, AT_NS, path.parent.name, (message,))
 
 

@@ -43,22 +43,22 @@ class Mirror:
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """`batch` with about half of its rows mirrored; the batch that was given stays as it was."""
         turned = rng.random(len(batch.label)) < CHANCE
-        vision, sensors = batch.vision, batch.sensors
-        if vision is not None:
-            vision = vision.copy()
+        inputs = dict(batch.inputs)
+        if "vision" in inputs:
+            vision = inputs["vision"][0].copy()
             vision[turned] = vision[turned][:, :, :, ::-1]
-        if sensors is not None and self._columns:
-            window, mask = sensors[0].copy(), sensors[1]
+            inputs["vision"] = (vision,)
+        if "sensors" in inputs and self._columns:
+            window, mask = inputs["sensors"][0].copy(), inputs["sensors"][1]
             rows = np.flatnonzero(turned)[:, None, None]
             steps = np.arange(window.shape[1])[None, :, None]
             columns = np.array(self._columns)[None, None, :]
             opposite = np.clip(-window[rows, steps, columns] - self._shift, -CLIP_SIGMA, CLIP_SIGMA)
             window[rows, steps, columns] = opposite * mask[rows, steps, columns]
-            sensors = (window, mask)
+            inputs["sensors"] = (window, mask)
         return replace(
             batch,
-            vision=vision,
-            sensors=sensors,
+            inputs=inputs,
             label=_turn(batch.label.astype(np.int64), turned, self._labels),
             label_without={
                 name: _turn(value.astype(np.int64), turned, self._labels) for name, value in batch.label_without.items()

@@ -27,6 +27,7 @@ from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.errors import UserError
 from edge_runtime.heads.tagging import iob2
+from edge_runtime.messages import Words
 from edge_runtime.preprocess import Tokenizer, word_grid
 from edge_runtime.streams import StreamSpec, TextStream
 
@@ -141,7 +142,7 @@ def read(
     del dataset
     name, _ = text_stream(streams)
     for one in sentences(data, split):
-        message = RawMessage(name, AT_NS, text=" ".join(one.words))
+        message = RawMessage(name, AT_NS, Words(" ".join(one.words)))
         yield LabelledSet(one.id, one.id, AT_NS, main_tag(one.tags), (message,), tags=one.tags)
 
 
@@ -181,10 +182,8 @@ def _labels(recipe: Recipe, tagged: Sequence[Tagged], length: int) -> Ints:
 def _batch(ids: NDArray[np.int32], mask: NDArray[np.float32], label: Ints) -> Batch:
     count = len(ids)
     return Batch(
-        vision=None,
-        text=(ids, mask),
-        sensors=None,
-        rows=np.repeat(np.arange(count)[:, None], 3, axis=1),
+        inputs={"text": (ids, mask)},
+        rows={"text": np.arange(count)},
         label=label,
         presence=np.ones((count, 1), np.float32),
     )

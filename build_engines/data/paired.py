@@ -7,20 +7,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from build_engines.data.datasets import Batch, Ints, answer_names, names_of
+from build_engines.data.arrays import Arrays, stream_arrays
+from build_engines.data.datasets import Batch, Inputs, Ints, answer_names, in_step, names_of
 from build_engines.data.tokenizer import SamplingEncoder
 from build_engines.heads import build_of
 from build_engines.recipe import Recipe
 from calibration.moments import LabelledSet, replay
 from edge_runtime.errors import UserError
-from edge_runtime.messages import Slice, Utterance
-from edge_runtime.preprocess import slice_tensors
-from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+from edge_runtime.kinds.kind import Preprocess
+from edge_runtime.messages import AlignedSet, Utterance
+from edge_runtime.streams import CameraStream, StreamSpec, TextStream, kind_of, preprocessors, streams_of
 
-Arrays = dict[str, NDArray[np.generic]]
+FORM = 2
+"""Of the arrays that `build_arrays` gives: caches of another form are not read."""
 Change = Callable[[Batch, np.random.Generator], Batch]
 
 
@@ -29,7 +32,7 @@ def build_arrays(
 ) -> Arrays:
     """`sets` through the device's admission, alignment and preprocessing, one row a labelled moment.
 
-    `image` [N, cameras, H, W, 3], `window` and `mask` [N, T, C], `texts` [N], `presence` [N, modalities] and `labels`
+    `<encoder> <field>` [N, ...] of every encoder but the text's, `texts` [N], `presence` [N, modalities] and `labels`
     [N, 2]: what is right with everything known, and without the first stream that changes it; a label's number, or
     [V] values. `side <name>` [N] or [N, V]: the same, with everything known, for the heads beside the first. Zeros
     where a stream is absent. Raises UserError for a label that the recipe lacks, a value that the data lacks, a
@@ -40,9 +43,13 @@ def build_arrays(
     texts: list[str] = []
     labels: list[NDArray[np.generic]] = []
     refused: Counter[str] = Counter()
+    pictures = streams_of(streams, CameraStream)
+    plain = {name: spec for name, spec in streams.items() if not isinstance(spec, TextStream)}
+    preprocess = preprocessors(plain, _no_file)
+    recipe = msgspec.structs.replace(recipe, streams=dict(streams))
     for moment, aligned in replay(streams, sets, refused=refused):
         slices = [aligned.slices[name] for name in recipe.modalities]
-        for name, value in _tensors(recipe, streams, aligned.slices).items():
+        for name, value in _tensors(recipe, preprocess, aligned).items():
             columns.setdefault(name, []).append(value)
         columns.setdefault("presence", []).append(np.array([part.present for part in slices], np.float32))
         said = aligned.slices[recipe.model.text.stream].newest if recipe.model.text else None
@@ -56,7 +63,7 @@ def build_arrays(
         except UserError as error:
             raise UserError(f"data {data}: {error}") from None
         for reason in refused:
-            if isinstance(streams[reason.split(" ")[0]], CameraStream):
+            if reason.split(" ")[0] in pictures:
                 raise UserError(f"data {data}: {moment.id}: the device refuses its picture ({reason})")
     if not labels:
         raise UserError(f"data {data}: the split {split!r} has no labelled moment")
@@ -64,27 +71,30 @@ def build_arrays(
     return arrays | {"texts": np.array(texts), "labels": np.stack(labels)}
 
 
-def _tensors(recipe: Recipe, streams: Mapping[str, StreamSpec], slices: Mapping[str, Slice]) -> Arrays:
-    """`image` [cameras, H, W, 3], `window` and `mask` [T, C] of one moment; zeros where a stream is absent."""
+def _no_file(name: str) -> bytes:
+    raise AssertionError(f"no stream but the text's needs {name}")
+
+
+def _array_name(encoder: str, field: str) -> str:
+    return f"{encoder} {field}"
+
+
+def _tensors(recipe: Recipe, preprocess: Mapping[str, Preprocess], aligned: AlignedSet) -> Arrays:
+    """What each encoder but the text's reads in one moment, the batch axis of one taken off: `<encoder> <field>`.
+
+    An encoder of several streams has theirs on the first axis. Zeros where a stream is absent.
+    """
     found: Arrays = {}
-    model = recipe.model
-    if model.vision is not None:
-        images = []
-        for name in model.vision.streams:
-            spec, part = streams[name], slices[name]
-            assert isinstance(spec, CameraStream)
-            empty = np.zeros((1, spec.height, spec.width, 3), np.uint8)
-            images.append(slice_tensors(spec, part, None)["image"] if part.present else empty)
-        found["image"] = np.concatenate(images)
-    if model.sensors is not None:
-        spec, part = streams[model.sensors.stream], slices[model.sensors.stream]
-        assert isinstance(spec, SensorStream)
-        if part.present:
-            made = slice_tensors(spec, part, None)
-            found |= {"window": made["window"][0], "mask": made["mask"][0]}
-        else:
-            nothing = np.zeros((spec.window, len(spec.channels)), np.float32)
-            found |= {"window": nothing, "mask": nothing}
+    for name, encoder in recipe.model.encoders.items():
+        if name == "text":
+            continue
+        parts = [
+            stream_arrays(recipe.streams[stream], aligned.slices[stream], preprocess[stream])
+            for stream in encoder.streams
+        ]
+        for field in parts[0]:
+            rows = [part[field] for part in parts]
+            found[_array_name(name, field)] = np.concatenate(rows) if name == "vision" else rows[0][0]
     return found
 
 
@@ -103,6 +113,11 @@ class PairedSource:
         """`aux`: auxiliary label to its class for each moment [N], negative where it has none. `training` = False
         cuts words the one most probable way. `change` is made to each batch of an epoch."""
         self._arrays = arrays
+        self._fields = {
+            name: tuple(kind_of(spec := recipe.streams[encoder.streams[0]]).fields(spec))
+            for name, encoder in recipe.model.encoders.items()
+        }
+        """Encoder to the fields that it reads, in order."""
         self._labels = arrays["labels"]
         self._side = {name[5:]: values for name, values in arrays.items() if name.startswith("side ")}
         self._aux = aux
@@ -145,16 +160,16 @@ class PairedSource:
 
     def _rows(self, index: Ints, encoded: tuple[NDArray[np.int32], NDArray[np.float32]] | None) -> Batch:
         arrays = self._arrays
-        text = None if encoded is None else (encoded[0][self._which[index]], encoded[1][self._which[index]])
-        sensors = (arrays["window"][index].astype(np.float32), arrays["mask"][index].astype(np.float32)) if (
-            "window" in arrays
-        ) else None  # fmt: skip
+        inputs: dict[str, Inputs] = {}
+        for name, fields in self._fields.items():
+            if name != "text":
+                inputs[name] = tuple(arrays[_array_name(name, field)][index] for field in fields)
+            elif encoded is not None:
+                inputs[name] = (encoded[0][self._which[index]], encoded[1][self._which[index]])
         without = self._labels[index, 1]
         return Batch(
-            vision=arrays["image"][index].astype(np.uint8) if "image" in arrays else None,
-            text=text,
-            sensors=sensors,
-            rows=np.repeat(np.arange(len(index))[:, None], 3, axis=1),
+            inputs=inputs,
+            rows=in_step(inputs, len(index)),
             label=self._labels[index, 0],
             presence=arrays["presence"][index].astype(np.float32),
             label_without={} if self._text_name is None or without.ndim > 1 else {self._text_name: without},

@@ -1,8 +1,8 @@
 """The layout of labelled single moments: `DATA/<split>/samples.jsonl`, a row a moment.
 
-A row has `id`, a label, and what there is of `image` (JPEG file, relative to DATA), `sensors` (channel to number, to a
-word that the recipe's `dataset.categories` knows, or to null) and `text`. The recipe's `[dataset]` says what the other
-fields mean. What is null, empty or not there never arrives, as on a device.
+A row has `id`, a label, and what there is of `image` (JPEG file, relative to DATA), `audio` (WAV file, likewise),
+`sensors` (channel to number, to a word that the recipe's `dataset.categories` knows, or to null) and `text`. The
+recipe's `[dataset]` says what the other fields mean. What is null, empty or not there never arrives, as on a device.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from build_engines.data.arrays import Arrays
 from build_engines.data.datasets import (
     Ints,
     Prepared,
@@ -25,13 +26,15 @@ from build_engines.data.datasets import (
     read_json_lines,
 )
 from build_engines.data.mirror import Mirror
-from build_engines.data.paired import Arrays, PairedSource, build_arrays
+from build_engines.data.paired import PairedSource, build_arrays
+from build_engines.data.sound import fit_sound, wav_messages
 from build_engines.data.tokenizer import train_tokenizer
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.errors import UserError
 from edge_runtime.heads.regression import VALUES
-from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+from edge_runtime.messages import Words
+from edge_runtime.streams import AudioStream, CameraStream, SensorStream, StreamSpec, TextStream, streams_of
 
 MARKER = "samples.jsonl"
 AT_NS = 1_000_000_000
@@ -63,10 +66,11 @@ class _Reader:
         self._data, self._where, self._dataset = data, f"data {data / split / MARKER}", dataset
         self._camera = self._only(streams, CameraStream, "camera")
         self._text = self._only(streams, TextStream, "text")
-        self._sensors = {name: spec for name, spec in streams.items() if isinstance(spec, SensorStream)}
+        self._sensors = streams_of(streams, SensorStream)
+        self._audio = self._only(streams, AudioStream, "sound")
 
     def _only(self, streams: Mapping[str, StreamSpec], kind: type, word: str) -> str | None:
-        names = [name for name, spec in streams.items() if isinstance(spec, kind)]
+        names = list(streams_of(streams, kind))
         if len(names) > 1:
             raise UserError(f"the samples layout feeds one {word} stream; there are {', '.join(names)}")
         return names[0] if names else None
@@ -88,12 +92,18 @@ class _Reader:
 
     def _messages(self, row: Row) -> Iterator[RawMessage]:
         if self._camera is not None and (image := row.get("image")):
-            yield RawMessage(self._camera, AT_NS, jpeg=read_file(self._data / str(image)))
+            yield RawMessage(self._camera, AT_NS, read_file(self._data / str(image)))
+        if self._audio is not None and (file := row.get("audio")):
+            yield from wav_messages(self._audio, self._data / str(file), AT_NS)
         for stream, channel, value in self._values(row):
             # A message for each value: one that is physically impossible is refused alone.
-            yield RawMessage(stream, AT_NS, values={channel: value})
+            yield RawMessage(stream, AT_NS, {channel: value})
         if self._text is not None and (text := row.get("text")):
-            yield RawMessage(self._text, AT_NS, text=str(text), lang=row.get("lang"))
+            yield RawMessage(self._text, AT_NS, Words(str(text), row.get("lang")))
+
+    def sounds(self, row: Row) -> list[RawMessage]:
+        """The row's chunks of sound."""
+        return [message for message in self._messages(row) if message.stream == self._audio]
 
     def _values(self, row: Row) -> Iterator[tuple[str, str, float]]:
         """Stream, channel and value of what the row measured."""
@@ -180,8 +190,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     mirror = recipe.train.augment.mirror
     change = None
     if mirror is not None:
-        spec = streams[recipe.model.sensors.stream] if recipe.model.sensors else None
-        assert spec is None or isinstance(spec, SensorStream)
+        spec = streams_of(streams, SensorStream)[recipe.model.sensors.stream] if recipe.model.sensors else None
         change = Mirror(mirror, spec, answer_names(recipe), classes)
     source = PairedSource(recipe, tokenizer, *found["train"], change=change)
     plain = PairedSource(recipe, tokenizer, *found[recipe.evaluate_split], training=False)
@@ -206,16 +215,17 @@ def _refuse_shared_groups(
 def _fitted(recipe: Recipe, rows: list[Row], reader: _Reader) -> dict[str, StreamSpec]:
     """The streams, their channels' mean and deviation fitted to what a device would admit of `rows`."""
     streams = dict(recipe.streams)
-    for name, spec in streams.items():
-        if isinstance(spec, SensorStream):
-            ranges = {channel.name: (channel.minimum, channel.maximum) for channel in spec.channels}
-            measured = [
-                {channel: value}
-                for row in rows
-                for stream, channel, value in reader._values(row)
-                if stream == name and ranges[channel][0] <= value <= ranges[channel][1]
-            ]
-            streams[name] = fit_channels(spec, measured)
+    for name, spec in streams_of(recipe.streams, SensorStream).items():
+        ranges = {channel.name: (channel.minimum, channel.maximum) for channel in spec.channels}
+        measured = [
+            {channel: value}
+            for row in rows
+            for stream, channel, value in reader._values(row)
+            if stream == name and ranges[channel][0] <= value <= ranges[channel][1]
+        ]
+        streams[name] = fit_channels(spec, measured)
+    for name, sound in streams_of(recipe.streams, AudioStream).items():
+        streams[name] = fit_sound(sound, [message for row in rows for message in reader.sounds(row)])
     return streams
 
 
@@ -223,8 +233,8 @@ def _aux_classes(recipe: Recipe, rows: list[Row], reader: _Reader) -> dict[str, 
     """Auxiliary label to the training split's values, in order. Raises UserError if the recipe counts otherwise."""
     model = recipe.model
     found = {}
-    for encoder in (model.vision, model.text, model.sensors):
-        for name, size in (encoder.aux if encoder else {}).items():
+    for encoder in model.encoders.values():
+        for name, size in encoder.aux.items():
             if name not in recipe.dataset.aux:
                 raise UserError(
                     f"recipe {recipe.name}: the auxiliary label {name!r} has no field; add it to dataset.aux"

@@ -17,13 +17,15 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from build_engines.data.arrays import Arrays
 from build_engines.data.datasets import Ints, Prepared, digest_of, fit_channels, read_file, read_json_lines
-from build_engines.data.paired import Arrays, PairedSource, build_arrays
+from build_engines.data.paired import FORM, PairedSource, build_arrays
 from build_engines.data.tokenizer import train_tokenizer
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe, WorldRecipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.errors import UserError
-from edge_runtime.streams import SensorStream, StreamSpec, TextStream
+from edge_runtime.messages import Words
+from edge_runtime.streams import SensorStream, StreamSpec, TextStream, streams_of
 
 MARKER = "messages.jsonl"
 LEARNER_SEEDS = 500_000
@@ -61,7 +63,7 @@ def read(
     data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
 ) -> Iterator[LabelledSet]:
     """Every labelled frame, with the messages since the one before; an episode is a group."""
-    text = next((name for name, spec in streams.items() if isinstance(spec, TextStream)), "")
+    text = next(iter(streams_of(streams, TextStream)), "")
     folder = data / split
     waiting: list[RawMessage] = []
     episode: int | None = None
@@ -69,15 +71,21 @@ def read(
         if line.episode != episode:
             episode, waiting = line.episode, []
         at_ns = START_NS + round(line.t_s * 1e9)
-        jpeg = read_file(folder / line.frame) if line.frame is not None else None
-        values = None if line.values is None else {k: v for k, v in line.values.items() if v is not None}
-        waiting.append(RawMessage(line.stream, at_ns, jpeg, values, line.text, line.lang))
+        waiting.append(RawMessage(line.stream, at_ns, _content(folder, line)))
         if line.label is None or line.frame is None:
             continue
         without = {text: line.label_without_text} if text and line.label_without_text else {}
         name = f"{split}/{line.frame}"
         yield LabelledSet(name, f"episode {episode}", at_ns, line.label, tuple(waiting), without, line.condition)
         waiting = []
+
+
+def _content(folder: Path, line: Line) -> object:
+    if line.frame is not None:
+        return read_file(folder / line.frame)
+    if line.values is not None:
+        return {name: value for name, value in line.values.items() if value is not None}
+    return Words(line.text or "", line.lang)
 
 
 def record(recipe: Recipe, data: Path) -> None:
@@ -112,10 +120,9 @@ def prepare(recipe: Recipe, data: Path, work: Path, learner: Path | None = None)
     record(recipe, data)
     streams = dict(recipe.streams)
     train_lines = list(_lines(data / "train"))
-    for name, spec in recipe.streams.items():
-        if isinstance(spec, SensorStream):
-            rows = [line.values for line in train_lines if line.stream == name and line.values is not None]
-            streams[name] = fit_channels(spec, ({k: v for k, v in row.items() if v is not None} for row in rows))
+    for name, spec in streams_of(recipe.streams, SensorStream).items():
+        rows = [line.values for line in train_lines if line.stream == name and line.values is not None]
+        streams[name] = fit_channels(spec, ({k: v for k, v in row.items() if v is not None} for row in rows))
     tokenizer = None
     if recipe.model.text is not None:
         # Each sentence counts once: how often it was said in the world says nothing about how it is best cut.
@@ -150,7 +157,7 @@ def _arrays(
 ) -> Arrays:
     name = name or split
     key = hashlib.sha256(
-        msgspec.json.encode([digest, streams, recipe.labels, recipe.modalities], order="deterministic")
+        msgspec.json.encode([FORM, digest, streams, recipe.labels, recipe.modalities], order="deterministic")
     ).hexdigest()[:16]
     cache = work / f"{name}-{key}.npz"
     if cache.is_file():

@@ -18,7 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.moments import LabelledSet, RawMessage
-from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, kind
+from edge_runtime.admit import Refusal, decode_jpeg
+from edge_runtime.kinds.audio import samples_of
+from edge_runtime.messages import Frame, Sample, Words
+from edge_runtime.streams import AudioStream, CameraStream, SensorStream, StreamSpec, TextStream
 
 Moments = Iterable[LabelledSet]
 Change = Callable[[RawMessage, np.random.Generator], RawMessage]
@@ -82,13 +85,23 @@ def _picture(function: Callable[[NDArray[np.uint8], np.random.Generator], Any]) 
     """A change of a message's picture."""
 
     def change(raw: RawMessage, rng: np.random.Generator) -> RawMessage:
-        image = cv2.imdecode(np.frombuffer(raw.jpeg or b"", np.uint8), cv2.IMREAD_COLOR)
+        image = _image(raw.content)
         if image is None:
             return raw
         values = np.clip(function(image.astype(np.uint8), rng), 0, 255).astype(np.uint8)
-        return replace(raw, jpeg=cv2.imencode(".jpg", values, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes())
+        return replace(raw, content=cv2.imencode(".jpg", values, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes())
 
     return change
+
+
+def _image(content: Any) -> NDArray[np.uint8] | None:
+    """The picture in a camera's content, [height, width, 3]; None where there is none."""
+    if isinstance(content, Frame):
+        return content.image
+    if isinstance(content, np.ndarray):
+        return content
+    decoded = decode_jpeg(content)
+    return None if isinstance(decoded, Refusal) else decoded
 
 
 def _blur(image: NDArray[np.uint8], rng: np.random.Generator) -> Any:
@@ -106,18 +119,18 @@ def _noise(image: NDArray[np.uint8], rng: np.random.Generator) -> Any:
 def frozen(moments: Moments, stream: str) -> Iterator[LabelledSet]:
     """The camera shows an old picture as new: the first of its recording; in groups of one moment, the last picture
     seen before of another label."""
-    old: dict[str, bytes | None] = {}
+    old: dict[str, Any] = {}
     for _, part in groupby(moments, key=lambda moment: moment.group):
         group = list(part)
-        first = next((raw.jpeg for one in group for raw in one.messages if raw.stream == stream), None)
+        first = next((raw.content for one in group for raw in one.messages if raw.stream == stream), None)
         if len(group) == 1:
-            shown = next((jpeg for label, jpeg in reversed(old.items()) if label != group[0].label), first)
+            shown = next((content for label, content in reversed(old.items()) if label != group[0].label), first)
             old.pop(group[0].label, None)
             old[group[0].label] = first
         else:
             shown = first
         for moment in group:
-            messages = (replace(raw, jpeg=shown) if raw.stream == stream else raw for raw in moment.messages)
+            messages = (replace(raw, content=shown) if raw.stream == stream else raw for raw in moment.messages)
             yield replace(moment, messages=tuple(messages))
 
 
@@ -125,17 +138,21 @@ def _bias(spec: SensorStream) -> Change:
     """Every channel reads one deviation too much, as far as its range goes."""
 
     def change(raw: RawMessage, rng: np.random.Generator) -> RawMessage:
-        values = dict(raw.values or {})
+        values = _values(raw)
         for channel in spec.channels:
             if channel.name in values:
                 values[channel.name] = min(channel.maximum, values[channel.name] + channel.std)
-        return replace(raw, values=values)
+        return replace(raw, content=values)
 
     return change
 
 
 def _not_a_number(raw: RawMessage, rng: np.random.Generator) -> RawMessage:
-    return replace(raw, values=dict.fromkeys(raw.values or {}, float("nan")))
+    return replace(raw, content=dict.fromkeys(_values(raw), float("nan")))
+
+
+def _values(raw: RawMessage) -> dict[str, float]:
+    return dict(raw.content.values if isinstance(raw.content, Sample) else raw.content)
 
 
 class Misheard:
@@ -149,7 +166,7 @@ class Misheard:
         self._heard: list[str] = []
 
     def __call__(self, raw: RawMessage, rng: np.random.Generator) -> RawMessage:
-        text = raw.text or ""
+        text = raw.content.text
         gap = " " if re.search(r"\w\s+\w", text) else ""
         units = text.split() if gap else list(text)
         self._heard = [*self._heard[-500:], *units]
@@ -164,7 +181,34 @@ class Misheard:
             elif error == 2:
                 kept.append(self._heard[int(rng.integers(len(self._heard)))])
         # Recognition that hears nothing sends nothing; a sentence that loses all its words keeps one.
-        return replace(raw, text=gap.join(kept or units[:1]))
+        return replace(raw, content=Words(gap.join(kept or units[:1]), raw.content.lang))
+
+
+def _sound(function: Callable[[NDArray[np.float64], np.random.Generator], NDArray[np.float64]]) -> Change:
+    """A change of a chunk's samples, given and taken as parts of full scale."""
+
+    def change(raw: RawMessage, rng: np.random.Generator) -> RawMessage:
+        pcm = samples_of(raw.content)
+        if isinstance(pcm, Refusal):
+            return raw
+        values = np.clip(function(pcm / 32768.0, rng), -1.0, 32767 / 32768)
+        return replace(raw, content=np.round(values * 32768.0).astype(np.int16))
+
+    return change
+
+
+def _hiss(sound: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """White noise as loud as the chunk itself: a signal-to-noise ratio of 0 dB."""
+    return sound + rng.normal(0.0, max(1e-4, float(np.sqrt(np.mean(sound**2)))), sound.shape)
+
+
+def _clipped(sound: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """A gain ten times too high."""
+    return 10.0 * sound
+
+
+def _muted(sound: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    return np.zeros_like(sound)
 
 
 Fault = Callable[[Moments], Iterator[LabelledSet]]
@@ -173,16 +217,38 @@ Fault = Callable[[Moments], Iterator[LabelledSet]]
 def faults(name: str, spec: StreamSpec, tagged: bool = False) -> dict[str, Fault]:
     """What can befall the stream `name`, by name of the fault. `tagged`: its words have tags, and keep their number."""
 
-    def made(change: Callable[[], Change]) -> Fault:
-        return lambda moments: changed(moments, name, change())
+    return FAULTS[type(spec)](name, spec, tagged)
 
-    if isinstance(spec, CameraStream):
-        pictures = {"blurred": _blur, "dark": _dark, "noisy": _noise}
-        found = {fault: made(partial(_picture, function)) for fault, function in pictures.items()}
-        return found | {"frozen": lambda moments: frozen(moments, name)}
-    if isinstance(spec, SensorStream):
-        return {"biased": made(lambda: _bias(spec)), "not a number": made(lambda: _not_a_number)}
-    assert isinstance(spec, TextStream), kind(spec)
-    if isinstance(spec, TextStream) and spec.word_pieces:
+
+def _made(name: str, change: Callable[[], Change]) -> Fault:
+    return lambda moments: changed(moments, name, change())
+
+
+def _of_camera(name: str, spec: Any, tagged: bool) -> dict[str, Fault]:
+    pictures = {"blurred": _blur, "dark": _dark, "noisy": _noise}
+    found = {fault: _made(name, partial(_picture, function)) for fault, function in pictures.items()}
+    return found | {"frozen": lambda moments: frozen(moments, name)}
+
+
+def _of_sensors(name: str, spec: Any, tagged: bool) -> dict[str, Fault]:
+    return {"biased": _made(name, lambda: _bias(spec)), "not a number": _made(name, lambda: _not_a_number)}
+
+
+def _of_text(name: str, spec: Any, tagged: bool) -> dict[str, Fault]:
+    if spec.word_pieces:
         return {}  # a tag per word: with other words, other tags would be right, and nobody says which
-    return {f"{WORD_ERRORS:.0%} of words wrong": made(partial(Misheard, same_count=tagged))}
+    return {f"{WORD_ERRORS:.0%} of words wrong": _made(name, partial(Misheard, same_count=tagged))}
+
+
+def _of_sound(name: str, spec: Any, tagged: bool) -> dict[str, Fault]:
+    sounds = {"noisy": _hiss, "clipped": _clipped, "muted": _muted}
+    return {fault: _made(name, partial(_sound, function)) for fault, function in sounds.items()}
+
+
+FAULTS: dict[type, Callable[[str, Any, bool], dict[str, Fault]]] = {
+    CameraStream: _of_camera,
+    SensorStream: _of_sensors,
+    TextStream: _of_text,
+    AudioStream: _of_sound,
+}
+"""What can befall a stream, by the kind of its spec."""

@@ -56,7 +56,7 @@ def reweighed(job: Job, recipe: Recipe, worst: Sequence[str]) -> tuple[Bundle, s
     record = msgspec.structs.replace(trained.record, temperature=temperature)
     result = Trained(tuned.eval(), record)
     target = job.work / "improved"
-    save(result, prepared, target)
+    save(recipe, result, prepared, target)
     export(recipe, result, target)
     return write_trained(recipe, record, target, target / "model"), line
 

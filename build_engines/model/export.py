@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -28,12 +29,13 @@ from build_engines.heads import build_of
 from build_engines.model.fused import FusedModel, Fusion, Tagger
 from build_engines.model.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith
 from build_engines.model.train import SAMPLES, Trained
+from build_engines.model.trained_bundle import describe_stage
 from build_engines.recipe import Recipe
-from edge_runtime.bundle import stream_tensor_spec
 from edge_runtime.errors import GateRefused, UserError
+from edge_runtime.infer.feed import feed
 from edge_runtime.infer.onnxruntime_engine import session_options
-from edge_runtime.streams import CameraStream, SensorStream, TextStream
-from edge_runtime.tensor_source import stream_tensor
+from edge_runtime.streams import TextStream, kind_of
+from edge_runtime.tensor_source import PRESENCE, TensorSource
 
 OPSET = 20
 STAGE_TOLERANCE = 1e-4
@@ -109,31 +111,19 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
     """The stages that the recipe's model has, in the order they run."""
     stages: list[StageExport] = []
     features: dict[str, Tensor] = {}
-    d = recipe.model.features
-    if recipe.model.vision is not None and model.vision is not None:
-        cameras = recipe.model.vision.streams
-        spec = recipe.streams[cameras[0]]
-        assert isinstance(spec, CameraStream)
-        image = torch.zeros(len(cameras), spec.height, spec.width, 3, dtype=torch.uint8)
-        stages.append(StageExport("vision", EncoderStage(model.vision), {"image": image}, ("features",)))
-        features["vision"] = torch.zeros(len(cameras), d)
-    if recipe.model.text is not None and model.text is not None:
-        words = recipe.streams[recipe.model.text.stream]
-        assert isinstance(words, TextStream)
-        read = stream_tensor_spec(recipe.streams, stream_tensor(recipe.model.text.stream, "ids"))
-        assert read is not None
-        ids = torch.zeros(read.shape, dtype=torch.int32)
-        stages.append(
-            StageExport("text", EncoderStage(model.text), {"ids": ids, "mask": torch.ones(ids.shape)}, ("features",))
-        )
-        features["text"] = torch.zeros(1, words.max_tokens, d) if words.word_pieces else torch.zeros(1, d)
-    if recipe.model.sensors is not None and model.sensors is not None:
-        values = recipe.streams[recipe.model.sensors.stream]
-        assert isinstance(values, SensorStream)
-        window = torch.zeros(1, values.window, len(values.channels))
-        inputs = {"window": window, "mask": torch.ones(window.shape)}
-        stages.append(StageExport("sensors", EncoderStage(model.sensors), inputs, ("features",)))
-        features["sensors"] = torch.zeros(1, d)
+    for name, module in model.encoders.items():
+        streams = recipe.model.encoders[name].streams
+        spec = recipe.streams[streams[0]]
+        inputs = {
+            field: (torch.ones if field == "mask" else torch.zeros)(
+                len(streams) * form.shape[0], *form.shape[1:], dtype=getattr(torch, form.dtype)
+            )
+            for field, form in kind_of(spec).fields(spec).items()
+        }
+        stages.append(StageExport(name, EncoderStage(module), inputs, ("features",)))
+        words = spec.max_tokens if isinstance(spec, TextStream) and spec.word_pieces else None
+        shape = (len(streams),) if words is None else (1, words)
+        features[name] = torch.zeros(*shape, recipe.model.features)
     if isinstance(model.fusion, Tagger):
         return [*stages, StageExport("fusion", TaggerStage(model.fusion), features, ("logits",))]
     features["presence"] = torch.ones(1, len(recipe.modalities))
@@ -200,7 +190,7 @@ def export(recipe: Recipe, trained: Trained, work: Path) -> Equality:
             samples = {name: arrays[name] for name in arrays.files}
     except OSError:
         raise UserError(f"no samples in {work}; run the train stage first") from None
-    proof = prove(stages, graphs, monolith, samples)
+    proof = prove(recipe, stages, graphs, monolith, samples)
     equality = Equality(*proof, bytes=sizes | {"monolith": (work / MONOLITH).stat().st_size})
     (work / "equality.json").write_bytes(msgspec.json.format(msgspec.json.encode(equality), indent=1))
     worst = max(equality.stage_against_torch.values())
@@ -213,29 +203,42 @@ def export(recipe: Recipe, trained: Trained, work: Path) -> Equality:
 
 
 def prove(
-    stages: Sequence[StageExport], graphs: Mapping[str, ModelProto], monolith: ModelProto, samples: Arrays
+    recipe: Recipe,
+    stages: Sequence[StageExport],
+    graphs: Mapping[str, ModelProto],
+    monolith: ModelProto,
+    samples: Arrays,
 ) -> tuple[int, dict[str, float], float]:
     """Number of samples, largest |stage - torch| by stage, largest |staged - monolith| over `samples`.
 
-    Every second sample has one modality switched off (zeros as its features, as the device feeds them).
+    Every second sample has one modality switched off (zeros in its place, as the device feeds them).
     """
     sessions = {name: _session(graph) for name, graph in graphs.items()}
+    forms = [describe_stage(recipe, stage.name, graphs[stage.name], {}) for stage in stages]
     whole = _session(monolith)
     worst = {stage.name: 0.0 for stage in stages}
     apart = 0.0
-    count = len(samples["presence"])
+    count = len(samples[str(PRESENCE)])
     for index in range(count):
-        presence = samples["presence"][index : index + 1].copy()
+        presence = samples[str(PRESENCE)][index].copy()
         if index % 2:
             presence[0, index // 2 % presence.shape[1]] = 0.0
+        present = {name for name, there in zip(recipe.modalities, presence[0], strict=True) if there}
         outputs: dict[str, list[NDArray[np.float32]]] = {}
+        tensor_of = partial(_sample, samples, index, presence, present, outputs)
         feeds: dict[str, NDArray[np.generic]] = {}
-        for stage in stages:
-            inputs = _stage_inputs(stage, samples, index, outputs, presence, feeds)
+        for stage, form in zip(stages, forms, strict=True):
+            inputs = feed(form, tensor_of)
+            feeds |= {
+                MONOLITH_NAMES[stage.name, name]: value
+                for name, value in inputs.items()
+                if (stage.name, name) in MONOLITH_NAMES
+            }
             with torch.no_grad():
-                answer = stage.module(*(torch.from_numpy(value) for value in inputs.values()))
+                given = [torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values()]
+                answer = stage.module(*given)
             expected = [one.numpy() for one in (answer if isinstance(answer, tuple) else (answer,))]
-            outputs[stage.name] = sessions[stage.name].run(list(stage.outputs), inputs)
+            outputs[stage.name] = sessions[stage.name].run(list(stage.outputs), dict(inputs))
             worst[stage.name] = max(worst[stage.name], _apart(stage, outputs[stage.name], expected))
         apart = max(apart, _apart(stages[-1], whole.run(list(stages[-1].outputs), feeds), outputs[stages[-1].name]))
     return count, worst, apart
@@ -249,24 +252,20 @@ def _apart(stage: StageExport, found: Sequence[NDArray[np.float32]], expected: S
     )
 
 
-def _stage_inputs(
-    stage: StageExport,
+def _sample(
     samples: Arrays,
     index: int,
-    outputs: Mapping[str, Sequence[NDArray[np.float32]]],
     presence: NDArray[np.generic],
-    feeds: dict[str, NDArray[np.generic]],
-) -> dict[str, NDArray[np.generic]]:
-    """The stage's inputs for one sample; what comes from streams is added to `feeds` under the monolith's names."""
-    inputs: dict[str, NDArray[np.generic]] = {}
-    for field, example in stage.inputs.items():
-        if stage.name == "fusion" and field != "presence":
-            inputs[field] = outputs[field][0]
-            continue
-        name = MONOLITH_NAMES[stage.name, field]
-        value = presence if name == "presence" else samples[name][index]
-        inputs[field] = feeds[name] = np.ascontiguousarray(value).reshape(tuple(example.shape))
-    return inputs
+    present: Collection[str],
+    outputs: Mapping[str, Sequence[NDArray[np.float32]]],
+    source: TensorSource,
+) -> NDArray[np.generic] | None:
+    """What `source` gives in one sample; of a stage before it, its features."""
+    if source.kind == "presence":
+        return presence
+    if source.kind == "stage":
+        return outputs[source.name][0]
+    return samples[str(source)][index] if source.name in present else None
 
 
 def _session(graph: ModelProto) -> onnxruntime.InferenceSession:

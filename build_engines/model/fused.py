@@ -1,11 +1,12 @@
-"""The fused model in torch: three encoders and the fusion of their features.
+"""The fused model in torch: an encoder per modality and the fusion of their features.
 
-Shapes: P fused pairs, n modalities (each camera, text, sensors), d features.
+Shapes: P fused pairs, n modalities (each camera, text, sensors, sound), d features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from build_engines.heads import build_of
+from build_engines.model.audio_encoder import AudioEncoder
 from build_engines.model.encoders import Attention, SensorsEncoder, TextEncoder, VisionEncoder
 from build_engines.model.word_encoder import WordEncoder
-from build_engines.recipe import FusionRecipe, ModelRecipe, Recipe
+from build_engines.recipe import AudioRecipe, FusionRecipe, Recipe, SensorsRecipe, TextRecipe, VisionRecipe
 from edge_runtime.heads import Head
 from edge_runtime.heads.tagging import TaggingHead
-from edge_runtime.streams import CameraStream, SensorStream, TextStream
+from edge_runtime.streams import AudioStream, CameraStream, SensorStream, TextStream
 
 
 class ToUnits(nn.Module):
@@ -173,7 +175,9 @@ class FusedModel(nn.Module):
         super().__init__()
         model, streams = recipe.model, recipe.streams
         self.modalities = recipe.modalities
-        self.vision, self.text, self.sensors = _encoders(model, streams, vocabulary)
+        for name, encoder in model.encoders.items():
+            self.add_module(name, ENCODERS[name](encoder, streams[encoder.streams[0]], vocabulary, model.features))
+        self._encoders = tuple(model.encoders)
         self.fusion: Fusion | Tagger
         if isinstance(recipe.output_head, TaggingHead):
             self.fusion = Tagger(model.fusion, model.features, len(recipe.labels))
@@ -182,22 +186,33 @@ class FusedModel(nn.Module):
             first, *others = recipe.heads.items()
             self.fusion = Fusion(model.fusion, len(self.modalities), model.features, first[1], fixed, dict(others))
 
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """Stage to its encoder, in the order of the presence mask."""
+        return {name: self.get_submodule(name) for name in self._encoders}
 
-def _encoders(
-    model: ModelRecipe, streams: dict[str, CameraStream | SensorStream | TextStream], vocabulary: int
-) -> tuple[VisionEncoder | None, TextEncoder | WordEncoder | None, SensorsEncoder | None]:
-    vision = text = sensors = None
-    if model.vision:
-        camera = streams[model.vision.streams[0]]
-        assert isinstance(camera, CameraStream)
-        vision = VisionEncoder(model.vision, camera.height, camera.width, model.features)
-    if model.text:
-        words = streams[model.text.stream]
-        assert isinstance(words, TextStream)
-        kind = WordEncoder if model.text.kind == "words" else TextEncoder
-        text = kind(model.text, words.max_tokens, vocabulary, model.features)
-    if model.sensors:
-        values = streams[model.sensors.stream]
-        assert isinstance(values, SensorStream)
-        sensors = SensorsEncoder(model.sensors, values.window, len(values.channels), model.features)
-    return vision, text, sensors
+
+def _vision(recipe: VisionRecipe, spec: CameraStream, vocabulary: int, features: int) -> nn.Module:
+    return VisionEncoder(recipe, spec.height, spec.width, features)
+
+
+def _text(recipe: TextRecipe, spec: TextStream, vocabulary: int, features: int) -> nn.Module:
+    kind = WordEncoder if recipe.kind == "words" else TextEncoder
+    return kind(recipe, spec.max_tokens, vocabulary, features)
+
+
+def _sensors(recipe: SensorsRecipe, spec: SensorStream, vocabulary: int, features: int) -> nn.Module:
+    return SensorsEncoder(recipe, spec.window, len(spec.channels), features)
+
+
+def _audio(recipe: AudioRecipe, spec: AudioStream, vocabulary: int, features: int) -> nn.Module:
+    return AudioEncoder(recipe, features)
+
+
+ENCODERS: dict[str, Callable[[Any, Any, int, int], nn.Module]] = {
+    "vision": _vision,
+    "text": _text,
+    "sensors": _sensors,
+    "audio": _audio,
+}
+"""Stage to what makes its encoder of recipe, stream, size of the vocabulary, and d."""

@@ -25,6 +25,8 @@ MONOLITH_NAMES = {
     ("text", "mask"): "text_mask",
     ("sensors", "window"): "window",
     ("sensors", "mask"): "sensors_mask",
+    ("audio", "frames"): "frames",
+    ("audio", "mask"): "audio_mask",
     ("fusion", "presence"): "presence",
 }
 """Stage and its input to the monolith's input."""

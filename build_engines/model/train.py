@@ -29,7 +29,8 @@ from build_engines.model.word_encoder import WordEncoder
 from build_engines.recipe import Recipe
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
-from edge_runtime.streams import StreamSpec
+from edge_runtime.streams import StreamSpec, kind_of
+from edge_runtime.tensor_source import PRESENCE, stream_tensor
 
 WEIGHTS, RECORD, TOKENIZER_FILE, SAMPLES = "weights.npz", "training.json", "tokenizer.model", "samples.npz"
 EXPORT_SAMPLES = 32
@@ -160,8 +161,9 @@ def _move_logits(recipe: Recipe, kept: FusedModel, logits: Tensor, labels: Tenso
 def _lessons(recipe: Recipe, prepared: Prepared, model: FusedModel) -> Lessons | None:
     if prepared.lexicon is None:
         return None
-    assert isinstance(model.text, WordEncoder)  # the recipe's check
-    return Lessons(recipe.train.lexicon, prepared.lexicon, model.text)
+    text = model.encoders["text"]
+    assert isinstance(text, WordEncoder)  # the recipe's check
+    return Lessons(recipe.train.lexicon, prepared.lexicon, text)
 
 
 def _learn_lists(lessons: Lessons, model: FusedModel, rng: np.random.Generator, console: Console) -> None:
@@ -218,8 +220,7 @@ class LossOf:
         counts = {"": prepared.train.counts, **prepared.train.side_counts}
         self.losses = {name: build_of(head).loss(head, counts[name], plan) for name, head in recipe.heads.items()}
         self.weights = {"": 1.0} | {one.name: one.weight for one in recipe.side_heads}
-        encoders = (recipe.model.vision, recipe.model.text, recipe.model.sensors)
-        sizes = {name: size for encoder in encoders if encoder for name, size in encoder.aux.items()}
+        sizes = {name: size for encoder in recipe.model.encoders.values() for name, size in encoder.aux.items()}
         self.aux_weights = {
             name: class_weights(np.pad(counts, (0, max(0, sizes.get(name, 0) - len(counts)))), plan.class_balance)
             for name, counts in prepared.train.aux_counts.items()
@@ -250,13 +251,14 @@ class LossOf:
 
     def _changed(self, batch: Batch) -> tuple[Batch, Mix | None]:
         """`batch` with its pictures changed at random, and how they were mixed with each other."""
-        if batch.vision is None:
+        if "vision" not in batch.inputs:
             return batch, None
-        pictures = batch.vision.reshape(-1, *batch.vision.shape[2:])
+        (vision,) = batch.inputs["vision"]
+        pictures = vision.reshape(-1, *vision.shape[2:])
         pictures, mix = self.augment.mix(self.augment(pictures))
-        if mix is not None and not np.array_equal(batch.rows[:, 0], np.arange(len(pictures))):
+        if mix is not None and not np.array_equal(batch.rows["vision"], np.arange(len(pictures))):
             raise UserError("train.augment mixes pictures: each must have one label of its own, but pairs share them")
-        return replace(batch, vision=pictures.reshape(batch.vision.shape)), mix
+        return replace(batch, inputs={**batch.inputs, "vision": (pictures.reshape(vision.shape),)}), mix
 
     def _judge(
         self, answers: Mapping[str, tuple[Tensor, Tensor]], aux: Mapping[str, Tensor], targets: Mapping[str, Ints]
@@ -279,21 +281,18 @@ class LossOf:
 
 def encode(model: FusedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Features of every pair [P, n, d] and the auxiliary logits of every encoded row."""
-    rows = torch.from_numpy(batch.rows)
     parts: list[Tensor] = []
     aux: dict[str, Tensor] = {}
-    if model.vision is not None and batch.vision is not None:
-        count, cameras = batch.vision.shape[:2]
-        features, logits = model.vision(torch.from_numpy(batch.vision.reshape(-1, *batch.vision.shape[2:])))
-        parts.append(features.reshape(count, cameras, -1)[rows[:, 0]])
-        aux |= logits
-    if model.text is not None and batch.text is not None:
-        features, logits = model.text(*(torch.from_numpy(value) for value in batch.text))
-        parts.append(features[rows[:, 1]].unsqueeze(1))
-        aux |= logits
-    if model.sensors is not None and batch.sensors is not None:
-        features, logits = model.sensors(*(torch.from_numpy(value) for value in batch.sensors))
-        parts.append(features[rows[:, 2]].unsqueeze(1))
+    for name, encoder in model.encoders.items():
+        inputs = [torch.from_numpy(value) for value in batch.inputs[name]]
+        if name == "vision":  # every camera is a row of its own
+            count, cameras = inputs[0].shape[:2]
+            features, logits = encoder(inputs[0].flatten(0, 1))
+            features = features.reshape(count, cameras, -1)
+        else:
+            features, logits = encoder(*inputs)
+            features = features.unsqueeze(1)
+        parts.append(features[torch.from_numpy(batch.rows[name])])
         aux |= logits
     return torch.cat(parts, dim=1), aux
 
@@ -330,34 +329,28 @@ def _score(model: FusedModel, head: Head, prepared: Prepared, loss: float) -> Ep
     return EpochRecord(round(loss, 5), round(accuracy, 5), round(figure, 5))
 
 
-def save(trained: Trained, prepared: Prepared, work: Path) -> None:
+def save(recipe: Recipe, trained: Trained, prepared: Prepared, work: Path) -> None:
     """Write weights.npz, training.json, the tokenizer and some real samples for the export's proof into `work`."""
     work.mkdir(parents=True, exist_ok=True)
     save_weights(trained.model, work / WEIGHTS)
     (work / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(trained.record), indent=1))
     if prepared.tokenizer is not None:
         (work / TOKENIZER_FILE).write_bytes(prepared.tokenizer)
-    samples = export_samples(prepared.val)
+    samples = export_samples(recipe, prepared.val)
     np.savez(work / SAMPLES, **samples)  # type: ignore[arg-type]  # the stub takes array names for flags
 
 
-def export_samples(batches: Sequence[Batch]) -> dict[str, NDArray[np.generic]]:
-    """The first rows of the validation pairs by tensor name, each row one sample's inputs."""
+def export_samples(recipe: Recipe, batches: Sequence[Batch]) -> dict[str, NDArray[np.generic]]:
+    """The first validation pairs: presence, and each stream's tensors by source, one row [1, ...] a sample."""
     batch = batches[0]
     count = min(EXPORT_SAMPLES, len(batch.label))
-    found: dict[str, NDArray[np.generic]] = {"presence": batch.presence[:count]}
-    if batch.vision is not None:
-        found["image"] = batch.vision[batch.rows[:count, 0]]
-    if batch.text is not None:
-        found |= {
-            "ids": batch.text[0][batch.rows[:count, 1]],
-            "text_mask": batch.text[1][batch.rows[:count, 1]],
-        }
-    if batch.sensors is not None:
-        found |= {
-            "window": batch.sensors[0][batch.rows[:count, 2]],
-            "sensors_mask": batch.sensors[1][batch.rows[:count, 2]],
-        }
+    found: dict[str, NDArray[np.generic]] = {str(PRESENCE): batch.presence[:count, None]}
+    for name, encoder in recipe.model.encoders.items():
+        spec = recipe.streams[encoder.streams[0]]
+        for field, values in zip(kind_of(spec).fields(spec), batch.inputs[name], strict=True):
+            rows = values[batch.rows[name][:count]]
+            for place, stream in enumerate(encoder.streams):
+                found[str(stream_tensor(stream, field))] = (rows[:, place] if name == "vision" else rows)[:, None]
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import onnx
+from onnx import ModelProto
 
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
@@ -16,19 +17,17 @@ from edge_runtime.errors import UserError
 from edge_runtime.tensor_source import PRESENCE, stage_output, stream_tensor
 from edge_runtime.tensors import TensorSpec
 
-STAGES = ("vision", "text", "sensors", "fusion")
-
 
 def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Path) -> Bundle:
     """Write the FP32 bundle of the graphs that the export stage left in `work`."""
     files: dict[str, bytes] = {}
     stages = []
-    for name in STAGES:
+    for name in (*recipe.model.encoders, "fusion"):
         source = work / "stages" / f"{name}.fp32.onnx"
         if source.is_file():
             relative = f"stages/{name}.fp32.onnx"
             files[relative] = source.read_bytes()
-            stages.append(describe_stage(recipe, name, source, {"fp32": relative}))
+            stages.append(describe_stage(recipe, name, onnx.load(source), {"fp32": relative}))
     if not stages:
         raise UserError(f"no stages in {work}; run the export stage first")
     if (work / TOKENIZER_FILE).is_file():
@@ -75,9 +74,9 @@ def _side_heads(recipe: Recipe, record: TrainingRecord) -> tuple[SideHead, ...]:
     return tuple(found)
 
 
-def describe_stage(recipe: Recipe, name: str, graph_file: Path, files: dict[str, str]) -> Stage:
+def describe_stage(recipe: Recipe, name: str, model: ModelProto, files: dict[str, str]) -> Stage:
     """The manifest's entry for one stage: names, types and shapes as the graph has them, and where inputs come from."""
-    graph = onnx.load(graph_file).graph
+    graph = model.graph
     inputs = []
     for value in graph.input:
         spec = tensor_spec(value)
@@ -87,15 +86,11 @@ def describe_stage(recipe: Recipe, name: str, graph_file: Path, files: dict[str,
 
 
 def _source(recipe: Recipe, stage: str, field: str) -> str | tuple[str, ...]:
-    model = recipe.model
-    if stage == "vision" and model.vision:
-        sources = tuple(str(stream_tensor(camera, "image")) for camera in model.vision.streams)
-        return sources[0] if len(sources) == 1 else sources
-    if stage == "text" and model.text:
-        return str(stream_tensor(model.text.stream, field))
-    if stage == "sensors" and model.sensors:
-        return str(stream_tensor(model.sensors.stream, field))
-    return str(PRESENCE if field == PRESENCE.kind else stage_output(field, "features"))
+    encoder = recipe.model.encoders.get(stage)
+    if encoder is None:
+        return str(PRESENCE if field == PRESENCE.kind else stage_output(field, "features"))
+    sources = tuple(str(stream_tensor(stream, field)) for stream in encoder.streams)
+    return sources[0] if len(sources) == 1 else sources
 
 
 def _layout(stage: str, spec: TensorSpec) -> str:
@@ -105,6 +100,8 @@ def _layout(stage: str, spec: TensorSpec) -> str:
         ("text", "mask"): "NL 1 = a piece",
         ("sensors", "window"): "NTC standardised, 0 where missing",
         ("sensors", "mask"): "NTC 1 = measured",
+        ("audio", "frames"): "NTM log-mel standardised, 0 where not heard",
+        ("audio", "mask"): "NT1 1 = heard",
         ("fusion", "presence"): "1 = the stream is present",
     }
     if stage == "text" and len(spec.shape) == 3:

@@ -15,7 +15,7 @@ from edge_runtime.capture.source import Source
 from edge_runtime.capture.world_source import WorldSource
 from edge_runtime.capture.zmq_source import ZmqSource
 from edge_runtime.errors import ConfigError
-from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, kind
+from edge_runtime.streams import KINDS, CameraStream, SensorStream, StreamSpec, TextStream, kind
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class _Setting:
 
 
 _Maker = tuple[tuple[type, ...], Callable[[Any, _Setting], Source]]
-_ANY = (CameraStream, SensorStream, TextStream)
+_ANY = tuple(row.spec for row in KINDS)
 
 SOURCES: dict[type, _Maker] = {
     config.ZmqSource: (_ANY, lambda item, at: ZmqSource(at.intake, item.bind)),

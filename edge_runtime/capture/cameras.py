@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime import config
-from edge_runtime.capture.admit import Refusal, decode_picture
+from edge_runtime.admit import Refusal, decode_picture
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError

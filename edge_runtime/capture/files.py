@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from edge_runtime import config
-from edge_runtime.capture.admit import Refusal
+from edge_runtime.admit import Refusal
 from edge_runtime.capture.cameras import log_end, wait_until
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source

@@ -10,23 +10,16 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.capture.admit import (
-    FreezeDetector,
-    Refusal,
-    admit_image,
-    admit_sample,
-    admit_stamp,
-    admit_text,
-    decode_jpeg,
-)
+from edge_runtime.admit import Refusal, admit_stamp
 from edge_runtime.clock import Clock
 from edge_runtime.mailbox import Mailbox
-from edge_runtime.messages import Frame, Sample, Utterance
-from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream
+from edge_runtime.messages import Words
+from edge_runtime.streams import StreamSpec, kind_of
 
 log = logging.getLogger("edge_runtime.capture")
 
@@ -63,95 +56,56 @@ class Intake:
         self.clock = clock
         self._streams = streams
         self._mailboxes = mailboxes
-        self._freeze = {name: FreezeDetector(spec) for name, spec in streams.items() if isinstance(spec, CameraStream)}
+        self._admit = {name: kind_of(spec).admission(spec) for name, spec in streams.items()}
         self._trouble: dict[str, str] = {}
         self._unrouted = unrouted or Unrouted()
         self._refused: dict[str, Counter[str]] = {name: Counter() for name in streams}
 
-    def frame(
-        self,
-        stream: str,
-        image: NDArray[np.uint8],
-        captured_ns: int | None = None,
-        id: str | None = None,
-        encoded: bytes | memoryview | None = None,
-    ) -> None:
-        """A decoded picture [height, width, 3] uint8 BGR, and the JPEG it came from, if it came as one.
-
-        The caller must not write into either afterwards.
+    def put(self, stream: str, content: Any, captured_ns: int | None = None, id: str | None = None) -> None:
+        """One message's content as its sender gave it: what the kind of `stream` takes (`Kind.content`), or a message
+        of that kind. Bytes are decoded here, on the source's thread. Nothing may write into it afterwards.
         """
         spec = self._streams.get(stream)
-        if not isinstance(spec, CameraStream):
+        if spec is None or not isinstance(content, (*(row := kind_of(spec)).content, row.message)):
             self.unrouted("unknown_stream", stream)
             return
+        # The message's age counts from its arrival, not from the end of its decoding.
         stamp = admit_stamp(self.clock.now_ns(), captured_ns)
         if isinstance(stamp, Refusal):
             self.refuse(stream, stamp)
             return
-        admitted = admit_image(spec, image)
-        if isinstance(admitted, Refusal):
-            self.refuse(stream, admitted)
-            return
-        if frozen := self._freeze[stream].admit(admitted):
-            self.refuse(stream, frozen)
+        if isinstance(content, bytes | memoryview):
+            self._mailboxes[stream].announce()
+        make = self._admit[stream](content)
+        if isinstance(make, Refusal):
+            self.refuse(stream, make)
             return
         self._recovered(stream)
-        self._mailboxes[stream].put(lambda seq: Frame(stream, seq, stamp, admitted, id, encoded))
+        self._mailboxes[stream].put(lambda seq: make(stream, seq, stamp, id))
+
+    def frame(
+        self, stream: str, image: NDArray[np.uint8], captured_ns: int | None = None, id: str | None = None
+    ) -> None:
+        """A decoded picture [height, width, 3] uint8 BGR."""
+        self.put(stream, image, captured_ns, id)
 
     def jpeg(
         self, stream: str, data: bytes | memoryview, captured_ns: int | None = None, id: str | None = None
     ) -> None:
-        """A JPEG picture of at most 8 MiB; decoded here, on the source's thread. `data` must not change afterwards."""
-        if not isinstance(self._streams.get(stream), CameraStream):
-            self.unrouted("unknown_stream", stream)
-            return
-        # The picture's age counts from its arrival, not from the end of its decoding.
-        arrived_ns = self.clock.now_ns() if captured_ns is None else captured_ns
-        self._mailboxes[stream].announce()
-        image = decode_jpeg(data)
-        if isinstance(image, Refusal):
-            self.refuse(stream, image)
-            return
-        self.frame(stream, image, arrived_ns, id, data)
+        """A JPEG picture of at most 8 MiB."""
+        self.put(stream, data, captured_ns, id)
 
     def sample(
         self, stream: str, values: Mapping[str, float], captured_ns: int | None = None, id: str | None = None
     ) -> None:
         """Sensor values by channel name, in the channels' units."""
-        spec = self._streams.get(stream)
-        if not isinstance(spec, SensorStream):
-            self.unrouted("unknown_stream", stream)
-            return
-        stamp = admit_stamp(self.clock.now_ns(), captured_ns)
-        if isinstance(stamp, Refusal):
-            self.refuse(stream, stamp)
-            return
-        admitted = admit_sample(spec, values)
-        if isinstance(admitted, Refusal):
-            self.refuse(stream, admitted)
-            return
-        self._recovered(stream)
-        self._mailboxes[stream].put(lambda seq: Sample(stream, seq, stamp, admitted, id))
+        self.put(stream, values, captured_ns, id)
 
     def text(
         self, stream: str, text: str, lang: str | None = None, captured_ns: int | None = None, id: str | None = None
     ) -> None:
         """One sentence."""
-        spec = self._streams.get(stream)
-        if not isinstance(spec, TextStream):
-            self.unrouted("unknown_stream", stream)
-            return
-        stamp = admit_stamp(self.clock.now_ns(), captured_ns)
-        if isinstance(stamp, Refusal):
-            self.refuse(stream, stamp)
-            return
-        admitted = admit_text(spec, text)
-        if isinstance(admitted, Refusal):
-            self.refuse(stream, admitted)
-            return
-        self._recovered(stream)
-        words, truncated = admitted
-        self._mailboxes[stream].put(lambda seq: Utterance(stream, seq, stamp, words, lang, truncated, id))
+        self.put(stream, Words(text, lang), captured_ns, id)
 
     def refuse(self, stream: str, refusal: Refusal) -> None:
         """Count a message of a known stream that cannot be used."""

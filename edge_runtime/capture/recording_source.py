@@ -12,7 +12,7 @@ from edge_runtime.capture.cameras import wait_until
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError, UserError
-from edge_runtime.messages import Frame, Message, Sample, Utterance
+from edge_runtime.messages import Message
 from edge_runtime.recording.reader import Recording
 from edge_runtime.streams import StreamSpec
 
@@ -54,21 +54,12 @@ class RecordingSource(Source):
             due_ns = start_ns + int((message.captured_ns - first_ns) / self._settings.speed)
             if not wait_until(self, due_ns):
                 return False
-            self._deliver(message, min(due_ns, clock.now_ns()))
+            self._intake.put(message.stream, message, min(due_ns, clock.now_ns()), message.id)
         if self._recording.cut:
             log.warning("%s: its end is missing", self.name)
         return True
 
     def _messages(self) -> Iterator[Message]:
         for event in self._recording.events():
-            if isinstance(event, Frame | Sample | Utterance) and event.stream in self._streams:
+            if isinstance(event, Message) and event.stream in self._streams:
                 yield event
-
-    def _deliver(self, message: Message, captured_ns: int) -> None:
-        stream, intake = message.stream, self._intake
-        if isinstance(message, Frame):
-            intake.frame(stream, message.image, captured_ns, message.id, message.encoded)
-        elif isinstance(message, Sample):
-            intake.sample(stream, message.values, captured_ns, message.id)
-        else:
-            intake.text(stream, message.text, message.lang, captured_ns, message.id)

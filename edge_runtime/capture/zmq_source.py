@@ -1,4 +1,4 @@
-"""Inputs from other processes over ZeroMQ (PULL): sensors, sentences, JPEG frames."""
+"""Inputs from other processes over ZeroMQ (PULL): sensor values, sentences, JPEG frames, sound."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import zmq
 from msgspec import Struct
 
 from edge_runtime import config, sockets
-from edge_runtime.capture.admit import MAX_JPEG_BYTES
+from edge_runtime.admit import MAX_JPEG_BYTES
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
 from edge_runtime.wire import MAX_INPUT_BYTES, InputMessage, decode_input
@@ -67,7 +67,7 @@ class ZmqSource(Source):
             self._intake.unrouted("malformed", str(error))
             return
         if len(parts) == 2:
-            self._intake.jpeg(message.stream, parts[1], message.captured_ns, message.id)
+            self._intake.put(message.stream, parts[1], message.captured_ns, message.id)
         else:
             self._deliver_values(message)
 

@@ -136,7 +136,7 @@ def _open(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> Bundle:
 
 
 def _streams(manifest: Manifest, table: Table) -> Table:
-    from edge_runtime.streams import kind
+    from edge_runtime.streams import kind, kind_of
 
     for column in ("stream", "what", "rate", "max age", "required", "detail"):
         table.add_column(column)
@@ -149,26 +149,13 @@ def _streams(manifest: Manifest, table: Table) -> Table:
             f"{spec.rate_hz:g} Hz",
             f"{spec.max_age_ms:g} ms",
             required,
-            _detail(spec),
+            kind_of(spec).detail(spec),
         )
     return table
 
 
 def _required_channels(spec: StreamSpec) -> list[str]:
     return [channel.name for channel in getattr(spec, "channels", ()) if channel.required]
-
-
-def _detail(spec: StreamSpec) -> str:
-    from edge_runtime.streams import CameraStream, SensorStream
-
-    if isinstance(spec, CameraStream):
-        return f"{spec.width}x{spec.height}"
-    if isinstance(spec, SensorStream):
-        window = f"window {spec.window} x {spec.step_ms:g} ms: " if spec.window > 1 else ""
-        return window + ", ".join(f"{channel.name} [{channel.unit}]" for channel in spec.channels).replace(
-            "[", "("
-        ).replace("]", ")")
-    return f"{spec.max_tokens} tokens, {', '.join(spec.languages)}"
 
 
 def _stages(opened: Bundle, table: Table) -> Table:

@@ -128,14 +128,14 @@ def _camera_streams(config_file: Path | None) -> Mapping[str, CameraStream]:
     from edge_runtime.bundles import PREFIX, bundle_path, shipped
     from edge_runtime.config import load_config
     from edge_runtime.errors import UserError
-    from edge_runtime.streams import CameraStream
+    from edge_runtime.streams import CameraStream, streams_of
 
     try:
         name = PREFIX + shipped()[0] if config_file is None else load_config(config_file).bundle
         streams = open_bundle(bundle_path(name), allow_unsigned=True).manifest.streams
     except UserError:
         return {}  # told by the check of the configuration
-    return {stream: spec for stream, spec in streams.items() if isinstance(spec, CameraStream)}
+    return streams_of(streams, CameraStream)
 
 
 def _accelerators(host: Host, config_file: Path | None) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ from edge_runtime.tensors import zeros
 log = logging.getLogger("edge_runtime.infer")
 
 SliceTensors = Callable[[str, Slice], Tensors]
-"""Stream name and its present slice to the slice's tensors by field: `preprocess.slice_tensors`, bound."""
+"""Stream name and its present slice to the slice's tensors by field: see `streams.preprocessors`."""
 
 _ABSENT: Hashable = ("absent",)
 

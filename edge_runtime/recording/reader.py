@@ -6,7 +6,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 import zstandard
@@ -17,20 +17,8 @@ from mcap.stream_reader import StreamReader
 
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Message
-from edge_runtime.recording.records import (
-    DECISION,
-    FORMAT,
-    NAMES,
-    SESSION,
-    STATUS,
-    STREAMS,
-    CompressedImage,
-    Record,
-    SensorSample,
-    Sentence,
-    Session,
-    to_message,
-)
+from edge_runtime.recording.records import DECISION, FORMAT, SESSION, STATUS, STREAMS, Session
+from edge_runtime.streams import KINDS
 from edge_runtime.wire import DecisionMessage, StatusMessage
 
 Event = Session | Message | DecisionMessage | StatusMessage
@@ -107,10 +95,11 @@ class Recording:
                 return _status.decode(data)
             if topic == SESSION:
                 return self._session(data)
-            kind = next((kind for kind in _records if schema.startswith(NAMES[kind])), None)
-            if kind is None or not topic.startswith(STREAMS):
+            row = next((row for row in KINDS if schema.startswith(row.schema)), None)
+            if row is None or not topic.startswith(STREAMS):
                 return None  # somebody else's channel
-            return to_message(topic.removeprefix(STREAMS), _records[kind].decode(data))
+            message: Message = row.to_message(topic.removeprefix(STREAMS), _records[row.record].decode(data))
+            return message
         except (msgspec.DecodeError, ValueError) as error:
             raise UserError(f"recording {self.path}: {topic}: a message cannot be read ({error})") from None
 
@@ -127,6 +116,4 @@ class _Format(msgspec.Struct, frozen=True):
 _decision = msgspec.json.Decoder(DecisionMessage)
 _status = msgspec.json.Decoder(StatusMessage)
 _session = msgspec.json.Decoder(Session)
-_records: dict[type, msgspec.json.Decoder[Record]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (CompressedImage, SensorSample, Sentence)
-}
+_records: dict[type, msgspec.json.Decoder[Any]] = {row.record: msgspec.json.Decoder(row.record) for row in KINDS}

@@ -18,21 +18,20 @@ from msgspec import Struct
 from edge_runtime.clock import Clock
 from edge_runtime.config import Config
 from edge_runtime.errors import ConfigError
-from edge_runtime.messages import Frame, Message, Sample, Utterance
+from edge_runtime.messages import Message
 from edge_runtime.recording.records import (
     DECISION,
     FORMAT,
-    NAMES,
     SESSION,
     STATUS,
     STREAMS,
     Session,
     encode,
-    schema_of,
     stream_schema,
     to_record,
+    topic_schema,
 )
-from edge_runtime.streams import StreamSpec
+from edge_runtime.streams import StreamSpec, kind_of_message
 from edge_runtime.wire import BundleId, DecisionMessage, RecordingHealth, StatusMessage
 
 log = logging.getLogger("edge_runtime.recording")
@@ -46,8 +45,8 @@ FLUSH_INTERVAL_NS = 1_000_000_000
 CHUNK_BYTES = 1 << 20
 CLOSE_TIMEOUT_S = 3.0
 
-_Item = tuple[int, "Message | Struct"]
-"""When, on the monotonic clock, and what."""
+_Item = tuple[int, str, "Message | Struct", int]
+"""When, on the monotonic clock; the topic, what, and the bytes that it holds."""
 
 
 def free_name(path: Path) -> Path:
@@ -106,24 +105,21 @@ class Recorder:
             FORMAT, config.name, version("edge-runtime"), bundle, config.bundle, config.engine,
             self._start_ns, self._start_wall_ns, msgspec.UNSET if self._jpeg_quality is None else self._jpeg_quality,
         )  # fmt: skip
-        self._add(self._clock.now_ns(), start)
+        self._add(self._clock.now_ns(), SESSION, start)
 
     def message(self, message: Message) -> None:
         """The loop took `message` into its memory."""
-        size = SMALL_MESSAGE_BYTES
-        if isinstance(message, Frame):
-            size += message.image.nbytes if message.encoded is None else len(message.encoded)
-            if message.encoded is not None:
-                # The decoded picture need not wait in memory.
-                self._add(message.captured_ns, to_record(message, self._wall_ns(message.captured_ns)), size)
-                return
-        self._add(message.captured_ns, message, size)
+        row = kind_of_message(message)
+        what: Message | Struct = message
+        if row.encoded(message):  # what it was decoded to need not wait in memory
+            what = to_record(message, self._wall_ns(message.captured_ns))
+        self._add(message.captured_ns, STREAMS + message.stream, what, SMALL_MESSAGE_BYTES + row.weight(message))
 
     def decision(self, message: DecisionMessage) -> None:
-        self._add(message.published_ns, message)
+        self._add(message.published_ns, DECISION, message)
 
     def status(self, message: StatusMessage) -> None:
-        self._add(message.published_ns, message)
+        self._add(message.published_ns, STATUS, message)
 
     def serve(self) -> None:
         """Hand over what the turn brought. Only now, so that the writer does not compete with a decision."""
@@ -147,10 +143,10 @@ class Recorder:
         if self._thread.is_alive():
             log.warning("record: %s is left without its index: the disk did not keep up; it can be read", self.path)
 
-    def _add(self, at_ns: int, what: Message | Struct, size: int = SMALL_MESSAGE_BYTES) -> None:
+    def _add(self, at_ns: int, topic: str, what: Message | Struct, size: int = SMALL_MESSAGE_BYTES) -> None:
         if self._stopped is None:
             self._put_bytes += size
-            self._batch.append((at_ns, what))
+            self._batch.append((at_ns, topic, what, size))
 
     def _wall_ns(self, at_ns: int) -> int:
         return max(0, self._start_wall_ns + at_ns - self._start_ns)
@@ -184,19 +180,13 @@ class Recorder:
                 self._batches.get_nowait()
 
     def _write_batch(self, batch: Sequence[_Item]) -> None:
-        for at_ns, what in batch:
+        for at_ns, topic, what, size in batch:
             wall_ns = self._wall_ns(at_ns)
-            record: Struct
-            if isinstance(what, Frame | Sample | Utterance):
-                topic, record = STREAMS + what.stream, to_record(what, wall_ns, self._jpeg_quality)
-                self._done_bytes += what.image.nbytes if isinstance(what, Frame) else 0
-            else:
-                topic, record = self._topic(what), what
-                self._done_bytes += len(what.data) if topic.startswith(STREAMS) else 0  # type: ignore[attr-defined]
+            record = to_record(what, wall_ns, self._jpeg_quality) if isinstance(what, Message) else what
             channel = self._channels.get(topic) or self._channel(topic, record)
             sequence = getattr(record, "seq", 0) & 0xFFFFFFFF
             self._writer.add_message(channel, wall_ns, encode(record), wall_ns, sequence)
-            self._done_bytes += SMALL_MESSAGE_BYTES
+            self._done_bytes += size
             self._written += 1
         now_ns = self._clock.now_ns()
         if now_ns - self._last_flush_ns >= FLUSH_INTERVAL_NS:
@@ -205,22 +195,13 @@ class Recorder:
             self._last_flush_ns = now_ns
         self._size = self._file.tell()
 
-    def _topic(self, record: Struct) -> str:
-        if isinstance(record, DecisionMessage):
-            return DECISION
-        if isinstance(record, StatusMessage):
-            return STATUS
-        if isinstance(record, Session):
-            return SESSION
-        return STREAMS + record.frame_id  # type: ignore[attr-defined,no-any-return]  # a picture
-
     def _channel(self, topic: str, record: Struct) -> int:
         """Register the channel of a topic that is written for the first time."""
         if topic.startswith(STREAMS):
             stream = topic.removeprefix(STREAMS)
             name, schema = stream_schema(self._streams[stream], stream)
         else:
-            name, schema = NAMES[type(record)], schema_of(type(record))
+            name, schema = topic_schema(type(record))
         number = self._writer.register_schema(name, "jsonschema", msgspec.json.encode(schema))
         self._channels[topic] = self._writer.register_channel(topic, "json", number)
         return self._channels[topic]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.capture.admit import (
+from edge_runtime.admit import (
     FUTURE_TOLERANCE_NS,
     MAX_JPEG_BYTES,
     MAX_STAMP_AGE_NS,

@@ -138,7 +138,7 @@ def write_recording(path: Path, steps: int = 10) -> Path:
     recorder.session(config.Config("x", "b", ()), BundleId("tiny", "1.0.0", "0" * 64), streams)
     for step in range(steps):
         at_ns = 5_000_000_000 + step * 10_000_000
-        recorder.message(Frame("camera", step, at_ns, noise(100, step), f"f{step}"))
+        recorder.message(Frame("camera", step, at_ns, noise(100, step), id=f"f{step}"))
         recorder.message(Sample("sensors", step, at_ns + 1_000_000, {"a": float(step)}))
         recorder.message(Sample("lidar", step, at_ns + 1_000_000, {"a": float(step)}))
     recorder.message(Utterance("text", 0, at_ns + 2_000_000, "go on", "en"))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +9,24 @@ from hypothesis import strategies as st
 
 from build_engines.model.monolith import compose_monolith, monolith_bundle, stage_graphs
 from edge_runtime.align import align
-from edge_runtime.bundle import TOKENIZER, Bundle, open_bundle
+from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.infer.engine import Engine
-from edge_runtime.infer.stages import StageGraph
+from edge_runtime.infer.stages import SliceTensors, StageGraph
 from edge_runtime.messages import AlignedSet, Frame, Message, Sample, Slice, Tensors, Utterance
-from edge_runtime.preprocess import Tokenizer, slice_tensors
-from edge_runtime.streams import NS_PER_MS
+from edge_runtime.streams import NS_PER_MS, preprocessors
 from tests import tiny
 from tests.conftest import noise
 
 
-def tensors_of(tokenizer: Tokenizer, stream: str, part: Slice) -> Tensors:
-    return slice_tensors(tiny.STREAMS[stream], part, tokenizer)
+def tensors_of(bundle: Bundle) -> SliceTensors:
+    preprocess = preprocessors(tiny.STREAMS, bundle.read)
+    return lambda stream, part: preprocess[stream](part)
 
 
 def graph(bundle: Bundle, cache: bool = True) -> StageGraph:
-    return StageGraph(bundle, partial(tensors_of, Tokenizer(bundle.read(TOKENIZER))), cache=cache)
+    return StageGraph(bundle, tensors_of(bundle), cache=cache)
 
 
 def at(now_ms: int, *messages: Message) -> AlignedSet:
@@ -68,11 +67,11 @@ def test_a_stage_runs_only_when_its_input_is_new(tiny_bundle: Bundle) -> None:
 
 def test_what_other_streams_give_is_ready_before_the_frame(tiny_bundle: Bundle, tmp_path: Path) -> None:
     asked: list[str] = []
-    tokenizer = Tokenizer(tiny_bundle.read(TOKENIZER))
+    made = tensors_of(tiny_bundle)
 
     def counted(stream: str, part: Slice) -> Tensors:
         asked.append(stream)
-        return tensors_of(tokenizer, stream, part)
+        return made(stream, part)
 
     text, sample = Utterance("text", 0, 0, "stop"), Sample("sensors", 0, 0, {"a": 5.0})
     whole = compose_monolith(stage_graphs(tiny_bundle)).SerializeToString()

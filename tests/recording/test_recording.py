@@ -26,18 +26,14 @@ from edge_runtime.bundle import Bundle
 from edge_runtime.clock import RealClock
 from edge_runtime.config import Config, RecordConfig
 from edge_runtime.errors import ConfigError, UserError
+from edge_runtime.kinds.camera import CompressedImage
+from edge_runtime.kinds.sensors import SensorSample
+from edge_runtime.kinds.text import Sentence
 from edge_runtime.messages import Frame, Message, Sample, Utterance
 from edge_runtime.recording.reader import Recording
 from edge_runtime.recording.recorder import MAX_WAITING_BYTES, Recorder, free_name
-from edge_runtime.recording.records import (
-    CompressedImage,
-    SensorSample,
-    Sentence,
-    Session,
-    encode,
-    to_message,
-    to_record,
-)
+from edge_runtime.recording.records import Session, encode, to_record
+from edge_runtime.streams import kind_of_message
 from edge_runtime.wire import BundleId, DecisionMessage, StatusMessage
 from tests import tiny
 from tests.cli.test_cli import command
@@ -177,7 +173,7 @@ samples = st.builds(
     st.integers(0, 2**40),
     stamps,
     st.dictionaries(st.sampled_from("abc"), st.floats(allow_nan=False, allow_infinity=False), min_size=1),
-    names,
+    id=names,
 )
 utterances = st.builds(
     Utterance,
@@ -187,7 +183,7 @@ utterances = st.builds(
     st.text(st.characters(exclude_categories=("Cs",)), max_size=40),
     names,
     st.booleans(),
-    names,
+    id=names,
 )
 
 
@@ -196,7 +192,7 @@ utterances = st.builds(
 def test_values_and_sentences_come_back_as_they_were(message: Message, wall_ns: int) -> None:
     kind = SensorSample if isinstance(message, Sample) else Sentence
     written = msgspec.json.decode(encode(to_record(message, wall_ns)), type=kind)
-    assert to_message(message.stream, written) == message
+    assert kind_of_message(message).to_message(message.stream, written) == message
     assert written.timestamp.sec * 10**9 + written.timestamp.nsec == wall_ns
 
 
@@ -207,8 +203,10 @@ def test_pictures_come_back_bit_for_bit(seed: int, shape: tuple[int, int], as_jp
     encoded = memoryview(jpeg(image)) if as_jpeg else None
     if encoded is not None:
         image = np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR), np.uint8)
-    frame = Frame("camera", 3, 5, image, "x", encoded)
-    back = to_message("camera", msgspec.json.decode(encode(to_record(frame, 0)), type=CompressedImage))
+    frame = Frame("camera", 3, 5, image, encoded, id="x")
+    back = kind_of_message(frame).to_message(
+        "camera", msgspec.json.decode(encode(to_record(frame, 0)), type=CompressedImage)
+    )
     assert isinstance(back, Frame)
     assert_array_equal(back.image, image)
     assert (back.seq, back.captured_ns, back.id, back.encoded) == (3, 5, "x", None if encoded is None else encoded)

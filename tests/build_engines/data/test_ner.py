@@ -43,7 +43,7 @@ def test_conll_2003_as_published_becomes_iob2(tmp_path: Path) -> None:
     assert second.tags == ("B-PER", "I-PER", "B-PER")
     assert labels_of(tmp_path) == ("O", "B-MISC", "I-MISC", "B-ORG", "I-ORG", "B-PER", "I-PER")
     moments = list(read(tmp_path, "train", STREAMS))
-    assert moments[1].messages[0].text == "Peter Blackburn Anna"
+    assert moments[1].messages[0].content.text == "Peter Blackburn Anna"
     assert (moments[1].label, moments[1].tags) == ("B-PER", second.tags)
 
 
@@ -69,7 +69,7 @@ def test_json_lines_and_words_that_the_device_would_part_or_refuse(tmp_path: Pat
     row = {"id": "a", "tokens": ["New\u00a0York", "\u0007", "ok\u2028"], "tags": ["B-loc", "O", "O"]}
     (tmp_path / "val" / "samples.jsonl").write_text(json.dumps(row))
     (moment,) = read(tmp_path, "val", STREAMS)
-    assert words_of(moment.messages[0].text or "") == ["NewYork", "\ufffd", "ok"]
+    assert words_of(moment.messages[0].content.text) == ["NewYork", "\ufffd", "ok"]
     ((_, aligned),) = replay(STREAMS, [moment])
     assert aligned.slices["text"].present
 
@@ -119,19 +119,19 @@ def test_training_sees_the_very_tensors_of_the_device() -> None:
         **{name: getattr(recipe, name) for name in recipe.__struct_fields__} | {"labels": ("O", "B-x")}
     )
     prepared = prepare(recipe, DATA, DATA)  # type: ignore[arg-type]
-    from edge_runtime.preprocess import Tokenizer, slice_tensors
+    from edge_runtime.preprocess import Tokenizer, text_tensors
 
     assert prepared.tokenizer is not None
     tokenizer = Tokenizer(prepared.tokenizer)
     replayed = replay(recipe.streams, read(DATA, "val", recipe.streams))
     batch = prepared.val[0]
-    assert batch.text is not None
     for row, (moment, aligned) in zip(range(64), replayed, strict=False):
         part = aligned.slices["text"]
         assert isinstance(part.newest, Utterance)
         assert len(words_of(part.newest.text)) == len(moment.tags)
-        made = slice_tensors(recipe.streams["text"], part, tokenizer)
-        assert (made["ids"][0] == batch.text[0][row]).all() and (made["mask"][0] == batch.text[1][row]).all()
+        made = text_tensors(recipe.streams["text"], tokenizer, part.newest.text)
+        ids, mask = batch.inputs["text"]
+        assert (made["ids"][0] == ids[row]).all() and (made["mask"][0] == mask[row]).all()
 
 
 @needs_data

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import build_engines
-from build_engines.data.datasets import Batch, answer_names, layout_of_recipe
+from build_engines.data.datasets import Batch, answer_names, in_step, layout_of_recipe
 from build_engines.data.mirror import Mirror
 from build_engines.data.samples import prepare, read
 from build_engines.recipe import DatasetRecipe, MirrorRecipe, Recipe, load_recipe
@@ -78,8 +78,7 @@ def test_what_is_null_never_arrives_and_words_become_numbers(recipe: Recipe, dat
     prepared = prepare(recipe, data, data)
     batch = prepared.val[0]
     assert batch.presence[:5].tolist() == [[1, 1, 1], [0, 1, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1]]
-    assert batch.sensors is not None
-    window, mask = batch.sensors
+    window, mask = batch.inputs["sensors"]
     assert mask[0].tolist() == [[1, 1]]
     assert mask[2].tolist() == [[0, 0]]
     assert window[2].tolist() == [[0, 0]]
@@ -183,10 +182,13 @@ def _road() -> tuple[SensorStream, Batch]:
     steering = rng.uniform(-1, 1, count)
     window = np.stack([(steering - 0.1) / 0.4, rng.normal(size=count)], axis=1)[:, None].astype(np.float32)
     batch = Batch(
-        vision=rng.integers(0, 256, (count, 1, 4, 6, 3)).astype(np.uint8),
-        text=None,
-        sensors=(window, np.ones_like(window)),
-        rows=np.repeat(np.arange(count)[:, None], 3, axis=1),
+        inputs=(
+            inputs := {
+                "vision": (rng.integers(0, 256, (count, 1, 4, 6, 3)).astype(np.uint8),),
+                "sensors": (window, np.ones_like(window)),
+            }
+        ),
+        rows=in_step(inputs, count),
         label=rng.integers(0, 3, count),
         presence=np.ones((count, 2), np.float32),
         aux={"bend": np.where(np.arange(count) % 4 == 0, -100, rng.integers(0, 2, count))},
@@ -199,14 +201,13 @@ def test_mirrored_moments_change_picture_sign_and_label_together() -> None:
     plan = MirrorRecipe(labels=(("left", "right"),), channels=("steering",))
     mirror = Mirror(plan, spec, ("left", "straight", "right"), {"bend": ("left", "right")})
     found = mirror(batch, np.random.default_rng(1))
-    assert found.vision is not None
-    assert batch.vision is not None
-    assert found.sensors is not None
-    assert batch.sensors is not None
-    turned = np.array([not np.array_equal(a, b) for a, b in zip(found.vision, batch.vision, strict=True)])
+    (seen,), (shown,) = found.inputs["vision"], batch.inputs["vision"]
+    turned = np.array([not np.array_equal(a, b) for a, b in zip(seen, shown, strict=True)])
     assert 16 < turned.sum() < 48
-    assert np.array_equal(found.vision[turned], batch.vision[turned][:, :, :, ::-1])
-    before, after = (sensors[0][:, 0] * (0.4, 2.0) + (0.1, 5.0) for sensors in (batch.sensors, found.sensors))
+    assert np.array_equal(seen[turned], shown[turned][:, :, :, ::-1])
+    before, after = (
+        sensors[0][:, 0] * (0.4, 2.0) + (0.1, 5.0) for sensors in (batch.inputs["sensors"], found.inputs["sensors"])
+    )
     assert after[turned, 0] == pytest.approx(-before[turned, 0], abs=1e-5)
     assert after[~turned, 0] == pytest.approx(before[~turned, 0])
     assert after[:, 1] == pytest.approx(before[:, 1])
@@ -217,14 +218,13 @@ def test_mirrored_moments_change_picture_sign_and_label_together() -> None:
 
 def test_a_hidden_value_stays_hidden_in_the_mirror() -> None:
     spec, batch = _road()
-    assert batch.sensors is not None
-    batch.sensors[0][:], batch.sensors[1][:] = 0.0, 0.0
+    for values in batch.inputs["sensors"]:
+        values[:] = 0.0
     plan = MirrorRecipe(labels=(("left", "right"),), channels=("steering",))
     found = Mirror(plan, spec, ("left", "straight", "right"), {"bend": ("left", "right")})(
         batch, np.random.default_rng(1)
     )
-    assert found.sensors is not None
-    assert not found.sensors[0].any()
+    assert not found.inputs["sensors"][0].any()
 
 
 @pytest.mark.parametrize(

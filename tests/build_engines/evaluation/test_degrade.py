@@ -16,6 +16,7 @@ from build_engines.evaluation.page import as_markdown
 from build_engines.evaluation.perturb import changed, faults, frozen, late
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.messages import Words
 from edge_runtime.pipeline import Pipeline
 from tests import tiny
 
@@ -33,9 +34,9 @@ def _moment(index: int) -> LabelledSet:
     """Bright, dark, stop and high in turn: each known from one stream alone."""
     label = tiny.LABELS[index % 4]
     messages = (
-        RawMessage("camera", AT_NS, jpeg=_jpeg(240 if label == "bright" else 20, index)),
-        RawMessage("sensors", AT_NS, values={"a": 9.0 if label == "high" else 1.0, "b": 1.0}),
-        RawMessage("text", AT_NS, text="please stop now" if label == "stop" else "go on then"),
+        RawMessage("camera", AT_NS, _jpeg(240 if label == "bright" else 20, index)),
+        RawMessage("sensors", AT_NS, {"a": 9.0 if label == "high" else 1.0, "b": 1.0}),
+        RawMessage("text", AT_NS, Words("please stop now" if label == "stop" else "go on then")),
     )
     return LabelledSet(f"m{index}", f"m{index}", AT_NS, label, messages)
 
@@ -104,7 +105,7 @@ def test_readings_that_are_no_numbers_are_as_good_as_absent(matrix: Matrix) -> N
 def test_a_frozen_camera_shows_another_label_s_picture(matrix: Matrix) -> None:
     assert _cell(matrix, "camera frozen").figure < 1.0
     shown = list(frozen(_read(), "camera"))
-    assert shown[1].messages[0].jpeg == _moment(0).messages[0].jpeg
+    assert shown[1].messages[0].content == _moment(0).messages[0].content
 
 
 def test_the_report_says_where_a_frozen_camera_cannot_be_seen(matrix: Matrix) -> None:
@@ -126,33 +127,45 @@ def test_in_a_recording_late_messages_are_older_ones_with_their_own_stamps() -> 
         LabelledSet(
             f"{i}", "episode", AT_NS + 100 * i * MS, "a",
             (
-                RawMessage("camera", AT_NS + 100 * i * MS, jpeg=bytes([i])),
-                RawMessage("text", AT_NS + 100 * i * MS, text=str(i)),
+                RawMessage("camera", AT_NS + 100 * i * MS, bytes([i])),
+                RawMessage("text", AT_NS + 100 * i * MS, Words(str(i))),
             ),
         )
         for i in range(5)
     ]  # fmt: skip
     found = list(late(group, {"text": 200 * MS}, tiny.STREAMS))
-    assert [[raw.text for raw in one.messages if raw.text] for one in found] == [[], [], ["0"], ["1"], ["2"]]
+    assert [[raw.content.text for raw in one.messages if raw.stream == "text"] for one in found] == [
+        [],
+        [],
+        ["0"],
+        ["1"],
+        ["2"],
+    ]
     assert found[2].messages[0].captured_ns == AT_NS
     # The recording has a picture every 100 ms; the device has one of exactly 150 ms ago.
     old = [one.messages for one in late(group, {"camera": 150 * MS}, tiny.STREAMS)]
-    pictures = [next((raw for raw in messages if raw.jpeg is not None), None) for messages in old]
-    assert [raw and raw.jpeg for raw in pictures] == [None, None, b"\0", b"\1", b"\2"]
+    pictures = [next((raw for raw in messages if raw.stream == "camera"), None) for messages in old]
+    assert [raw and raw.content for raw in pictures] == [None, None, b"\0", b"\1", b"\2"]
     assert pictures[3] is not None and pictures[3].captured_ns == group[3].reference_ns - 150 * MS
 
 
 def test_word_errors_are_seeded_never_empty_and_about_as_many_as_asked() -> None:
     fault = faults("text", tiny.STREAMS["text"])["15% of words wrong"]
     sentence = " ".join(f"w{i}" for i in range(200))
-    moments = [replace(_moment(0), messages=(RawMessage("text", AT_NS, text=sentence),))]
-    once, again = (next(fault(moments)).messages[0].text for _ in range(2))
+    moments = [replace(_moment(0), messages=(RawMessage("text", AT_NS, Words(sentence)),))]
+    once, again = (next(fault(moments)).messages[0].content.text for _ in range(2))
     assert once == again and once is not None
     lost = len(set(sentence.split()) - set(once.split()))
     assert 0.04 < lost / 200 < 0.2
-    tagged = next(faults("text", tiny.STREAMS["text"], tagged=True)["15% of words wrong"](moments)).messages[0].text
+    tagged = (
+        next(faults("text", tiny.STREAMS["text"], tagged=True)["15% of words wrong"](moments)).messages[0].content.text
+    )
     assert tagged is not None and len(tagged.split()) == 200
-    short = next(fault([replace(_moment(0), messages=(RawMessage("text", AT_NS, text="停车"),))])).messages[0].text
+    short = (
+        next(fault([replace(_moment(0), messages=(RawMessage("text", AT_NS, Words("停车")),))]))
+        .messages[0]
+        .content.text
+    )
     assert short and " " not in short
 
 
@@ -160,7 +173,7 @@ def test_word_errors_are_seeded_never_empty_and_about_as_many_as_asked() -> None
 def test_pictures_are_changed_and_still_pictures(what: str) -> None:
     before = _moment(0)
     after = next(faults("camera", tiny.STREAMS["camera"])[what]([before]))
-    images = [cv2.imdecode(np.frombuffer(one.messages[0].jpeg or b"", np.uint8), 1) for one in (before, after)]
+    images = [cv2.imdecode(np.frombuffer(one.messages[0].content, np.uint8), 1) for one in (before, after)]
     assert images[0].shape == images[1].shape and not np.array_equal(*images)
     assert after.messages[1:] == before.messages[1:]
     if what == "dark":

@@ -68,7 +68,7 @@ def test_the_graphs_equal_torch_and_the_monolith(
     trained: tuple[Recipe, Trained], prepared: Prepared, tmp_path: Path
 ) -> None:
     recipe, result = trained
-    save(result, prepared, tmp_path)
+    save(recipe, result, prepared, tmp_path)
     again = load_trained(recipe, tmp_path)
     for name, value in result.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name])
@@ -84,7 +84,7 @@ def test_weights_of_another_model_are_refused(
     trained: tuple[Recipe, Trained], prepared: Prepared, tmp_path: Path
 ) -> None:
     recipe, result = trained
-    save(result, prepared, tmp_path)
+    save(recipe, result, prepared, tmp_path)
     wider = msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, features=24))
     with pytest.raises(UserError, match="run the train stage again"):
         load_trained(wider, tmp_path)
@@ -102,5 +102,5 @@ def test_other_encoders_train_and_export(
     raw["train"]["epochs"] = 2
     other = msgspec.convert(raw, Recipe)
     result = train(other, "0" * 64, prepared, Console(quiet=True))
-    save(result, prepared, tmp_path)
+    save(other, result, prepared, tmp_path)
     assert max(export(other, result, tmp_path).stage_against_torch.values()) <= STAGE_TOLERANCE

@@ -79,19 +79,18 @@ def test_a_mixed_batch_is_judged_by_both_labels_and_their_shares(recipe: Recipe,
     torch.manual_seed(0)
     fused = FusedModel(alone, 1).eval()
     pictures = np.random.default_rng(1).integers(0, 256, (6, 1, 16, 16, 3)).astype(np.uint8)
-    rows = np.stack([np.arange(6)] * 3, axis=1)
     labels = np.array([0, 1, 2, 3, 0, 1])
-    batch = Batch(pictures, None, None, rows, labels, np.ones((6, 1), np.float32))
+    batch = Batch({"vision": (pictures,)}, {"vision": np.arange(6)}, labels, np.ones((6, 1), np.float32))
     mixed, mix = Augmenter(plan.augment, alone.seed).mix(pictures[:, 0])
     assert mix is not None
     judge = LossOf(alone, prepared)
     loss = float(judge(fused, batch).detach())
     with torch.no_grad():
-        logits = fused.fusion(encode(fused, replace(batch, vision=mixed[:, None]))[0], torch.ones(6, 1))
+        logits = fused.fusion(encode(fused, replace(batch, inputs={"vision": (mixed[:, None],)}))[0], torch.ones(6, 1))
     truth = torch.from_numpy(labels)
     own, other = (judge.losses[""](logits, one) for one in (truth, truth[torch.from_numpy(mix.partner)]))
     assert loss == pytest.approx(mix.share * float(own) + (1 - mix.share) * float(other), abs=1e-5)
-    shared = replace(batch, rows=rows[::-1].copy())
+    shared = replace(batch, rows={"vision": np.arange(6)[::-1].copy()})
     with pytest.raises(UserError, match="label of its own"):
         LossOf(alone, prepared)(fused, shared)
 

@@ -13,14 +13,15 @@ from calibration.moments import LabelledSet, RawMessage, replay
 from calibration.samples import read_samples
 from edge_runtime.bundle import open_bundle
 from edge_runtime.infer.stages import StageGraph
-from edge_runtime.preprocess import Tokenizer, slice_tensors
-from tests.tiny import HEIGHT, STREAMS, WIDTH, tokenizer_model, write_bundle
+from edge_runtime.messages import Words
+from edge_runtime.streams import preprocessors
+from tests.tiny import HEIGHT, STREAMS, WIDTH, write_bundle
 
 AT_NS = 1_000_000_000
 MESSAGES = (
-    RawMessage("camera", AT_NS, image=np.full((HEIGHT, WIDTH, 3), 200, np.uint8)),
-    RawMessage("sensors", AT_NS, values={"a": 9.0}),
-    RawMessage("text", AT_NS, text="please stop now"),
+    RawMessage("camera", AT_NS, np.full((HEIGHT, WIDTH, 3), 200, np.uint8)),
+    RawMessage("sensors", AT_NS, {"a": 9.0}),
+    RawMessage("text", AT_NS, Words("please stop now")),
 )
 SUBSETS = [kept for size in range(4) for kept in combinations(STREAMS, size)]
 
@@ -33,8 +34,8 @@ def labelled(streams: tuple[str, ...]) -> LabelledSet:
 def test_whatever_is_absent_the_bank_gives_the_live_graphs_logits(tmp_path: Path, present: tuple[str, ...]) -> None:
     bundle = open_bundle(write_bundle(tmp_path), allow_unsigned=True)
     moments = [labelled(present)]
-    tokenizer = Tokenizer(tokenizer_model())
-    graph = StageGraph(bundle, lambda name, part: slice_tensors(STREAMS[name], part, tokenizer))
+    preprocess = preprocessors(STREAMS, bundle.read)
+    graph = StageGraph(bundle, lambda name, part: preprocess[name](part))
     ((_, aligned),) = replay(STREAMS, moments)
     assert {name for name, part in aligned.slices.items() if part.present} == set(present)
     live = graph.run(aligned).output

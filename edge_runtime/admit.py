@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime import pictures
-from edge_runtime.streams import CameraStream, SensorStream, TextStream
+from edge_runtime.specs import CameraStream, SensorStream, TextStream
 
 FUTURE_TOLERANCE_NS = 50_000_000
 """A sender's stamp may run ahead of ours by this much (two clock reads, no more); later ones are refused."""

@@ -1,0 +1,45 @@
+"""Sound in data folders: WAV files as the chunks a device would get, and what fits a stream to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from calibration.moments import RawMessage
+from edge_runtime.admit import Refusal
+from edge_runtime.errors import UserError
+from edge_runtime.kinds.audio import SAMPLE_RATE, AudioStream, log_mel, mel_filters, samples_of
+from edge_runtime.wav import WavError, read_wav
+
+CHUNK = SAMPLE_RATE // 10
+"""Samples in a chunk."""
+
+
+def wav_messages(stream: str, path: Path, end_ns: int) -> Iterator[RawMessage]:
+    """The file's sound in chunks of 100 ms, the last of which was captured at `end_ns`. Raises UserError."""
+    try:
+        pcm = read_wav(path)
+    except WavError as error:
+        raise UserError(f"data {path}: {error}") from None
+    first = len(pcm) % CHUNK or CHUNK
+    for end in range(first, len(pcm) + 1, CHUNK):
+        behind_ns = (len(pcm) - end) * 1_000_000_000 // SAMPLE_RATE
+        yield RawMessage(stream, end_ns - behind_ns, pcm[max(0, end - CHUNK) : end])
+
+
+def fit_sound(spec: AudioStream, messages: Iterable[RawMessage]) -> AudioStream:
+    """`spec` with the mean and deviation of the log-mel values of `messages`. Raises UserError where there are none."""
+    filters = mel_filters(spec.mels)
+    values = []
+    for message in messages:
+        pcm = samples_of(message.content)
+        if not isinstance(pcm, Refusal) and len(pcm) >= 400:
+            values.append(log_mel(pcm, filters).ravel())
+    if not values:
+        raise UserError("data: the training split has no sound; leave the audio stream out of the recipe")
+    every = np.concatenate(values)
+    mean, std = round(float(every.mean()), 6), round(float(every.std()) or 1.0, 6)
+    return msgspec.structs.replace(spec, mean=mean, std=std)

@@ -1,0 +1,82 @@
+"""Text: the newest sentence counts until it expires."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType
+
+from edge_runtime.admit import Refusal, admit_text
+from edge_runtime.choose import newest_only
+from edge_runtime.kinds.kind import Admit, Field, Kind, Make, Preprocess, Read
+from edge_runtime.kinds.record import Time, none, unset
+from edge_runtime.messages import Message, Slice, Tensors, Utterance, Words
+from edge_runtime.preprocess import TOKENIZER, Tokenizer, text_tensors
+from edge_runtime.specs import TextStream
+
+
+class Sentence(Struct, frozen=True):
+    """One sentence."""
+
+    timestamp: Time
+    captured_ns: int
+    seq: int
+    text: str
+    truncated: bool
+    lang: str | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+
+
+class Text(Kind[TextStream, Utterance, Sentence]):
+    """Sentences, spoken or typed."""
+
+    spec = TextStream
+    message = Utterance
+    content = (Words,)
+    record = Sentence
+    schema = "edge_runtime.Sentence"
+    keep = 16
+    each_answered = True
+    files = (TOKENIZER,)
+
+    def admission(self, spec: TextStream) -> Admit:
+        """Takes `Words`; refuses empty text and control characters; cuts what is too long."""
+
+        def admit(content: Any) -> Make | Refusal:
+            words = admit_text(spec, content.text)
+            if isinstance(words, Refusal):
+                return words
+            text, cut = words
+            lang: str | None = content.lang
+            return lambda stream, seq, captured_ns, id: Utterance(stream, seq, captured_ns, text, lang, cut, id=id)
+
+        return admit
+
+    def choose(self, name: str, spec: TextStream, messages: Sequence[Message], reference_ns: int, now_ns: int) -> Slice:
+        return newest_only(name, spec, messages, reference_ns, now_ns, too_old="expired")
+
+    def fields(self, spec: TextStream) -> dict[str, Field]:
+        shape = (1, spec.max_tokens, spec.word_pieces) if spec.word_pieces else (1, spec.max_tokens)
+        return {"ids": Field("int32", shape), "mask": Field("float32", shape)}
+
+    def preprocessor(self, spec: TextStream, read: Read) -> Preprocess:
+        tokenizer = Tokenizer(read(TOKENIZER))
+
+        def tensors(part: Slice) -> Tensors:
+            newest = part.newest
+            assert isinstance(newest, Utterance)
+            return text_tensors(spec, tokenizer, newest.text)
+
+        return tensors
+
+    def to_record(self, message: Utterance, at: Time, jpeg_quality: int | None) -> Sentence:
+        lang = unset(message.lang)
+        return Sentence(at, message.captured_ns, message.seq, message.text, message.truncated, lang, unset(message.id))
+
+    def to_message(self, stream: str, record: Sentence) -> Utterance:
+        lang, identity = none(record.lang), none(record.id)
+        return Utterance(stream, record.seq, record.captured_ns, record.text, lang, record.truncated, id=identity)
+
+    def detail(self, spec: TextStream) -> str:
+        return f"{spec.max_tokens} tokens, {', '.join(spec.languages)}"

@@ -1,0 +1,86 @@
+"""What a bundle says of its camera, sensor and text streams: what may arrive, how often, and how old is too old."""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol
+
+from msgspec import Meta, Struct
+
+# Not `gt=0`: that is checked against the smallest denormal, which counts as 0 on a thread that ran ONNX Runtime.
+Positive = Annotated[float, Meta(ge=1e-12)]
+Count = Annotated[int, Meta(ge=1)]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,62}$")]
+
+NS_PER_MS = 1_000_000
+
+
+class Channel(Struct, frozen=True, forbid_unknown_fields=True):
+    """One sensor channel: its unit, the range physics allows, and the training data's mean and deviation."""
+
+    name: str
+    unit: str
+    minimum: float
+    maximum: float
+    mean: float = 0.0
+    std: Positive = 1.0
+    required: bool = False
+    """A required channel that is missing or stale forces the safe decision."""
+
+
+class CameraStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="camera"):
+    """Frames; the newest only is kept."""
+
+    width: Count
+    """Pixels, as the model takes them; frames of other sizes are scaled."""
+    height: Count
+    rate_hz: Positive
+    max_age_ms: Positive
+    required: bool = False
+    frozen_after: Annotated[int, Meta(ge=0)] = 0
+    """Refuse frames after this many byte-identical ones in a row (a hung camera); 0 = never."""
+    min_brightness: Annotated[float, Meta(ge=0, le=255)] = 0.0
+    """Refuse frames whose brightest sampled pixel is below this (a covered or dead sensor); 0 = never."""
+
+
+class SensorStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sensors"):
+    """Named float values; a window of them is resampled to a fixed step."""
+
+    channels: tuple[Channel, ...]
+    rate_hz: Positive
+    """Expected messages a second, for health only."""
+    max_age_ms: Positive
+    """A value older than this counts as missing, channel by channel."""
+    window: Count = 1
+    """Steps in the model's window (T)."""
+    step_ms: Positive = 100.0
+    hop_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """Move the window at most this often, so that its encoder runs at the sensors' rate; 0 = with every sample."""
+    required: bool = False
+
+
+class TextStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="text"):
+    """Sentences; the newest that has not expired counts."""
+
+    max_tokens: Count
+    """What the model reads of a sentence: pieces, or words where `word_pieces` is given."""
+    max_age_ms: Positive
+    """Time to live: an older sentence is absent."""
+    rate_hz: Positive = 0.2
+    languages: tuple[str, ...] = ()
+    max_chars: Count = 512
+    required: bool = False
+    word_pieces: Annotated[int, Meta(ge=0)] = 0
+    """Encode each word (what white space parts) by itself in at most this many pieces, so that a tag belongs to a
+    word; 0 = the sentence is one run of pieces."""
+
+
+class Aged(Protocol):
+    """A stream of any kind: each says how old is too old."""
+
+    @property
+    def max_age_ms(self) -> float: ...
+
+
+def max_age_ns(spec: Aged) -> int:
+    """The stream's maximum age in nanoseconds."""
+    return int(spec.max_age_ms * NS_PER_MS)
