@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from edge_runtime.cli.host import Finding, Host
-from edge_runtime.streams import CameraStream
+from edge_runtime.specs import CameraStream
 
 RELEASE = "etc/nv_tegra_release"
 JETPACKS = {36: ("JetPack 6", (3, 10), 12060), 38: ("JetPack 7", (3, 12), 13000), 39: ("JetPack 7", (3, 12), 13000)}
