@@ -77,6 +77,16 @@ class StdinSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     stream: str = "text"
 
 
+class WavSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="wav"):
+    """A WAV file of 16 kHz mono 16-bit PCM, at its own rate."""
+
+    stream: str
+    path: str
+    speed: Positive = 1.0
+    loop: bool = False
+    chunk_ms: Annotated[int, Meta(ge=10, le=4000)] = 100
+
+
 class WorldSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="world"):
     """The built-in town drive, started as a process of its own; it drives by the published decisions."""
 
@@ -98,7 +108,15 @@ class RecordingSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
 
 SourceConfig = (
-    ZmqSource | CameraSource | VideoSource | ImagesSource | FileSource | StdinSource | WorldSource | RecordingSource
+    ZmqSource
+    | CameraSource
+    | VideoSource
+    | ImagesSource
+    | FileSource
+    | StdinSource
+    | WavSource
+    | WorldSource
+    | RecordingSource
 )
 
 

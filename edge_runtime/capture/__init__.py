@@ -12,10 +12,11 @@ from edge_runtime.capture.files import FileSource, StdinSource, Timeline
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.recording_source import RecordingSource
 from edge_runtime.capture.source import Source
+from edge_runtime.capture.wav_source import WavSource
 from edge_runtime.capture.world_source import WorldSource
 from edge_runtime.capture.zmq_source import ZmqSource
 from edge_runtime.errors import ConfigError
-from edge_runtime.streams import KINDS, CameraStream, SensorStream, StreamSpec, TextStream, kind
+from edge_runtime.streams import KINDS, AudioStream, CameraStream, SensorStream, StreamSpec, TextStream, kind
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ SOURCES: dict[type, _Maker] = {
     config.CameraSource: ((CameraStream,), lambda item, at: CameraSource(at.intake, item)),
     config.VideoSource: ((CameraStream,), lambda item, at: VideoSource(at.intake, item)),
     config.ImagesSource: ((CameraStream,), lambda item, at: ImagesSource(at.intake, item)),
+    config.WavSource: ((AudioStream,), lambda item, at: WavSource(at.intake, item)),
     config.StdinSource: ((TextStream,), lambda item, at: StdinSource(at.intake, item.stream)),
     config.FileSource: (
         (SensorStream, TextStream),
