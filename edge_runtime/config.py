@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct, UnsetType
 
+from edge_runtime import plugins
 from edge_runtime.errors import ConfigError
 from edge_runtime.plain_file import read_plain
 from edge_runtime.specs import Name, Positive
@@ -17,6 +19,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+log = logging.getLogger("edge_runtime")
 
 MAX_CONFIG_BYTES = 1 << 20
 INSECURE_PHRASE = "I know that anybody on this network can read decisions and send inputs"
@@ -120,8 +124,32 @@ SourceConfig = (
 )
 
 
+class ZmqSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="zmq"):
+    """Publish to subscribers. Where no row is of this kind, there is one with these defaults."""
+
+    bind: str = "tcp://127.0.0.1:5560"
+    high_water_mark: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    """Messages kept for a slow subscriber before its own are dropped."""
+
+
+class RecordingSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="recording"):
+    """Record what comes in and what is decided."""
+
+    path: str
+    """MCAP file. An earlier recording is never overwritten: `drive.mcap` becomes `drive-2.mcap`."""
+    max_gb: Positive | None = None
+    """Stop recording at this size."""
+    jpeg_quality: Annotated[int, Meta(ge=50, le=100)] | None = None
+    """Keep a camera's decoded pictures as JPEG of this quality: large ones at a high rate are too much for lossless
+    PNG. A replay then need not decide the same. Pictures that come as JPEG are kept as they are, always.
+    """
+
+
+SinkConfig = ZmqSink | RecordingSink
+
+
 class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where decisions and status go."""
+    """The earlier way to write a sink of kind `zmq`; read for one more release."""
 
     bind: str = "tcp://127.0.0.1:5560"
     high_water_mark: Annotated[int, Meta(ge=1, le=100_000)] = 256
@@ -129,7 +157,7 @@ class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RecordConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """Record what comes in and what is decided."""
+    """The earlier way to write a sink of kind `recording`; read for one more release."""
 
     path: str
     """MCAP file. An earlier recording is never overwritten: `drive.mcap` becomes `drive-2.mcap`."""
@@ -168,7 +196,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     bundle: str
     """Directory or `.tar` (relative paths start at the configuration file), or `shipped:NAME`."""
     source: tuple[SourceConfig, ...]
-    publish: PublishConfig = PublishConfig()
+    sink: tuple[SinkConfig, ...] = ()
+    publish: PublishConfig | None = None
     engine: EngineConfig = EngineConfig()
     record: RecordConfig | None = None
     trusted_keys: tuple[str, ...] = ()
@@ -178,6 +207,16 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """End when every source has ended (files and the world do; cameras and sockets do not)."""
     insecure_public_bind: str = ""
     """Binding beyond loopback and ipc is refused unless this holds the phrase in the error message."""
+
+    @property
+    def sinks(self) -> tuple[SinkConfig, ...]:
+        """All rows, those included that were written the earlier way; the first of kind `zmq` is the publisher."""
+        rows = list(self.sink)
+        if self.publish is not None:
+            rows.append(ZmqSink(self.publish.bind, self.publish.high_water_mark))
+        if self.record is not None:
+            rows.append(RecordingSink(self.record.path, self.record.max_gb, self.record.jpeg_quality))
+        return tuple(rows) if any(isinstance(row, ZmqSink) for row in rows) else (ZmqSink(), *rows)
 
 
 def load_config(path: Path) -> Config:
@@ -190,13 +229,42 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"config {path}: is not TOML ({error})") from None
     except RecursionError:
         raise ConfigError(f"config {path}: is nested too deeply; a configuration has three levels") from None
-    config = convert_strict(data, Config, f"config {path}")
-    for endpoint in (
-        config.publish.bind,
-        *(item.bind for item in config.source if isinstance(item, ZmqSource | WorldSource)),
-    ):
-        check_endpoint(endpoint, config.insecure_public_bind)
+    where = f"config {path}"
+    sources = _rows(data, "source", SourceConfig, plugins.SOURCES, where)
+    sinks = _rows(data, "sink", SinkConfig, plugins.SINKS, where)
+    config = msgspec.structs.replace(convert_strict(data, Config, where), source=sources, sink=sinks)
+    for earlier, row in (("publish", 'kind = "zmq"'), ("record", 'kind = "recording"')):
+        if earlier in data:
+            log.warning("%s: [%s] is deprecated; write [[sink]] with %s", where, earlier, row)
+    for item in (*config.source, *config.sinks):
+        if (endpoint := getattr(item, "bind", None)) is not None:
+            check_endpoint(endpoint, config.insecure_public_bind)
     return _absolute(config, path.resolve().parent)
+
+
+def _rows(data: dict[str, Any], key: str, kinds: Any, group: str, where: str) -> tuple[Any, ...]:
+    """The rows of the table `key`, each by its kind, the project's own or an installed package's; taken out of `data`.
+
+    What is no list of tables stays, and is refused where the rest is. Raises ConfigError.
+    """
+    rows = data.get(key)
+    if not isinstance(rows, list):
+        return ()
+    data[key] = []
+    own = {choice.__struct_config__.tag: choice for choice in get_args(kinds)}
+    converted = []
+    for number, row in enumerate(rows, 1):
+        place = f"{where}: {key}: item {number}"
+        kind = row.get("kind") if isinstance(row, dict) else None
+        others = [] if kind in own else plugins.kinds(group)
+        if kind in own:
+            converted.append(convert_strict(row, own[kind], place))
+        elif kind in others:
+            settings = {name: value for name, value in row.items() if name != "kind"}
+            converted.append(convert_strict(settings, plugins.find(group, kind).Settings, place))
+        else:
+            raise ConfigError(f"{place}: kind is {kind!r}; there are {', '.join((*own, *others))}")
+    return tuple(converted)
 
 
 def check_endpoint(endpoint: str, insecure_public_bind: str = "") -> None:
@@ -233,6 +301,7 @@ def _absolute(config: Config, base: Path) -> Config:
         bundle=config.bundle if config.bundle.startswith("shipped:") else str(base / config.bundle),
         trusted_keys=tuple(str(base / key) for key in config.trusted_keys),
         source=tuple(resolve(item) for item in config.source),
+        sink=tuple(resolve(item) for item in config.sink),
     )
 
 

@@ -23,7 +23,8 @@ class Notifier:
         """E.g. `READY=1`, `STOPPING=1`, `STATUS=text`."""
         if self._socket is not None:
             try:
-                self._socket.sendto(state.encode(), self._address)
+                # Never waits: a manager that does not read must not stop decisions either.
+                self._socket.sendto(state.encode(), socket.MSG_DONTWAIT, self._address)
             except OSError:
                 pass
 

@@ -15,26 +15,21 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edge_runtime.capture import OpenSources, open_sources
 from edge_runtime.clock import Clock, RealClock, rfc3339
-from edge_runtime.config import Config
+from edge_runtime.config import Config, RecordingSink, ZmqSink
 from edge_runtime.decision_fields import Times, decision_values, input_state, latency, side_answers
 from edge_runtime.errors import ConfigError
 from edge_runtime.messages import Message
 from edge_runtime.notify import Notifier
 from edge_runtime.pipeline import Outcome
-from edge_runtime.publish import Sink
-from edge_runtime.publish.zmq_publisher import ZmqPublisher
+from edge_runtime.publish import open_outlets
+from edge_runtime.publish.sink import published
 from edge_runtime.reload import Attempt, Reloads
 from edge_runtime.session import Books, Session
 from edge_runtime.status import Status
-from edge_runtime.wire import DecisionMessage, State
-
-if TYPE_CHECKING:
-    from edge_runtime.recording.recorder import Recorder
+from edge_runtime.wire import DecisionMessage, State, StatusMessage
 
 log = logging.getLogger("edge_runtime")
 
@@ -69,7 +64,6 @@ class Runtime:
         self._books = Books()
         self._status = Status(config.name, self._clock)
         self._reloads = Reloads(self._begin_reload)
-        self._recorder: Recorder | None = None
         self._stopping = threading.Event()
         self._finished = threading.Event()
         self._error: BaseException | None = None
@@ -94,11 +88,15 @@ class Runtime:
             self._quieten_interpreter(cleanup)
             self._notifier = Notifier()
             cleanup.callback(self._notifier.close)
-            publisher = ZmqPublisher(self._config.publish.bind, self._config.publish.high_water_mark)
-            self.decisions_endpoint = publisher.endpoint
-            self._sinks: list[Sink] = [publisher]
-            cleanup.callback(publisher.close)
-            self._start_recording(cleanup)
+            rows = self._config.sinks
+            self._outlets = open_outlets(rows, self._clock)
+            for outlet in self._outlets:
+                cleanup.callback(outlet.close)
+            self._taps = [
+                outlet for outlet, row in zip(self._outlets, rows, strict=True) if isinstance(row, RecordingSink)
+            ]
+            number, row = next((number, row) for number, row in enumerate(rows) if isinstance(row, ZmqSink))
+            self.decisions_endpoint = getattr(self._outlets[number].sink, "endpoint", row.bind)
             self._session = self._open_session(self._config)
             self._be_the_loop(self._session)
             try:
@@ -144,7 +142,7 @@ class Runtime:
         gc.freeze()
 
     def _start(self) -> None:
-        self._record_session()
+        self._announce_session()
         self._spare_collector()
         self._session.start()
         self._last_decided_ns = self._clock.now_ns()
@@ -204,8 +202,8 @@ class Runtime:
             self._decide(now_ns, triggered=False)
         if not references:
             self._session.pipeline.prefetch(now_ns)
-        for sink in self._sinks:
-            sink.serve()
+        for outlet in self._outlets:
+            outlet.serve()
         # The time just after a decision is the quietest; without one, a turn is waited for at most.
         late_ns = now_ns - self._next_status_ns
         if late_ns >= (0 if references else TURN_NS):
@@ -229,8 +227,7 @@ class Runtime:
         outcome = session.pipeline.decide(reference_ns, taken_ns)
         times = Times(reference_ns, taken_ns, self._clock.now_ns(), self._clock.now_ns())
         message = self._message(outcome, times)
-        for sink in self._sinks:
-            sink.decision(message)
+        self._publish(message)
         self._status.decided(message, triggered)
         self._last_decided_ns = times.decided_ns
         if self._status.decisions == 1:
@@ -264,11 +261,18 @@ class Runtime:
         )
 
     def _publish_status(self, state: State) -> None:
-        recording = self._recorder.health() if self._recorder is not None else None
-        message = self._status.message(self._session, state, self._reloads.health(), recording)
+        recordings = [outlet.recording() for outlet in self._taps]
+        sinks = {outlet.name: outlet.health() for outlet in self._outlets}
+        message = self._status.message(
+            self._session, state, self._reloads.health(), recordings[0] if recordings else None, sinks
+        )
         self._next_status_ns = message.published_ns + STATUS_INTERVAL_NS
-        for sink in self._sinks:
-            sink.status(message)
+        self._publish(message)
+
+    def _publish(self, message: DecisionMessage | StatusMessage) -> None:
+        item = published(message)
+        for outlet in self._outlets:
+            outlet.publish(item)
 
     def _open_session(self, config: Config, running: Session | None = None) -> Session:
         """On the thread that is to be its loop."""
@@ -277,7 +281,7 @@ class Runtime:
             self._clock,
             self._ring,
             self._books,
-            self._tap if self._recorder is not None else None,
+            self._tap if self._taps else None,
             self.decisions_endpoint,
             running.sources if running is not None else (),
             self._open_sources,
@@ -288,10 +292,8 @@ class Runtime:
 
         def open_session() -> Session:
             config = load()
-            if (config.publish, config.name) != (self._config.publish, self._config.name):
-                raise ConfigError("`name` and `publish` cannot change while running; restart instead")
-            if config.record != self._config.record:
-                raise ConfigError("`record` cannot change while running; restart instead")
+            if (config.sinks, config.name) != (self._config.sinks, self._config.name):
+                raise ConfigError("`name` and `[[sink]]` cannot change while running; restart instead")
             return self._open_session(config, running)
 
         return Attempt(open_session, self._be_the_loop, self._answer, self._ring)
@@ -312,32 +314,20 @@ class Runtime:
         for name in old.mailboxes.keys() - new.mailboxes.keys():
             log.info("reload: stream %s ends with %s", name, old.mailboxes[name].counts(0))
         self._session = new
-        self._record_session()
+        self._announce_session()
         log.info("reloaded: bundle %s %s", new.bundle_id.name, new.bundle_id.version)
         self._notifier.send(f"READY=1\nSTATUS=bundle {new.bundle_id.name} {new.bundle_id.version}")
         attempt.accept()
         return new
 
     def _tap(self, message: Message) -> None:
-        if self._recorder is not None:
-            self._recorder.message(message)
+        for outlet in self._taps:
+            outlet.message(message)
 
-    def _start_recording(self, cleanup: ExitStack) -> None:
-        """Where so configured; opened before the first message can be taken."""
-        if self._config.record is None:
-            return
-        from edge_runtime.recording.recorder import Recorder, free_name
-
-        settings = self._config.record
-        path = free_name(Path(settings.path))
-        self._recorder = Recorder(path, self._clock, settings.max_gb, settings.jpeg_quality)
-        cleanup.callback(self._recorder.close)
-        self._sinks.append(self._recorder)
-
-    def _record_session(self) -> None:
-        if self._recorder is not None:
-            session = self._session
-            self._recorder.session(session.config, session.bundle_id, session.pipeline.streams)
+    def _announce_session(self) -> None:
+        session = self._session
+        for outlet in self._outlets:
+            outlet.session(session.config, session.bundle_id, session.pipeline.streams)
 
     def _drain(self) -> None:
         """Decide on what was captured before the end, and say goodbye."""

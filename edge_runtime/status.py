@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_runtime.clock import Clock, rfc3339
 from edge_runtime.health import LatencyWindow, Thermometer, WallClockWatch, resident_mb
 from edge_runtime.session import Session
-from edge_runtime.wire import DecisionMessage, RecordingHealth, ReloadHealth, State, StatusMessage
+from edge_runtime.wire import DecisionMessage, RecordingHealth, ReloadHealth, SinkHealth, State, StatusMessage
 
 
 class Status:
@@ -30,7 +30,12 @@ class Status:
             self._latencies.add(message.latency_ms.capture_to_publish)
 
     def message(
-        self, session: Session, state: State, reload: ReloadHealth | None, recording: RecordingHealth | None
+        self,
+        session: Session,
+        state: State,
+        reload: ReloadHealth | None,
+        recording: RecordingHealth | None,
+        sinks: dict[str, SinkHealth],
     ) -> StatusMessage:
         """The next status."""
         now_ns = self._clock.now_ns()
@@ -62,4 +67,5 @@ class Status:
             signed_by=session.bundle.signed_by,
             recording=recording,
             reload=reload,
+            sinks=sinks,
         )

@@ -138,6 +138,18 @@ class RecordingHealth(Struct, frozen=True):
     """Why it ended before the run did (disk full, say), if it did."""
 
 
+class SinkHealth(Struct, frozen=True):
+    """How a sink does, and what it was given."""
+
+    state: Literal["open", "retrying", "blocked", "stopped"]
+    published: int
+    dropped: int
+    """Decisions and status that it could not take."""
+    failures: int
+    reason: str | None
+    """Why it is not open, if so."""
+
+
 class ReloadHealth(Struct, frozen=True):
     """What became of the requests to reload."""
 
@@ -179,6 +191,8 @@ class StatusMessage(Struct, frozen=True):
     recording: RecordingHealth | None = None
     """None where nothing is recorded."""
     reload: ReloadHealth | None = None
+    sinks: dict[str, SinkHealth] = {}
+    """By number and kind of the configuration's row."""
 
 
 def decode_input(data: bytes | memoryview) -> InputMessage:

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_runtime.bundle import Bundle, open_bundle
-from edge_runtime.config import Config, PublishConfig, SourceConfig, ZmqSource
+from edge_runtime.config import Config, SourceConfig, ZmqSink, ZmqSource
 from edge_runtime.runtime import Runtime
 from tests import tiny
 
@@ -77,7 +77,7 @@ def tiny_config(bundle: Path, *sources: SourceConfig, name: str = "test", stop_a
         name=name,
         bundle=str(bundle),
         source=sources or (ZmqSource("tcp://127.0.0.1:*"),),
-        publish=PublishConfig("tcp://127.0.0.1:*"),
+        sink=(ZmqSink("tcp://127.0.0.1:*"),),
         allow_unsigned=True,
         stop_at_end=stop_at_end,
     )

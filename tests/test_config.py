@@ -10,6 +10,7 @@ from edge_runtime.config import (
     CameraSource,
     RecordConfig,
     RecordingSource,
+    ZmqSink,
     ZmqSource,
     check_endpoint,
     load_config,
@@ -38,7 +39,7 @@ def write(tmp_path: Path, text: str) -> Path:
 
 def test_a_good_file_is_read_with_its_defaults(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, GOOD))
-    assert config.publish.bind == "tcp://127.0.0.1:5560"
+    assert config.sinks == (ZmqSink("tcp://127.0.0.1:5560"),)
     assert config.source == (ZmqSource("tcp://127.0.0.1:5561"), CameraSource("camera.front", 0))
 
 

@@ -45,3 +45,13 @@ def test_a_manager_that_has_gone_away_does_no_harm(tmp_path: Path) -> None:
         notifier.send("STATUS=back")
         assert manager.recv(100) == b"STATUS=back"
     notifier.close()
+
+
+def test_a_manager_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        notifier = Notifier({"NOTIFY_SOCKET": str(path)})
+        for _ in range(10_000):  # many times what the kernel keeps
+            notifier.send("STATUS=on")
+        notifier.close()

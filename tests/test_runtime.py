@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -281,6 +282,11 @@ class Manager:
         self.socket.settimeout(WAIT_S)
         self.heard: list[str] = []
 
+    def drain(self) -> None:
+        """Read what waits: the kernel keeps a few datagrams only."""
+        while select.select([self.socket], [], [], 0)[0]:
+            self.socket.recv(4096)
+
     def wait(self, word: str) -> None:
         while word not in self.heard:
             self.heard.extend(self.socket.recv(4096).decode().splitlines())
@@ -313,6 +319,7 @@ def test_as_a_service_it_says_ready_feeds_the_watchdog_reloads_and_ends_in_time(
         path.write_text(CONFIG.format(bundle=tiny_bundle_path, folder=tmp_path))
         done = subprocess.run(ask, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+        manager.drain()
         start = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=WAIT_S)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_runtime import config
+from edge_runtime import config, plugins
 from edge_runtime.capture.cameras import CameraSource, ImagesSource, VideoSource
 from edge_runtime.capture.files import FileSource, StdinSource, Timeline
 from edge_runtime.capture.intake import Intake
@@ -72,7 +72,7 @@ def open_sources(
     left = list(running)
     try:
         for item in settings:
-            kinds, make = SOURCES[type(item)]
+            kinds, make = SOURCES.get(type(item)) or _brought(item)
             stream = getattr(item, "stream", None)
             if stream is not None and not isinstance(streams.get(stream), kinds):
                 fitting = sorted(name for name, spec in streams.items() if isinstance(spec, kinds))
@@ -94,6 +94,13 @@ def open_sources(
                 source.stop()
         raise
     return sources
+
+
+def _brought(item: Any) -> Any:
+    """As a row of the table, for a kind that an installed package brings."""
+    found = plugins.class_of(item)
+    assert found is not None, f"{type(item)} is no source's settings"
+    return _ANY, lambda item, at: found(item, at.intake, at.streams)
 
 
 def _reads(item: config.SourceConfig, streams: Mapping[str, StreamSpec]) -> object:

@@ -18,7 +18,8 @@ bundle = "shipped:vehicle"
 allow_unsigned = true
 stop_at_end = true
 
-[publish]
+[[sink]]
+kind = "zmq"
 bind = "{decisions}"
 
 [[source]]

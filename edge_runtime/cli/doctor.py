@@ -293,16 +293,17 @@ def _shipped_bundles() -> Iterator[Finding]:
 
 def _config(config_file: Path) -> Iterator[Finding]:
     from edge_runtime.clock import RealClock
-    from edge_runtime.config import load_config
+    from edge_runtime.config import ZmqSink, load_config
     from edge_runtime.errors import EngineError, UserError
-    from edge_runtime.publish.zmq_publisher import ZmqPublisher
+    from edge_runtime.publish import SINKS
     from edge_runtime.session import Books, Session
 
     try:
         config = load_config(config_file)
-        publisher = ZmqPublisher(config.publish.bind, 1)
+        row = next(item for item in config.sinks if isinstance(item, ZmqSink))
+        publisher = SINKS[ZmqSink](row, RealClock())
         try:
-            session = Session(config, RealClock(), lambda: None, Books(), decisions=publisher.endpoint)
+            session = Session(config, RealClock(), lambda: None, Books(), decisions=row.bind)
             session.abandon()
         finally:
             publisher.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -41,15 +42,18 @@ def record(
     import msgspec
 
     from edge_runtime.cli.run import serve
-    from edge_runtime.config import RecordConfig, load_config
+    from edge_runtime.config import RecordingSink, load_config
     from edge_runtime.errors import ConfigError
 
     if out.exists():
         raise ConfigError(f"--out {out}: is there already; choose another name or remove it")
-    recording = RecordConfig(str(out.absolute()), max_gb, jpeg_quality)
+    if not os.access(out.absolute().parent, os.W_OK):
+        raise ConfigError(f"--out {out}: its folder cannot be written; check the path")
+    recording = RecordingSink(str(out.absolute()), max_gb, jpeg_quality)
 
     def load() -> Config:
-        return msgspec.structs.replace(load_config(config_file), record=recording)
+        config = load_config(config_file)
+        return msgspec.structs.replace(config, record=None, sink=(*config.sink, recording))
 
     serve(load, verbose, None if seconds is None else lambda runtime: _end_after(runtime, seconds))
 

@@ -1,27 +1,47 @@
-"""Where decisions and status go: the sinks of the run flow."""
+"""Where decisions and status go: the sinks of the run flow. `open_outlets` picks each from the visible table."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from edge_runtime.wire import DecisionMessage, StatusMessage
+from edge_runtime import config, plugins
+from edge_runtime.clock import Clock
+from edge_runtime.publish.outlet import DirectOutlet, Outlet, QueuedOutlet
+from edge_runtime.publish.sink import Sink
 
 
-class Sink(Protocol):
-    """Takes what was decided. All calls from the loop thread; none may block."""
+def _publisher(item: config.ZmqSink, clock: Clock) -> Sink:
+    from edge_runtime.publish.zmq_publisher import ZmqPublisher
 
-    def decision(self, message: DecisionMessage) -> None:
-        """Hand over one decision."""
-        ...
+    return ZmqPublisher(item.bind, item.high_water_mark)
 
-    def status(self, message: StatusMessage) -> None:
-        """Hand over one status report."""
-        ...
 
-    def serve(self) -> None:
-        """Called at least 20 times a second: do what is due besides messages."""
-        ...
+def _recorder(item: config.RecordingSink, clock: Clock) -> Sink:
+    from pathlib import Path
 
-    def close(self) -> None:
-        """Pass on what is waiting and free everything. Harmless when called again."""
-        ...
+    from edge_runtime.recording.recorder import Recorder, free_name
+
+    return Recorder(free_name(Path(item.path)), clock, item.max_gb, item.jpeg_quality)
+
+
+SINKS: dict[type, Callable[[Any, Clock], Sink]] = {
+    config.ZmqSink: _publisher,
+    config.RecordingSink: _recorder,
+}
+"""Kind of sink to how it is made. These never block and may be called by the loop."""
+
+
+def open_outlets(settings: Sequence[Any], clock: Clock) -> list[Outlet]:
+    """An outlet for every row; one that does not open is tried again. Raises nothing."""
+    outlets: list[Outlet] = []
+    for number, item in enumerate(settings, 1):
+        make = SINKS.get(type(item))
+        if make is not None:
+            name = f"{number} {item.__struct_config__.tag}"
+            outlets.append(DirectOutlet(name, lambda make=make, item=item: make(item, clock)))  # type: ignore[misc]
+        else:
+            kind = plugins.class_of(item)
+            assert kind is not None, f"{type(item)} is no sink's settings"
+            outlets.append(QueuedOutlet(f"{number} {kind.__name__}", lambda kind=kind, item=item: kind(item)))  # type: ignore[misc]
+    return outlets

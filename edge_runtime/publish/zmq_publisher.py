@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
 import zmq
 
 from edge_runtime import sockets
-from edge_runtime.wire import DecisionMessage, StatusMessage
+from edge_runtime.publish.sink import Published, Sink
 
 CLOSE_LINGER_MS = 500
 
 
-class ZmqPublisher:
+class ZmqPublisher(Sink):
     """An XPUB socket. Loop thread only.
 
     A subscriber that reads too slowly loses its own messages beyond the high-water mark; nobody else notices. A new
@@ -24,16 +23,15 @@ class ZmqPublisher:
         self._socket.setsockopt(zmq.SNDHWM, high_water_mark)
         self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._socket.setsockopt(zmq.LINGER, CLOSE_LINGER_MS)
-        self._encoder = msgspec.json.Encoder()
         self._last: dict[bytes, bytes] = {}
         self.endpoint = sockets.bind(self._context, self._socket, bind, "publish.bind")
         """Where it really is bound."""
 
-    def decision(self, message: DecisionMessage) -> None:
-        self._send(b"decision." + message.name.encode(), self._encoder.encode(message))
-
-    def status(self, message: StatusMessage) -> None:
-        self._send(b"status." + message.name.encode(), self._encoder.encode(message))
+    def publish(self, item: Published) -> None:
+        # XPUB never blocks: it drops, per subscriber, at the high-water mark.
+        self._socket.send(item.topic, zmq.SNDMORE)
+        self._socket.send(item.payload)
+        self._last[item.topic] = item.payload
 
     def serve(self) -> None:
         """Answer new subscriptions with the last values."""
@@ -51,9 +49,3 @@ class ZmqPublisher:
         if not self._socket.closed:
             self._socket.close()
             self._context.term()
-
-    def _send(self, topic: bytes, payload: bytes) -> None:
-        # XPUB never blocks: it drops, per subscriber, at the high-water mark.
-        self._socket.send(topic, zmq.SNDMORE)
-        self._socket.send(payload)
-        self._last[topic] = payload

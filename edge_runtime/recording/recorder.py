@@ -19,6 +19,7 @@ from edge_runtime.clock import Clock
 from edge_runtime.config import Config
 from edge_runtime.errors import ConfigError
 from edge_runtime.messages import Message
+from edge_runtime.publish.sink import Published, Sink
 from edge_runtime.recording.records import (
     DECISION,
     FORMAT,
@@ -32,7 +33,7 @@ from edge_runtime.recording.records import (
     topic_schema,
 )
 from edge_runtime.streams import StreamSpec, kind_of_message
-from edge_runtime.wire import BundleId, DecisionMessage, RecordingHealth, StatusMessage
+from edge_runtime.wire import BundleId, DecisionMessage, RecordingHealth
 
 log = logging.getLogger("edge_runtime.recording")
 
@@ -67,11 +68,11 @@ def _create(path: Path) -> BufferedWriter:
         raise ConfigError(f"record {path}: cannot be written ({error.strerror}); check the path") from None
 
 
-class Recorder:
+class Recorder(Sink):
     """A sink of the run flow that also takes its messages. The loop thread calls it; a thread of its own writes.
 
     Nothing here blocks or raises into the loop. Where the disk is full or too slow, or the size limit is reached,
-    recording stops and says so, in the log and in `health`; what was written up to there is whole and replays.
+    recording stops and says so, in the log and in `recording`; what was written up to there is whole and replays.
     """
 
     def __init__(self, path: Path, clock: Clock, max_gb: float | None = None, jpeg_quality: int | None = None) -> None:
@@ -115,11 +116,13 @@ class Recorder:
             what = to_record(message, self._wall_ns(message.captured_ns))
         self._add(message.captured_ns, STREAMS + message.stream, what, SMALL_MESSAGE_BYTES + row.weight(message))
 
-    def decision(self, message: DecisionMessage) -> None:
-        self._add(message.published_ns, DECISION, message)
+    def publish(self, item: Published) -> None:
+        topic = DECISION if isinstance(item.message, DecisionMessage) else STATUS
+        self._add(item.message.published_ns, topic, item)
 
-    def status(self, message: StatusMessage) -> None:
-        self._add(message.published_ns, STATUS, message)
+    @property
+    def stopped(self) -> str | None:
+        return self._stopped
 
     def serve(self) -> None:
         """Hand over what the turn brought. Only now, so that the writer does not compete with a decision."""
@@ -132,7 +135,7 @@ class Recorder:
         if self._batch:
             self._batch = []
 
-    def health(self) -> RecordingHealth:
+    def recording(self) -> RecordingHealth:
         """How far it is. Any thread."""
         return RecordingHealth(str(self.path), self._written, round(self._size / 1e6, 3), self._stopped)
 
@@ -182,10 +185,15 @@ class Recorder:
     def _write_batch(self, batch: Sequence[_Item]) -> None:
         for at_ns, topic, what, size in batch:
             wall_ns = self._wall_ns(at_ns)
-            record = to_record(what, wall_ns, self._jpeg_quality) if isinstance(what, Message) else what
+            record: Struct
+            if isinstance(what, Published):
+                record, payload = what.message, what.payload
+            else:
+                record = to_record(what, wall_ns, self._jpeg_quality) if isinstance(what, Message) else what
+                payload = encode(record)
             channel = self._channels.get(topic) or self._channel(topic, record)
             sequence = getattr(record, "seq", 0) & 0xFFFFFFFF
-            self._writer.add_message(channel, wall_ns, encode(record), wall_ns, sequence)
+            self._writer.add_message(channel, wall_ns, payload, wall_ns, sequence)
             self._done_bytes += size
             self._written += 1
         now_ns = self._clock.now_ns()

@@ -21,6 +21,7 @@ from edge_runtime.config import Config, RecordConfig
 from edge_runtime.errors import BundleError
 from edge_runtime.messages import Frame
 from edge_runtime.pipeline import Pipeline
+from edge_runtime.publish.sink import published
 from edge_runtime.recording.recorder import Recorder
 from edge_runtime.wire import BundleId, DecisionMessage, Latency
 from tests.build_engines.calling import call
@@ -267,12 +268,11 @@ def record_offline(bundle: Bundle, data: Path, split: str, path: Path, noise: bo
                 dark = np.random.default_rng(number).integers(0, 12, (16, 16, 3), dtype=np.uint8)
                 message = msgspec.structs.replace(message, image=dark)  # noqa: PLW2901
             recorder.message(message)
-        recorder.decision(
-            DecisionMessage(
-                1, "x", identity, number, moment.reference_ns, moment.reference_ns, "", moment.label, 1.0, {}, [],
-                "model", None, {}, Latency(0.0, 0.0, 0.0, {}, 0.0), {}, {}, {},
-            )
+        said = DecisionMessage(
+            1, "x", identity, number, moment.reference_ns, moment.reference_ns, "", moment.label, 1.0, {}, [],
+            "model", None, {}, Latency(0.0, 0.0, 0.0, {}, 0.0), {}, {}, {},
         )  # fmt: skip
+        recorder.publish(published(said))
     recorder.close()
 
 

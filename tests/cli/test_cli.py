@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from edge_runtime import Subscriber
 from edge_runtime.cli import EXIT_BUG, EXIT_GATE, EXIT_USER, run_command
 from edge_runtime.errors import GateRefused
 from edge_runtime.runtime import Runtime
@@ -119,17 +120,26 @@ def test_doctor_finds_a_healthy_machine_and_names_what_is_wrong(tiny_bundle_path
     assert "required stream 'camera' has no source" in " ".join(sick.stdout.split())
 
 
-def test_a_port_that_is_taken_is_the_user_s_to_mend(tiny_bundle_path: Path, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_said_and_had_as_soon_as_it_is_free(tiny_bundle_path: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         config = tmp_path / "c.toml"
         text = f'name = "x"\nbundle = "{tiny_bundle_path}"\nallow_unsigned = true\nsource = []\n'
-        config.write_text(text + f'[publish]\nbind = "tcp://127.0.0.1:{port}"\n')
-        result = command("run", config)
-    assert result.returncode == EXIT_USER
-    assert "is another runtime running" in result.stderr
+        config.write_text(text + f'[[sink]]\nkind = "zmq"\nbind = "tcp://127.0.0.1:{port}"\n')
+        line = [sys.executable, "-m", "edge_runtime", "run", str(config)]
+        process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        assert "is another runtime running" in process.stderr.readline()
+    try:
+        with Subscriber(f"tcp://127.0.0.1:{port}") as subscriber:
+            assert subscriber.receive(WAIT_S) is not None
+        process.terminate()
+        assert process.wait(WAIT_S) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_listen_without_a_runtime_ends_in_time() -> None:

@@ -13,7 +13,7 @@ import zmq
 
 from edge_runtime import Subscriber
 from edge_runtime.errors import ConfigError
-from edge_runtime.publish import Sink
+from edge_runtime.publish.sink import Sink, published
 from edge_runtime.publish.zmq_publisher import ZmqPublisher
 from edge_runtime.wire import BundleId, DecisionMessage, Latency, Percentiles, StatusMessage
 from tests.conftest import WAIT_S
@@ -92,8 +92,8 @@ def serve_until(publisher: ZmqPublisher, subscriber: Subscriber, kind: type) -> 
 
 def test_a_sink_takes_messages_without_a_subscriber_and_closes_twice(publisher: ZmqPublisher) -> None:
     sink: Sink = publisher
-    sink.decision(decision(0))
-    sink.status(status(0))
+    sink.publish(published(decision(0)))
+    sink.publish(published(status(0)))
     sink.serve()
     sink.close()
     sink.close()
@@ -106,7 +106,7 @@ def test_two_frames_topic_and_json(publisher: ZmqPublisher) -> None:
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.subscribe(b"decision.car")
         socket.connect(publisher.endpoint)
-        publisher.decision(decision(5))
+        publisher.publish(published(decision(5)))
         deadline = time.monotonic() + WAIT_S
         while not socket.poll(10):
             publisher.serve()
@@ -118,19 +118,19 @@ def test_two_frames_topic_and_json(publisher: ZmqPublisher) -> None:
 
 def test_a_new_subscriber_gets_the_last_decision_and_status_at_once(publisher: ZmqPublisher) -> None:
     for seq in range(3):
-        publisher.decision(decision(seq))
-        publisher.status(status(seq))
+        publisher.publish(published(decision(seq)))
+        publisher.publish(published(status(seq)))
     with Subscriber(publisher.endpoint) as subscriber:
         assert serve_until(publisher, subscriber, DecisionMessage).seq == 2
         assert serve_until(publisher, subscriber, StatusMessage).seq == 2
 
 
 def test_gaps_repeats_and_restarts_are_told_apart(publisher: ZmqPublisher) -> None:
-    publisher.decision(decision(0))
+    publisher.publish(published(decision(0)))
     with Subscriber(publisher.endpoint, timeout_s=WAIT_S) as subscriber:
         assert serve_until(publisher, subscriber, DecisionMessage).seq == 0
         for message in (decision(1), decision(4), decision(4), decision(0, published_ns=9999)):
-            publisher.decision(message)
+            publisher.publish(published(message))
         seen = [next(iter(subscriber)).seq for _ in range(3)]
         assert seen == [1, 4, 0]
         assert (subscriber.lost, subscriber.repeated, subscriber.restarts) == (2, 1, 1)
@@ -143,7 +143,7 @@ def test_silence_is_an_error_and_staleness(publisher: ZmqPublisher) -> None:
 
         def chatter() -> None:
             while not stop.is_set():
-                publisher.status(status(0))
+                publisher.publish(published(status(0)))
                 time.sleep(0.02)
 
         thread = threading.Thread(target=chatter)
@@ -156,8 +156,8 @@ def test_silence_is_an_error_and_staleness(publisher: ZmqPublisher) -> None:
 
 
 def test_only_the_named_runtime_is_heard(publisher: ZmqPublisher) -> None:
-    publisher.decision(decision(1, "bus"))
-    publisher.decision(decision(2, "car"))
+    publisher.publish(published(decision(1, "bus")))
+    publisher.publish(published(decision(2, "car")))
     with Subscriber(publisher.endpoint, "car") as subscriber:
         assert serve_until(publisher, subscriber, DecisionMessage).name == "car"
 
@@ -171,10 +171,10 @@ def test_a_subscriber_that_never_reads_costs_nobody_else_anything() -> None:
     dead.connect(publisher.endpoint)
     try:
         with Subscriber(publisher.endpoint, high_water_mark=100_000) as good:
-            publisher.decision(decision(0, "w"))
+            publisher.publish(published(decision(0, "w")))
             serve_until(publisher, good, DecisionMessage)
             for seq in range(1, 5000):  # 50 MB: far more than the dead one's buffers hold
-                publisher.decision(decision(seq, "w", tags=["x" * 10_000]))
+                publisher.publish(published(decision(seq, "w", tags=["x" * 10_000])))
                 if seq % 5 == 0:  # the good one reads along
                     _read_to(good, seq)
             assert good.lost == 0

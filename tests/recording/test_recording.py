@@ -298,12 +298,12 @@ def test_a_recording_ends_at_its_size_limit_and_is_whole(tmp_path: Path) -> None
     path = tmp_path / "a.mcap"
     with recording_to(path, max_gb=0.001) as recorder:
         sent = 0
-        while recorder.health().stopped is None:
+        while recorder.recording().stopped is None:
             recorder.message(Frame("camera", sent, sent, noise(100, sent, (120, 160))))
             recorder.serve()
             sent += 1
             time.sleep(0.001)
-        assert "max_gb = 0.001" in str(recorder.health().stopped)
+        assert "max_gb = 0.001" in str(recorder.recording().stopped)
     assert 1_000_000 < path.stat().st_size < 4_000_000
     recording = Recording(path)
     found = [event for event in recording.events() if isinstance(event, Frame)]
@@ -320,7 +320,7 @@ def test_a_disk_that_is_too_slow_ends_the_recording_and_nothing_waits_without_bo
         for seq in range(1, 2 + MAX_WAITING_BYTES // image.nbytes):
             recorder.message(Frame("camera", seq, seq, image))
         recorder.serve()
-        stopped = recorder.health().stopped
+        stopped = recorder.recording().stopped
         recorder.message(Frame("camera", 10_000, 10_000, image))
         recorder.serve()
         wait_for(lambda: not recorder._thread.is_alive(), "the writer to finish what it has")
