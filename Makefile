@@ -2,6 +2,7 @@
 # make test   the tests          make check   format, lint, types, import directions
 # make setup-build    what build-engines and the benchmarks need
 # make gpu-kit        a folder that proves the CUDA side on a GPU machine without a network
+# make mutants  do the tests notice small changes? MODULES="health gate/limits" for some; build/mutants/report.md
 # make format rewrite the code's format          make schema   rewrite the JSON Schemas
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo setup-build test check format schema clean gpu-kit
+.PHONY: demo setup-build test check mutants format schema clean gpu-kit
 
 demo: $(VENV)/.run-ready
 	$(BIN)/edge-runtime demo
@@ -24,6 +25,9 @@ check: $(VENV)/.test-ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+mutants: $(VENV)/.test-ready
+	$(BIN)/python -m tests.mutants $(MODULES)
 
 format: $(VENV)/.test-ready
 	$(BIN)/ruff format .

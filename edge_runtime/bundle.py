@@ -215,7 +215,9 @@ def _read_raw(path: Path, name: str, limit: int | None = None) -> bytes:
             data = read_plain(path / name, limit)
         elif path.is_file():
             with tarfile.open(path) as archive:
-                member = archive.extractfile(name)
+                # `tar -c FOLDER/*` and `tar -c .` name their members differently.
+                dotted = f"./{name}"
+                member = archive.extractfile(dotted if dotted in archive.getnames() else name)
                 if member is None:
                     raise KeyError(name)
                 data = member.read()

@@ -13,12 +13,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.config import Config, SourceConfig, ZmqSink, ZmqSource
 from edge_runtime.runtime import Runtime
 from tests import tiny
+
+# How long an example takes depends on what else the machine does, and says nothing of the code.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 WAIT_S = 20.0
 """Upper bound for things that happen within milliseconds on an idle machine."""

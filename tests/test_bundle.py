@@ -39,11 +39,15 @@ def change(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     (bundle / MANIFEST).write_text(json.dumps(manifest))
 
 
-def test_a_bundle_opens_as_directory_and_as_tar_with_the_same_content(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", ["folder", "files"])
+def test_a_bundle_opens_as_directory_and_as_tar_with_the_same_content(
+    bundle: Path, tmp_path: Path, packed: str
+) -> None:
     with tarfile.open(tmp_path / "bundle.tar", "w") as archive:
-        archive.add(bundle, arcname=".")
-        for file in bundle.rglob("*"):
-            if file.is_file():
+        if packed == "folder":  # `tar -cf bundle.tar .`: folders are members too, and every name begins with ./
+            archive.add(bundle, arcname=".")
+        else:
+            for file in sorted(path for path in bundle.rglob("*") if path.is_file()):
                 archive.add(file, arcname=str(file.relative_to(bundle)))
     one = open_bundle(bundle, allow_unsigned=True)
     other = open_bundle(tmp_path / "bundle.tar", allow_unsigned=True)

@@ -183,7 +183,7 @@ def test_as_many_scans_as_are_allowed_are_still_read() -> None:
     assert refused(data) in ("", "corrupt")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.sampled_from(sorted(WHOLE)),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),

@@ -29,7 +29,7 @@ def test_a_signed_bundle_opens_with_the_key_and_names_it(signed: tuple[Path, Pat
     assert open_bundle(bundle, [public]).signed_by == "factory"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
 @given(st.data())
 def test_any_flipped_byte_of_any_file_is_found(signed: tuple[Path, Path], data: st.DataObject) -> None:
     bundle, public = signed

@@ -100,7 +100,7 @@ def test_a_part_of_many_megabytes_does_not_reach_our_memory_and_others_go_on(lin
     bad.close(linger=0)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.lists(st.lists(st.binary(max_size=200), min_size=1, max_size=4), max_size=8))
 def test_no_bytes_stop_it(link: Link, messages: list[list[bytes]]) -> None:
     for parts in messages:

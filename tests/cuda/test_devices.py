@@ -59,7 +59,7 @@ def test_another_device_is_opened_by_its_number(backend: Any) -> None:
 def test_what_goes_up_comes_down(device: CudaDevice) -> None:
     stream = device.stream()
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(arrays.arrays(arrays.scalar_dtypes(), arrays.array_shapes(max_dims=4, max_side=7)))
     def check(values: NDArray[Any]) -> None:
         with device.scope() as scope:

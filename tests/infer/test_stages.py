@@ -93,7 +93,7 @@ def test_what_other_streams_give_is_ready_before_the_frame(tiny_bundle: Bundle, 
 step = st.tuples(st.sampled_from(["frame", "text", "sample", "nothing"]), st.integers(0, 255), st.integers(0, 200))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(step, min_size=1, max_size=25))
 def test_cached_features_give_exactly_what_running_everything_gives(steps: list[tuple[str, int, int]]) -> None:
     bundle = _session_bundle()
@@ -156,7 +156,7 @@ def test_a_graph_that_does_not_meet_its_manifest_is_refused(tmp_path: Path) -> N
         "fusion", wrong[3].inputs, (type(wrong[3].outputs[0])("logits", "float32", (1, 5)),), wrong[3].files
     )
     bundle = open_bundle(tiny.write_bundle(tmp_path / "b", stages=tuple(wrong), head=five), allow_unsigned=True)
-    with pytest.raises(BundleError, match=r"the manifest's output 'logits' is float32\(1, 5\)|rebuild the bundle"):
+    with pytest.raises(BundleError, match=r"the manifest's output 'logits' is float32\[1, 5\]"):
         graph(bundle)
 
 

@@ -187,7 +187,7 @@ utterances = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(samples | utterances, stamps)
 def test_values_and_sentences_come_back_as_they_were(message: Message, wall_ns: int) -> None:
     kind = SensorSample if isinstance(message, Sample) else Sentence
@@ -196,7 +196,7 @@ def test_values_and_sentences_come_back_as_they_were(message: Message, wall_ns: 
     assert written.timestamp.sec * 10**9 + written.timestamp.nsec == wall_ns
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.tuples(st.integers(8, 40), st.integers(8, 40)), st.booleans())
 def test_pictures_come_back_bit_for_bit(seed: int, shape: tuple[int, int], as_jpeg: bool) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)

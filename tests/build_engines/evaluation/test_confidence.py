@@ -27,7 +27,7 @@ def test_calibration_error_of_a_worked_example() -> None:
 
 
 @given(answers)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_calibration_stays_in_bounds(given_answers: list[tuple[bool, float]]) -> None:
     right = np.array([one for one, _ in given_answers])
     confidence = np.array([one for _, one in given_answers])
@@ -37,7 +37,7 @@ def test_calibration_stays_in_bounds(given_answers: list[tuple[bool, float]]) ->
 
 
 @given(answers)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_coverage_rises_to_all_and_ends_at_the_error_rate(given_answers: list[tuple[bool, float]]) -> None:
     right = np.array([one for one, _ in given_answers])
     found = risk_coverage(right, np.array([one for _, one in given_answers]))
