@@ -7,16 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from build_engines.evaluation.evaluate import Evaluation
 from build_engines.gate.limits import (
     LOGITS,
     Agreement,
+    Judged,
     disagreements,
     fallen,
     refuse_poor_reference,
     too_small_a_gain,
 )
+from build_engines.heads.intervals import Interval
 from build_engines.heads.metrics import Scores, score
 from build_engines.heads.prediction import Prediction
 from build_engines.recipe import GateRecipe
@@ -44,6 +47,19 @@ def test_halves_are_compared_in_full() -> None:
 def test_a_value_that_is_no_number_is_infinitely_far(value: float) -> None:
     assert of([1, value], [1, 2]).absolute == np.inf
     assert disagreements({"vision": of([1, value], [1, 2])}, GateRecipe())
+
+
+def test_values_that_are_all_zero_agree_with_themselves_and_with_nothing_else() -> None:
+    assert of([0, 0], [0, 0]) == Agreement(0, 0)
+    assert disagreements({"vision": of([1e-9, 0], [0, 0])}, GateRecipe())
+    assert of([0.25], [0.5]) == Agreement(0.25, 0.5)  # values below 1 are measured by their own size
+
+
+def test_a_plan_passes_if_and_only_if_nothing_is_said_against_it() -> None:
+    interval = Interval(0.9, 0.8, 1.0)
+    good = Judged("plan", {}, 1, interval, interval, 0.9, {}, failures=())
+    assert good.passed is True
+    assert structs.replace(good, failures=("too large",)).passed is False
 
 
 def test_other_lists_of_tensors_are_not_compared() -> None:
