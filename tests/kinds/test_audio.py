@@ -64,7 +64,12 @@ def test_log_mel_is_the_reference_librarys() -> None:
     powers = np.stack([reference.get_frame(index) for index in range(reference.num_frames_ready)])
     ours = log_mel(pcm[40:], mel_filters(80))
     inner = slice(0, 92)  # beyond the sound's ends the reference mirrors it
-    assert np.abs(np.log(powers[1:][inner]) - ours[inner]).max() < 1e-4
+    theirs = powers[1:][inner]
+    # The reference counts in float32, exact to a part of the frame's loudest band: bands 25 dB below it are left out.
+    told = theirs > theirs.max(axis=1, keepdims=True) * 10**-2.5
+    assert told.mean() > 0.95
+    assert np.abs(np.log(theirs) - ours[inner])[told].max() < 1e-4
+    assert np.abs(theirs - np.exp(ours[inner])).max() < 1e-6
 
 
 def test_a_window_is_the_same_however_the_sound_is_cut() -> None:
