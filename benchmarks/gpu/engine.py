@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,19 +60,29 @@ def main(out: Path, decisions: int) -> None:
             lost_device(findings, cuda)
 
 
-def prove(bundle: Bundle, cuda: CudaChoice, launcher: MakeLauncher, findings: Findings, decisions: int) -> None:
+def prove(
+    bundle: Bundle,
+    cuda: CudaChoice,
+    launcher: MakeLauncher,
+    findings: Findings,
+    decisions: int,
+    precisions: Sequence[str] = ("fp32", "fp16", "int8"),
+    launches: int = 200,
+) -> None:
     """All proofs on one bundle through one way to CUDA. Each stands alone: one that fails does not end the others."""
     where = f"{bundle.manifest.name}, {cuda}"
+    with findings.step(f"{where}: stages agree with the CPU"):
+        agreement(bundle, cuda, launcher, findings, precisions)
+    with findings.step(f"{where}: replay"):
+        replay(bundle, cuda, launcher, findings, launches)
     for title, proof in (
-        ("stages agree with the CPU", agreement),
-        ("replay", replay),
         ("side by side", side_by_side),
         ("in flight", in_flight),
         ("reopening", reopening),
     ):
         with findings.step(f"{where}: {title}"):
             proof(bundle, cuda, launcher, findings)
-    for precision in ("fp32", "fp16"):
+    for precision in (one for one in precisions if one in LOGITS):
         with findings.step(f"{where}: staged, {precision}"):
             staged(bundle, cuda, launcher, findings, precision, decisions)
     with findings.step(f"{where}: a run that fails"):
@@ -123,12 +133,16 @@ def engines(
                 engine.close()
 
 
-def agreement(bundle: Bundle, cuda: CudaChoice, launcher: MakeLauncher, findings: Findings) -> None:
+def agreement(
+    bundle: Bundle, cuda: CudaChoice, launcher: MakeLauncher, findings: Findings, precisions: Sequence[str]
+) -> None:
     """Each stage in each precision against the same graph in ONNX Runtime; largest error over 16 inputs."""
     inputs = moments(bundle, 16)
     rows = []
     with TorchBackend(open_cuda(cuda), launcher) as backend:
         for stage, precision, model in graphs(bundle):
+            if precision not in precisions:
+                continue
             with backend.open_engine(*opening(stage, precision, model)) as engine:
                 engine.warm_up(inputs[stage.name][0])
                 answers = [engine.run(tensors) for tensors in inputs[stage.name]]
@@ -142,7 +156,7 @@ def agreement(bundle: Bundle, cuda: CudaChoice, launcher: MakeLauncher, findings
     findings.figure(f"agreement, {bundle.manifest.name}, {cuda} {columns}", rows)
 
 
-def replay(bundle: Bundle, cuda: CudaChoice, launcher: MakeLauncher, findings: Findings, times: int = 200) -> None:
+def replay(bundle: Bundle, cuda: CudaChoice, launcher: MakeLauncher, findings: Findings, times: int) -> None:
     """Before and after capture, and on every replay, the same input gives the same bits."""
     inputs = moments(bundle, 2)
     with engines(bundle, cuda, launcher) as opened:

@@ -19,6 +19,8 @@ class DoubleLauncher:
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
+        # Several threads wait for one another at every operator: slow on a machine that has other work too.
+        torch.set_num_threads(1)
         self._double = Double()
 
     def view(self, address: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Tensor:

