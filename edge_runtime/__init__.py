@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from edge_runtime.runtime import Runtime
 
     __version__: str
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+"""ONNX Runtime reads it once, when it is imported: it would write an identifier below the home and report what runs."""
 
 __all__ = ["Config", "Pipeline", "Runtime", "Sink", "Source", "Subscriber", "__version__"]
 

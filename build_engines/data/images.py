@@ -1,4 +1,5 @@
-"""The layout of image classification: a folder per label with its pictures, `DATA/<split>/<label>/*.jpg`.
+"""The layout of image classification: a folder per label with its pictures, `DATA/<split>/<label>/*.jpg`
+(or PNG, BMP, WebP, in small letters or capitals).
 
 For graphs that were trained elsewhere; there is nothing here to train a fused model on.
 """
@@ -11,10 +12,12 @@ from pathlib import Path
 from build_engines.data.datasets import Prepared, read_file
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
+from edge_runtime.admit import Refusal, decode_picture
+from edge_runtime.capture.cameras import PICTURES, picture_files
 from edge_runtime.errors import UserError
 from edge_runtime.streams import CameraStream, StreamSpec, streams_of
 
-MARKER = "*/*.jp*g"
+MARKER = "*/*.[jpbwJPBW][pnmePNME][gpbeGPBE]*"
 AT_NS = 1_000_000_000
 
 
@@ -25,13 +28,22 @@ def read(
     cameras = list(streams_of(streams, CameraStream))
     if len(cameras) != 1:
         raise UserError(f"the images layout feeds one camera; the bundle has {len(cameras)}")
-    files = sorted((data / split).glob(MARKER))
+    folders = sorted(folder for folder in (data / split).glob("[!.]*") if folder.is_dir())
+    files = [file for folder in folders if folder.name != "__MACOSX" for file in picture_files(folder)]
     if not files:
-        raise UserError(f"data {data}: no pictures {split}/<label>/*.jpg; check --data and the split's name")
+        raise UserError(
+            f"data {data}: no pictures {split}/<label>/*.jpg (or {', '.join(PICTURES[2:])}, in capitals too); check "
+            "--data and the split's name"
+        )
     for path in files:
         name = path.relative_to(data).as_posix()
-        message = RawMessage(cameras[0], AT_NS, read_file(path))
-        yield LabelledSet(name, name, AT_NS, path.parent.name, (message,))
+        yield LabelledSet(name, name, AT_NS, path.parent.name, (_message(cameras[0], read_file(path)),))
+
+
+def _message(stream: str, picture: bytes) -> RawMessage:
+    """The picture as a JPEG's bytes, which admission judges, or decoded, where it is something else by its content."""
+    image = None if picture.startswith(b"\xff\xd8") else decode_picture(picture)
+    return RawMessage(stream, AT_NS, picture if image is None or isinstance(image, Refusal) else image)
 
 
 def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
@@ -20,11 +22,15 @@ from build_engines.recipe import OnnxModel, OnnxRecipe, OnnxStage, PixelRecipe
 from build_engines.write_bundle import tensor_spec, write_bundle
 from edge_runtime.bundle import TOKENIZER, Bundle, Manifest, Stage, StageInput
 from edge_runtime.errors import BundleError, UserError
+from edge_runtime.infer.outside import outside_files
 from edge_runtime.streams import CameraStream, StreamSpec
 from edge_runtime.tensor_source import parse_source, stage_output
 
 OPSET, IR_VERSION = 20, 10
 SMALLEST_PROBABILITY = 1e-12
+ONNX_DOMAINS = ("", "ai.onnx")
+_SHAPE_ONLY = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+"""Operators behind which an output's values are still what they were."""
 
 
 def adopt(recipe: OnnxRecipe, recipe_digest: str, target: Path) -> Bundle:
@@ -68,6 +74,11 @@ def adopt_graph(plan: OnnxStage, model: OnnxModel, streams: dict[str, StreamSpec
     where = f"onnx.stages {plan.name} ({plan.file})"
     try:
         graph = onnx.load_from_string(_read(Path(plan.file)))
+    except DecodeError as error:
+        raise UserError(f"{where}: is not a valid ONNX file ({error})") from None
+    _refuse_outside(graph, where)
+    _refuse_other_domains(graph, where)
+    try:
         onnx.checker.check_model(graph)
     except Exception as error:  # protobuf and onnx raise unrelated types
         raise UserError(f"{where}: is not a valid ONNX file ({str(error).splitlines()[0]})") from None
@@ -81,6 +92,8 @@ def adopt_graph(plan: OnnxStage, model: OnnxModel, streams: dict[str, StreamSpec
         else:
             _narrow_ids(graph, name)
     output = parse_source(model.output)
+    if not model.probabilities and output.name == plan.name:
+        _refuse_probabilities(graph, output.field, model.head, where)
     if model.probabilities and output.name == plan.name:
         _logarithm(graph, output.field, where)
     name_nodes(graph)
@@ -89,6 +102,48 @@ def adopt_graph(plan: OnnxStage, model: OnnxModel, streams: dict[str, StreamSpec
     graph = onnx.shape_inference.infer_shapes(graph, strict_mode=True)
     onnx.checker.check_model(graph, full_check=True)
     return graph
+
+
+def _refuse_outside(model: ModelProto, where: str) -> None:
+    """Raise UserError where weights lie in another file: the graph's digest would not cover them."""
+    if names := outside_files(model):
+        name = where.rpartition("(")[2].rstrip(")")
+        raise UserError(
+            f"{where}: external data: its weights lie outside, in {', '.join(names)}; put them in: python -c "
+            f"\"import onnx; onnx.save(onnx.load('{name}'), 'whole.onnx')\""
+        )
+
+
+def _refuse_other_domains(model: ModelProto, where: str) -> None:
+    """Raise UserError naming the operators that are not ONNX's own: TensorRT knows none of them."""
+    found = sorted({f"{node.domain}.{node.op_type}" for node in _nodes(model.graph) if node.domain not in ONNX_DOMAINS})
+    if found:
+        raise UserError(
+            f"{where}: operators beyond ai.onnx: {', '.join(found)}; export the graph without them (from the float "
+            "model: neither quantised nor optimised by ONNX Runtime, without a classifier's ZipMap)"
+        )
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[NodeProto]:
+    """The nodes of a graph and of the graphs inside them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _refuse_probabilities(model: ModelProto, name: str, head: str, where: str) -> None:
+    """Raise UserError where the output already went through the head's own function: twice would spoil it."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    node = makers.get(name)
+    while node is not None and node.op_type in _SHAPE_ONLY:
+        node = makers.get(node.input[0])
+    if node is not None and node.op_type == {"softmax": "Softmax", "sigmoid": "Sigmoid"}.get(head):
+        raise UserError(
+            f"{where}: its output {name!r} comes out of {node.op_type}: these are probabilities; set "
+            "onnx.probabilities = true, or export the logits"
+        )
 
 
 def _in_opset(graph: ModelProto, where: str) -> ModelProto:

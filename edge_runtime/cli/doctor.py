@@ -243,11 +243,20 @@ def _cpu() -> Iterator[Finding]:
         yield Finding("cpu governor", "warn", ", ".join(sorted(governors)), advice)
 
 
+def _home() -> Path:
+    """The user's folder, where there is one: containers run users that have none."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return Path("/")
+    return home if home.exists() else Path("/")
+
+
 def _memory_and_disk() -> Iterator[Finding]:
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     verdict: Literal["ok", "warn"] = "ok" if available > 512 << 20 else "warn"
     yield Finding("free memory", verdict, f"{available >> 20} MiB", "" if verdict == "ok" else "stop other programs")
-    free = shutil.disk_usage(Path.home() if Path.home().exists() else "/").free
+    free = shutil.disk_usage(_home()).free
     verdict = "ok" if free > MIN_FREE_BYTES else "warn"
     yield Finding(
         "free disk", verdict, f"{free >> 20} MiB", "" if verdict == "ok" else "make room before installing bundles"

@@ -13,6 +13,8 @@ from edge_runtime.infer.half_reference import half_reference
 from edge_runtime.messages import Tensors
 from edge_runtime.tensors import TensorSpec
 
+onnxruntime.disable_telemetry_events()  # for programs that imported it before us: see edge_runtime/__init__.py
+
 _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(int8)": "int8",

@@ -22,6 +22,7 @@ from edge_runtime.errors import EngineError, UserError
 from edge_runtime.infer import ON_CPU, open_backend
 from edge_runtime.infer.engine import Backend, Compiled, Engine
 from edge_runtime.infer.feed import feed, presence_tensor, stages_fed
+from edge_runtime.infer.outside import refuse_outside
 from edge_runtime.messages import AlignedSet, Inference, Slice, Tensor, Tensors
 from edge_runtime.tensor_source import TensorSource
 from edge_runtime.tensors import zeros
@@ -99,6 +100,7 @@ class StageGraph:
             for stage in self._stages:
                 precision = plan[stage.name]
                 model = self._bundle.read(stage.files[precision])
+                refuse_outside(model, stage.name)
                 inputs = [item.spec for item in stage.inputs]
                 compiled = self._compiled(stage, precision)
                 engine = backend.open_engine(stage.name, precision, model, inputs, stage.outputs, compiled)

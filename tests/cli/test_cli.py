@@ -155,3 +155,16 @@ def test_without_a_command_it_lists_them(module: str) -> None:
     line = [sys.executable, "-m", module]
     result = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, "Commands:" in result.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("where", ["a text", "a file's name"])
+def test_an_argument_that_is_not_utf_8_is_one_line(where: str, tmp_path: Path) -> None:
+    latin = "größe".encode("latin-1")
+    arguments = [b"send", b"text", latin] if where == "a text" else [b"replay", latin + b".mcap"]
+    line = [os.fsencode(sys.executable), b"-m", b"edge_runtime", *arguments]
+    environment = os.environ | {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+    result = subprocess.run(line, capture_output=True, timeout=60, check=False, cwd=tmp_path, env=environment)
+    told = result.stderr.decode()
+    assert result.returncode == EXIT_USER
+    assert "is not UTF-8; set the terminal to UTF-8" in told
+    assert len(told.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import stat
 import subprocess
 import sys
@@ -255,6 +256,21 @@ def test_what_engines_may_run_on_is_told(run_doctor: Callable[..., tuple[int, st
     assert "onnx runtime" in output
     for check in ("tensorrt", "cuda", "engine cache"):
         assert f"  {check} " in output
+
+
+def test_a_user_without_home_or_passwd_entry_is_told_of_the_disk(
+    run_doctor: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(uid: int) -> pwd.struct_passwd:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    _, told = run_doctor()
+    assert "free disk" in told
 
 
 def test_an_engine_cache_that_others_may_write_is_bad(

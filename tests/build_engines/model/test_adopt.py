@@ -160,3 +160,44 @@ def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) ->
 def test_a_recipe_has_one_kind_of_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="keep one of them"):
         _adopted(tmp_path, RECIPE + "\n[model]\nfeatures = 4\n")
+
+
+def test_weights_in_another_file_are_refused_with_the_mend(tmp_path: Path) -> None:
+    write_net(tmp_path / "whole.onnx")
+    net = onnx.load(str(tmp_path / "whole.onnx"))
+    onnx.save(net, str(tmp_path / "net.onnx"), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with pytest.raises(UserError, match="its weights lie outside, in weights.bin; put them in"):
+        _adopted(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="its weights lie outside"):  # whatever that file holds: it is never opened
+        _adopted(tmp_path)
+
+
+def test_operators_of_other_domains_are_named_inside_branches_too(tmp_path: Path) -> None:
+    write_net(tmp_path / "net.onnx")
+    net = onnx.load(str(tmp_path / "net.onnx"))
+    shape = onnx.helper.make_tensor_value_info("kept", onnx.TensorProto.FLOAT, None)
+    branch = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gelu", [net.graph.node[-1].output[0]], ["kept"], domain="com.microsoft")],
+        "branch", [], [shape],
+    )  # fmt: skip
+    net.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "always"))
+    net.graph.node.append(
+        onnx.helper.make_node("If", ["always"], ["bent"], then_branch=branch, else_branch=branch)  # type: ignore[arg-type]
+    )
+    net.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(net, str(tmp_path / "net.onnx"))
+    with pytest.raises(UserError, match=r"operators beyond ai.onnx: com.microsoft.Gelu; export the graph without"):
+        _adopted(tmp_path)
+
+
+def test_probabilities_that_are_not_declared_are_refused_behind_a_reshape_too(tmp_path: Path) -> None:
+    write_net(tmp_path / "net.onnx", softmax=True)
+    with pytest.raises(UserError, match="comes out of Softmax: these are probabilities; set onnx.probabilities"):
+        _adopted(tmp_path)
+    net = onnx.load(str(tmp_path / "net.onnx"))
+    net.graph.node[-1].output[0] = "shares"
+    net.graph.node.append(onnx.helper.make_node("Identity", ["shares"], ["logits"]))
+    onnx.save(net, str(tmp_path / "net.onnx"))
+    with pytest.raises(UserError, match="'logits' comes out of Softmax"):
+        _adopted(tmp_path)
