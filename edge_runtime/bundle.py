@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from edge_runtime.archive import read_member
 from edge_runtime.errors import BundleError
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
@@ -31,6 +31,8 @@ from edge_runtime.tensors import DType, TensorSpec
 MANIFEST = "manifest.json"
 SIGNATURE = "SIGNATURE"
 MAX_MANIFEST_BYTES = 1 << 20
+MAX_FILE_BYTES = 2 << 30
+"""No ONNX file is larger (https://protobuf.dev/programming-guides/proto-limits/)."""
 
 
 class StageInput(Struct, frozen=True, forbid_unknown_fields=True):
@@ -207,27 +209,18 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     return manifest
 
 
-def _read_raw(path: Path, name: str, limit: int | None = None) -> bytes:
+def _read_raw(path: Path, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
     if name.startswith("/") or ".." in Path(name).parts:
         raise BundleError(f"bundle {path}: file name {name!r} leaves the bundle; it was not built by this project")
     try:
         if path.is_dir():
-            data = read_plain(path / name, limit)
-        elif path.is_file():
-            with tarfile.open(path) as archive:
-                # `tar -c FOLDER/*` and `tar -c .` name their members differently.
-                dotted = f"./{name}"
-                member = archive.extractfile(dotted if dotted in archive.getnames() else name)
-                if member is None:
-                    raise KeyError(name)
-                data = member.read()
-        else:
-            raise BundleError(f"bundle {path}: no such directory or .tar; check the path in `bundle`")
-    except (OSError, KeyError, tarfile.TarError) as error:
-        raise BundleError(f"bundle {path}: cannot read {name} ({error}); copy the bundle again") from None
-    if limit is not None and len(data) > limit:
-        raise BundleError(f"bundle {path}: {name} has {len(data)} bytes, at most {limit} are allowed")
-    return data
+            return read_plain(path / name, limit)
+        if path.exists():
+            return read_member(path, name, limit, MANIFEST)
+    except OSError as error:
+        reason = error.strerror or error
+        raise BundleError(f"bundle {path}: cannot read {name} ({reason}); copy the bundle again") from None
+    raise BundleError(f"bundle {path}: no such directory or .tar; check the path in `bundle`")
 
 
 def _verify_signature(path: Path, manifest: bytes, trusted_keys: Sequence[Path], allow_unsigned: bool) -> str | None:
@@ -250,6 +243,8 @@ def sign_bundle(path: Path, private_key: Path) -> Bundle:
         raise BundleError(f"bundle {path}: only a bundle directory can be signed; pack the .tar afterwards")
     bundle = open_bundle(path, allow_unsigned=True)
     manifest = _read_raw(path, MANIFEST, limit=MAX_MANIFEST_BYTES)
+    if hashlib.sha256(manifest).hexdigest() != bundle.digest:
+        raise BundleError(f"bundle {path}: {MANIFEST} was changed while it was being signed; sign it again")
     (path / SIGNATURE).write_bytes(sign(manifest, private_key))
     return bundle
 

@@ -11,9 +11,13 @@ import msgspec
 from msgspec import Struct
 
 from edge_runtime.errors import BundleError, UserError
+from edge_runtime.plain_file import read_plain
+from edge_runtime.trusted_path import others_may_write, why_replaceable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+MAX_KEY_BYTES = 64 << 10
 
 
 class SignatureFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,12 +82,17 @@ def generate_keys(stem: Path) -> tuple[Path, Path]:
 
 
 def load_public_key(path: Path) -> Ed25519PublicKey:
-    """The Ed25519 public key in a PEM file. Raises BundleError."""
+    """The Ed25519 public key in a PEM file that no other user could have written or replaced. Raises BundleError."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(path.read_bytes())
+        if (reason := why_replaceable(path)) is not None:
+            raise BundleError(f"trusted key {path}: is not to be trusted: {reason}")
+        if others_may_write(path.stat()):
+            mend = f"chown root {path}; chmod go-w {path}"
+            raise BundleError(f"trusted key {path}: is not to be trusted: other users may write it; {mend}")
+        key = load_pem_public_key(read_plain(path, MAX_KEY_BYTES))
     except (OSError, ValueError) as error:
         raise BundleError(f"trusted key {path}: cannot be read as a PEM public key ({error})") from None
     if not isinstance(key, Ed25519PublicKey):
@@ -96,7 +105,7 @@ def _load_private_key(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        key = load_pem_private_key(read_plain(path, MAX_KEY_BYTES), password=None)
     except (OSError, ValueError, TypeError):
         # The cause is left out on purpose: it may quote the file.
         raise UserError(f"signing key {path}: cannot be read as a PEM private key without a password") from None

@@ -77,3 +77,20 @@ def test_from_key_to_verified_bundle_by_command(tmp_path: Path, tiny_bundle_path
     assert "signed by plant" in verified.stdout
     wrong = command("bundle", "sign", bundle, "--key", tmp_path / "plant.pem")
     assert (wrong.returncode, "cannot be read as a PEM private key" in wrong.stderr) == (2, True)
+
+
+def test_a_key_that_others_may_write_or_replace_is_refused(signed: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, key = signed
+    folder = tmp_path / "keys"
+    folder.mkdir(mode=0o755)
+    mine = folder / "builder.pem"
+    mine.write_bytes(key.read_bytes())
+    mine.chmod(0o644)
+    assert open_bundle(bundle, [mine]).signed_by == "builder"
+    mine.chmod(0o666)
+    with pytest.raises(BundleError, match="is not to be trusted: other users may write it; chown root .*chmod go-w"):
+        open_bundle(bundle, [mine])
+    mine.chmod(0o644)
+    folder.chmod(0o777)
+    with pytest.raises(BundleError, match=r"is not to be trusted: others may write in .*/keys above it; chmod go-w"):
+        open_bundle(bundle, [mine])
