@@ -123,6 +123,9 @@ def frozen(moments: Moments, stream: str) -> Iterator[LabelledSet]:
     for _, part in groupby(moments, key=lambda moment: moment.group):
         group = list(part)
         first = next((raw.content for one in group for raw in one.messages if raw.stream == stream), None)
+        if first is None:
+            yield from group  # no picture at all: nothing that could freeze, and nothing to be shown later
+            continue
         if len(group) == 1:
             shown = next((content for label, content in reversed(old.items()) if label != group[0].label), first)
             old.pop(group[0].label, None)

@@ -108,6 +108,15 @@ def test_a_frozen_camera_shows_another_label_s_picture(matrix: Matrix) -> None:
     assert shown[1].messages[0].content == _moment(0).messages[0].content
 
 
+def test_moments_without_a_picture_stay_as_they_are_and_are_never_shown() -> None:
+    moments = [
+        LabelledSet(str(at), str(at), 10**9, label, tuple(RawMessage("camera", 10**9, one) for one in pictures))
+        for at, (label, pictures) in enumerate([("a", [b"1"]), ("b", []), ("c", [b"3"]), ("b", [b"4"])])
+    ]
+    shown = [[raw.content for raw in moment.messages] for moment in frozen(moments, "camera")]
+    assert shown == [[b"1"], [], [b"1"], [b"3"]]
+
+
 def test_the_report_says_where_a_frozen_camera_cannot_be_seen(matrix: Matrix) -> None:
     words = "counts repeats and cannot see that"
     assert matrix.alone and words in " ".join(matrix.section().text)
