@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -91,8 +92,23 @@ class WavSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind
     chunk_ms: Annotated[int, Meta(ge=10, le=4000)] = 100
 
 
+class ProcessSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="process"):
+    """A program that sends over ZeroMQ, started and supervised by the runtime, and ended with it."""
+
+    command: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """Program and arguments, run without a shell in the runtime's working directory. `{inputs}` stands for the endpoint
+    of the nearest row of kind `zmq` above, `{decisions}` for the one where decisions are published.
+    """
+    name: str = ""
+    """In status and log; unless given, the program's."""
+    restart: bool = True
+    """Start it again when it has ended, at growing pauses."""
+    environment: dict[str, str] = {}
+    """Added to the little that it sees of the runtime's: PATH, HOME, USER, LANG, LC_ALL, TZ, TMPDIR."""
+
+
 class WorldSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="world"):
-    """The built-in town drive, started as a process of its own; it drives by the published decisions."""
+    """The built-in town drive: a socket and the process that sends to it; it drives by the published decisions."""
 
     bind: str = "tcp://127.0.0.1:5561"
     seed: Annotated[int, Meta(ge=0)] = 1
@@ -101,6 +117,21 @@ class WorldSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     unplug_at_s: Annotated[float, Meta(ge=0)] = 20.0
     score: str | None = None
     """Write the drive's score (JSON) here."""
+
+    @property
+    def rows(self) -> tuple[ZmqSource, ProcessSource]:
+        """The rows that it is short for."""
+        command = [sys.executable, "-m", "edge_runtime.world", "drive"]
+        command += ["--inputs", "{inputs}", "--decisions", "{decisions}"]
+        command += ["--seed", str(self.seed), "--duration", str(self.duration_s)]
+        for what in self.unplug:
+            command += ["--unplug", what]
+        command += ["--unplug-at", str(self.unplug_at_s)]
+        if self.score is not None:
+            command += ["--score", self.score]
+        # The town is this package: it is found where this one was.
+        path = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
+        return ZmqSource(self.bind), ProcessSource(tuple(command), "world", restart=False, environment=path)
 
 
 class RecordingSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="recording"):
@@ -119,6 +150,7 @@ SourceConfig = (
     | FileSource
     | StdinSource
     | WavSource
+    | ProcessSource
     | WorldSource
     | RecordingSource
 )
@@ -204,9 +236,19 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """PEM files of Ed25519 public keys whose bundles may run."""
     allow_unsigned: bool = False
     stop_at_end: bool = False
-    """End when every source has ended (files and the world do; cameras and sockets do not)."""
+    """End when every source has ended (files do, and processes that are not restarted; cameras do not). A socket gives
+    only what others send: beside other sources, those count.
+    """
     insecure_public_bind: str = ""
     """Binding beyond loopback and ipc is refused unless this holds the phrase in the error message."""
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """All rows, with those in place of `world` that it is short for."""
+        rows: list[SourceConfig] = []
+        for row in self.source:
+            rows += row.rows if isinstance(row, WorldSource) else (row,)
+        return tuple(rows)
 
     @property
     def sinks(self) -> tuple[SinkConfig, ...]:

@@ -82,7 +82,7 @@ class Session:
             }
             self.intake = Intake(manifest.streams, self.mailboxes, clock, books.unrouted)
             self.rates = {name: RateMeter() for name in manifest.streams}
-            self.sources = open_sources(config.source, manifest.streams, self.intake, decisions, running)
+            self.sources = open_sources(config.sources, manifest.streams, self.intake, decisions, running)
             self._kept = [source for source in self.sources if source in running]
             try:
                 for source in self.sources:
@@ -101,8 +101,9 @@ class Session:
 
     @property
     def ended(self) -> bool:
-        """Whether no source has anything more to give."""
-        return all(source.ended for source in self.sources)
+        """Whether no source has anything more to give; passive ones are asked only where there are no others."""
+        giving = [source for source in self.sources if not source.passive] or self.sources
+        return all(source.ended for source in giving)
 
     def start(self) -> None:
         """Let the sources deliver here, those that ran before included. Raises nothing."""

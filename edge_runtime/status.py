@@ -68,4 +68,5 @@ class Status:
             recording=recording,
             reload=reload,
             sinks=sinks,
+            sources=[source.health() for source in session.sources],
         )

@@ -150,6 +150,20 @@ class SinkHealth(Struct, frozen=True):
     """Why it is not open, if so."""
 
 
+class SourceHealth(Struct, frozen=True):
+    """How a source does."""
+
+    name: str
+    state: str
+    """`running`, `ended`, `failed`; of a process also `waiting` (to be started, perhaps again)."""
+    reason: str | None
+    """Why it does not run as it should, if so."""
+    restarts: int | None = None
+    """Of a process."""
+    exit_code: int | None = None
+    """Of a process, how it ended last; -N means signal N."""
+
+
 class ReloadHealth(Struct, frozen=True):
     """What became of the requests to reload."""
 
@@ -193,6 +207,8 @@ class StatusMessage(Struct, frozen=True):
     reload: ReloadHealth | None = None
     sinks: dict[str, SinkHealth] = {}
     """By number and kind of the configuration's row."""
+    sources: list[SourceHealth] = []
+    """In the configuration's order."""
 
 
 def decode_input(data: bytes | memoryview) -> InputMessage:

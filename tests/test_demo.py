@@ -65,6 +65,9 @@ def test_every_message_of_a_drive_meets_the_shipped_schemas(tmp_path: Path) -> N
                 assert message["conserved"]
     assert seen["decision"] > 100 and seen["status"] > 4
     assert "keep" in labels
+    socket_row, town = message["sources"]  # type: ignore[misc]
+    assert socket_row["name"].startswith("zmq ")
+    assert town["name"] == "process world" and (town["state"], town["exit_code"]) == ("ended", 0)
     assert json.loads(score.read_text())["collisions"] == 0
 
 

@@ -10,22 +10,24 @@ from edge_runtime import config, plugins
 from edge_runtime.capture.cameras import CameraSource, ImagesSource, VideoSource
 from edge_runtime.capture.files import FileSource, StdinSource, Timeline
 from edge_runtime.capture.intake import Intake
+from edge_runtime.capture.process_source import ProcessSource
 from edge_runtime.capture.recording_source import RecordingSource
 from edge_runtime.capture.source import Source
 from edge_runtime.capture.wav_source import WavSource
-from edge_runtime.capture.world_source import WorldSource
 from edge_runtime.capture.zmq_source import ZmqSource
 from edge_runtime.errors import ConfigError
 from edge_runtime.streams import KINDS, AudioStream, CameraStream, SensorStream, StreamSpec, TextStream, kind
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Setting:
     """What sources may need besides their own settings."""
 
     intake: Intake
     streams: Mapping[str, StreamSpec]
     decisions: str
+    inputs: str = ""
+    """Endpoint of the nearest socket above."""
     timeline: Timeline = field(default_factory=Timeline)
 
 
@@ -34,7 +36,7 @@ _ANY = tuple(row.spec for row in KINDS)
 
 SOURCES: dict[type, _Maker] = {
     config.ZmqSource: (_ANY, lambda item, at: ZmqSource(at.intake, item.bind)),
-    config.WorldSource: (_ANY, lambda item, at: WorldSource(at.intake, item, at.decisions)),
+    config.ProcessSource: (_ANY, lambda item, at: ProcessSource(at.intake, item, at.inputs, at.decisions)),
     config.RecordingSource: (_ANY, lambda item, at: RecordingSource(at.intake, item, at.streams)),
     config.CameraSource: ((CameraStream,), lambda item, at: CameraSource(at.intake, item)),
     config.VideoSource: ((CameraStream,), lambda item, at: VideoSource(at.intake, item)),
@@ -80,7 +82,7 @@ def open_sources(
                     f"source {item.__struct_config__.tag}: the bundle has no fitting stream {stream!r}; "
                     f"there are {fitting}"
                 )
-            reads = _reads(item, streams)
+            reads = _reads(item, setting)
             source = next((one for one in left if one.serves(item, reads)), None)
             if source is None:
                 source = make(item, setting)
@@ -88,6 +90,7 @@ def open_sources(
             else:
                 left.remove(source)
             sources.append(source)
+            setting.inputs = getattr(source, "endpoint", setting.inputs)
     except BaseException:
         for source in sources:
             if source not in running:
@@ -103,8 +106,11 @@ def _brought(item: Any) -> Any:
     return _ANY, lambda item, at: found(item, at.intake, at.streams)
 
 
-def _reads(item: config.SourceConfig, streams: Mapping[str, StreamSpec]) -> object:
-    """What a source may have read of the bundle's streams when it was opened: kinds and channels, not ranges."""
+def _reads(item: config.SourceConfig, setting: _Setting) -> object:
+    """What a source may have read at its opening besides its settings: of streams kinds and channels, not ranges."""
+    if isinstance(item, config.ProcessSource):
+        return setting.inputs, setting.decisions
+    streams = setting.streams
 
     def outline(spec: StreamSpec) -> object:
         return kind(spec), [channel.name for channel in getattr(spec, "channels", ())]

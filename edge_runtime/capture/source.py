@@ -10,6 +10,7 @@ from typing import ClassVar
 from msgspec import Struct
 
 from edge_runtime.capture.intake import Intake
+from edge_runtime.wire import SourceHealth
 
 log = logging.getLogger("edge_runtime.capture")
 
@@ -24,11 +25,14 @@ class Source(ABC):
     ends: ClassVar[bool]
     """Whether it comes to an end by itself (a file does; a camera does not)."""
 
+    passive: ClassVar[bool] = False
+    """Whether it gives only what others send it: that all has come is then for other sources to say."""
+
     settings: Struct | None = None
     """The row of the configuration that it was opened for."""
 
     reads: object = None
-    """What it may have read of the bundle's streams when it was opened."""
+    """What it may have read besides its settings when it was opened, of the bundle's streams above all."""
 
     def __init__(self, name: str, intake: Intake) -> None:
         self.name = name
@@ -75,7 +79,7 @@ class Source(ABC):
 
     @property
     def state(self) -> str:
-        """In a word, for the status: `running`, `ended` or `failed`. Any thread."""
+        """In a word, for the status: `running`, `ended` or `failed`; a process may be `waiting`. Any thread."""
         if self._failure is not None:
             return "failed"
         return "ended" if self.ended else "running"
@@ -84,6 +88,10 @@ class Source(ABC):
     def reason(self) -> str | None:
         """Why it does not run as it should, if so. Any thread."""
         return self._failure
+
+    def health(self) -> SourceHealth:
+        """For the status. Any thread."""
+        return SourceHealth(self.name, self.state, self.reason)
 
     def _guarded(self) -> None:
         self._started.wait()

@@ -25,6 +25,7 @@ class ZmqSource(Source):
     """Binds a PULL socket. Whatever arrives is admitted, or refused and counted; nothing raises."""
 
     ends: ClassVar[bool] = False
+    passive: ClassVar[bool] = True
 
     def __init__(self, intake: Intake, bind: str) -> None:
         super().__init__(f"zmq {bind}", intake)

@@ -326,7 +326,7 @@ def _config(config_file: Path) -> Iterator[Finding]:
     yield Finding("config", "ok", detail)
     fed = {item.stream for item in config.source if hasattr(item, "stream")}
     if any(not hasattr(item, "stream") for item in config.source):
-        return  # a socket or the world may feed any stream
+        return  # a socket may feed any stream
     for name, spec in bundle.manifest.streams.items():
         if spec.required and name not in fed:
             yield Finding("config", "bad", f"required stream {name!r} has no source", "add a [[source]] for it")
