@@ -13,6 +13,9 @@ from calibration.near import NOTHING, Fingerprint, dhash, first_of_each, pairs
 from calibration.samples import CalibrationSample
 from edge_runtime.errors import GateRefused, UserError
 
+MANY_DOUBLES = 4
+"""Where moments come more often than this on average, as frames of a camera that hangs do, it is said."""
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -93,6 +96,26 @@ def _by_turns(members: list[Signature], rng: np.random.Generator) -> Iterator[Si
             yield groups[name].pop()
             if not groups[name]:
                 del groups[name]
+
+
+def narrowness(
+    everything: Sequence[Signature], chosen: Sequence[Signature], evaluation: Sequence[Signature]
+) -> list[str]:
+    """What the chosen moments lack, in words: labels that are evaluated, or variety.
+
+    Raises GateRefused if they are one moment over and over, where more than one is evaluated.
+    """
+    distinct = without_doubles(everything)
+    if len(distinct) == 1 < min(len(everything), len(evaluation)):
+        raise GateRefused(
+            f"calibrate: its {len(everything)} moments are only one, {distinct[0].id}, over and over; check the data "
+            "and its path: ranges must come from what the field brings"
+        )
+    lacking = sorted({one.label for one in evaluation} - {one.label for one in chosen})
+    told = [f"no moment of the labels {', '.join(lacking)}, which are evaluated"] if lacking and chosen else []
+    if len(distinct) * MANY_DOUBLES < len(everything):
+        told.append(f"only {len(distinct)} of its {len(everything)} moments differ")
+    return told
 
 
 def refuse_leak(chosen: Sequence[Signature], evaluation: Sequence[Signature], most_near: float = 1.0) -> int:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from edge_runtime.bundles import PREFIX, bundle_path
 from edge_runtime.decision_fields import decision_values, input_state, side_answers
+from edge_runtime.errors import UserError
 from edge_runtime.messages import Message, Verdict
 from edge_runtime.pipeline import Outcome, Pipeline
 from edge_runtime.recording.reader import Recording
 from edge_runtime.recording.records import Session
 from edge_runtime.streams import StreamSpec, kind_of
+from edge_runtime.trusted_path import others_may_write, why_replaceable
 from edge_runtime.wire import DecisionMessage, InputState
 
 
@@ -54,6 +58,27 @@ def recorded_answer(decision: DecisionMessage) -> Answer:
         decision.probabilities, decision.tags, decision.source, decision.reason, decision.inputs,
         decision.values, decision.heads,
     )  # fmt: skip
+
+
+def recorded_bundle(session: Session) -> Path:
+    """Path of the bundle that the recording names. Its word alone opens nothing: the bundle must have come with the
+    installation, or lie where only root and this user can put one. Raises UserError.
+    """
+    if session.bundle_path.startswith(PREFIX):
+        return bundle_path(session.bundle_path)
+    path = Path(session.bundle_path)
+    try:
+        reason = why_replaceable(path)
+        if reason is None and others_may_write(path.stat()):
+            reason = "other users may write it"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    if reason is not None:
+        raise UserError(
+            f"the recording names the bundle {session.bundle_path!r:.200}, which is not opened on its word: {reason}; "
+            "name the one to decide with: --bundle"
+        )
+    return path
 
 
 def replay(recording: Recording, pipeline: Pipeline) -> Iterator[tuple[DecisionMessage, Answer]]:

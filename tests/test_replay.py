@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,16 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_runtime import bundles
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.cli import EXIT_GATE, EXIT_USER
 from edge_runtime.config import RecordConfig, RecordingSource, ZmqSource
+from edge_runtime.errors import UserError
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.recording.reader import Recording
 from edge_runtime.recording.records import Session
-from edge_runtime.replay import Answer, recorded_answer, replay
+from edge_runtime.replay import Answer, recorded_answer, recorded_bundle, replay
 from edge_runtime.runtime import Runtime
 from edge_runtime.wire import DecisionMessage
 from tests import tiny
@@ -197,3 +201,43 @@ def test_a_drive_through_the_built_in_world_replays_bit_for_bit(tmp_path: Path) 
     assert checked.returncode == 0, checked.stderr
     decisions = [event for event in Recording(path).events() if isinstance(event, DecisionMessage)]
     assert sum(one.source == "model" for one in decisions) > 10
+
+
+def _opened_on_its_word(recorded: Recorded, path: str) -> Path:  # noqa: F811
+    session = Recording(recorded[0]).session
+    return recorded_bundle(msgspec.structs.replace(session, bundle_path=path))
+
+
+def test_a_bundle_that_a_recording_names_is_opened_only_where_nobody_else_could_have_put_it(
+    recorded: Recorded,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    mine = tiny.write_bundle(tmp_path / "safe" / "bundle")
+    (tmp_path / "safe").chmod(0o755)
+    mine.chmod(0o755)
+    assert _opened_on_its_word(recorded, str(mine)) == mine
+    mine.chmod(0o777)
+    with pytest.raises(UserError, match="not opened on its word: other users may write it; name .* --bundle"):
+        _opened_on_its_word(recorded, str(mine))
+    mine.chmod(0o755)
+    (tmp_path / "safe").chmod(0o777)
+    with pytest.raises(UserError, match=r"not opened on its word: others may write in .*/safe above it"):
+        _opened_on_its_word(recorded, str(mine))
+    for path in (str(tmp_path / "none" / "there"), "a\0b"):
+        with pytest.raises(UserError, match="not opened on its word"):
+            _opened_on_its_word(recorded, path)
+    assert _opened_on_its_word(recorded, "shipped:vehicle") == bundles.bundle_path("shipped:vehicle")
+
+
+def test_another_bundle_in_the_place_of_the_recorded_one_is_not_taken_for_it(tmp_path: Path) -> None:
+    bundle = tiny.write_bundle(tmp_path / "bundle")
+    path = tmp_path / "drive.mcap"
+    with driving(msgspec.structs.replace(tiny_config(bundle), record=RecordConfig(str(path)))) as (_, vehicle):
+        vehicle.answer(90, "f")
+    assert command("replay", path, "--allow-unsigned", "--check").returncode == 0
+    shutil.rmtree(bundle)
+    tiny.write_bundle(bundle, scale=0.5, version="2.0.0")
+    refused = command("replay", path, "--allow-unsigned", env=os.environ | {"COLUMNS": "400"})
+    assert refused.returncode == EXIT_USER
+    assert "is not the one that was recorded, tiny 1.0.0" in refused.stderr
+    assert command("replay", path, "--bundle", bundle, "--allow-unsigned").returncode == 0

@@ -19,7 +19,7 @@ from calibration.fit import refuse_misfit
 from calibration.moments import LabelledSet
 from calibration.ranges import RangesFile, TensorRange, collect, tensor_ranges, write_ranges
 from calibration.samples import CalibrationSample, SampleStore, read_samples, stage_feeds
-from calibration.select import Signature, choose, refuse_leak, signature, without_doubles
+from calibration.select import Signature, choose, narrowness, refuse_leak, signature, without_doubles
 from edge_runtime.bundle import Bundle, Stage
 from edge_runtime.infer.feed import stages_fed
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
@@ -59,6 +59,8 @@ def calibrate(job: Job, bundle: Bundle, folder: Path) -> None:
     evaluation, kept_others = _read(bundle, evaluation_moments(job, bundle))
     distinct = without_doubles(everything)
     chosen = choose(distinct, recipe.calibrate.samples, recipe.seed)
+    for lack in narrowness(everything, chosen, evaluation):
+        job.console.print(f"calibrate: [yellow]warning[/]: {lack}; ranges are those of what it saw", highlight=False)
     near = refuse_leak(chosen, evaluation, recipe.calibrate.near_leak)
     # As many moments of the evaluation split, chosen by the same rule: like is compared with like.
     likewise = choose(evaluation, recipe.calibrate.samples, recipe.seed)

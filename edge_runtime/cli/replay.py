@@ -74,11 +74,19 @@ def replay(
     from edge_runtime.bundles import bundle_path
     from edge_runtime.errors import GateRefused, UserError
     from edge_runtime.recording.reader import Recording
+    from edge_runtime.replay import recorded_bundle
 
     recording = Recording(file)
     session = recording.session
-    bundle = open_bundle(bundle_path(bundle_name or session.bundle_path), keys, allow_unsigned)
-    engine = session.engine
+    path = recorded_bundle(session) if bundle_name is None else bundle_path(bundle_name)
+    bundle = open_bundle(path, keys, allow_unsigned)
+    if bundle_name is None and bundle.digest != session.bundle.digest:
+        raise UserError(
+            f"bundle {path}: is not the one that was recorded, {session.bundle.name} {session.bundle.version} "
+            f"({session.bundle.digest[:12]}..); name the one to decide with: --bundle"
+        )
+    # Compiled engines are loaded from this machine's own cache: where the recording kept its own is its own affair.
+    engine = msgspec.structs.replace(session.engine, cache=None)
     if backend != "recorded":
         engine = msgspec.structs.replace(engine, backend=backend)
     console = Console(stderr=True)

@@ -11,20 +11,22 @@ from typing import IO, Any
 import msgspec
 import zstandard
 from mcap.exceptions import McapError
-from mcap.records import Channel, Schema
+from mcap.records import Channel, Chunk, Schema
 from mcap.records import Message as McapMessage
-from mcap.stream_reader import StreamReader
+from mcap.stream_reader import StreamReader, breakup_chunk
 
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Message
+from edge_runtime.plain_file import BoundedReader, open_plain
 from edge_runtime.recording.records import DECISION, FORMAT, SESSION, STATUS, STREAMS, Session
 from edge_runtime.streams import KINDS
 from edge_runtime.wire import DecisionMessage, StatusMessage
 
 Event = Session | Message | DecisionMessage | StatusMessage
-MAX_RECORD_BYTES = 1 << 30
+MAX_RECORD_BYTES = 192 << 20
+"""Holds what the recorder writes at once: a chunk that a picture of `pictures.MAX_PIXELS`, as PNG in base64, ends."""
 
-_BROKEN = (McapError, struct.error, zstandard.ZstdError, ValueError, RuntimeError, EOFError)
+_BROKEN = (OSError, McapError, struct.error, zstandard.ZstdError, ValueError, RuntimeError, EOFError)
 """What the libraries raise on bytes that are not, or not all of, an MCAP file."""
 
 
@@ -36,10 +38,8 @@ class Recording:
         self.path = path
         self.cut = False
         """Whether the end of the file is missing; known once `events` has ended."""
-        try:
-            self.size = path.stat().st_size
-        except OSError as error:
-            raise UserError(f"recording {path}: cannot be read ({error.strerror}); check the path") from None
+        with self._open() as file:
+            self.size = os.fstat(file.fileno()).st_size
         self.position = 0
         """Bytes read so far."""
         first = next(self.events(), None)
@@ -53,7 +53,7 @@ class Recording:
         channels: dict[int, Channel] = {}
         schemas: dict[int, str] = {}
         self.cut = False
-        with self.path.open("rb") as file:
+        with self._open() as file:
             for record in self._records(file):
                 if isinstance(record, Schema):
                     schemas[record.id] = record.name
@@ -65,8 +65,14 @@ class Recording:
                     if event is not None:
                         yield event
 
+    def _open(self) -> BoundedReader:
+        try:
+            return open_plain(self.path, MAX_RECORD_BYTES)
+        except OSError as error:
+            raise UserError(f"recording {self.path}: cannot be read ({error.strerror}); check the path") from None
+
     def _records(self, file: IO[bytes]) -> Iterator[object]:
-        records = iter(StreamReader(file, validate_crcs=True, record_size_limit=MAX_RECORD_BYTES).records)
+        records = _unpacked(file)
         while True:
             try:
                 record = next(records)
@@ -75,7 +81,7 @@ class Recording:
                 return
             except _BROKEN as error:
                 self.position = file.tell()
-                if self.position < 8 or self._is_damaged(file):
+                if self.position < 8 or isinstance(error, _Refused) or self._is_damaged(file):
                     what = f"is damaged or no MCAP file (byte {self.position} of {self.size}: {error})"
                     raise UserError(f"recording {self.path}: {what}; check the path or copy it again") from None
                 self.cut = True
@@ -107,6 +113,25 @@ class Recording:
         if (number := msgspec.json.decode(data, type=_Format).format) > FORMAT:
             raise UserError(f"recording {self.path}: has format {number}; this edge-runtime reads up to {FORMAT}")
         return _session.decode(data)
+
+
+def _unpacked(file: IO[bytes]) -> Iterator[object]:
+    """The file's records, those in its chunks too. Raises what `_BROKEN` names, a chunk before it is unpacked."""
+    for record in StreamReader(file, emit_chunks=True, validate_crcs=True, record_size_limit=MAX_RECORD_BYTES).records:
+        if not isinstance(record, Chunk):
+            yield record
+            continue
+        if record.compression not in ("", "zstd"):
+            raise _Refused(f"a chunk is packed with {record.compression!r:.40}, not with zstd")
+        # The frame's own word is what the library sets memory aside for, where it has one.
+        announced = zstandard.frame_content_size(record.data) if record.compression else 0
+        if (size := max(record.uncompressed_size, announced)) > MAX_RECORD_BYTES:
+            raise _Refused(f"a chunk announces {size} bytes, at most {MAX_RECORD_BYTES} are allowed")
+        yield from breakup_chunk(record, validate_crc=True)
+
+
+class _Refused(ValueError):
+    """What is whole and yet not taken."""
 
 
 class _Format(msgspec.Struct, frozen=True):

@@ -8,8 +8,8 @@ import queue
 import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from io import BufferedWriter
 from pathlib import Path
+from typing import IO
 
 import msgspec
 from mcap.writer import CompressionType, Writer
@@ -59,9 +59,10 @@ def free_name(path: Path) -> Path:
     return found
 
 
-def _create(path: Path) -> BufferedWriter:
+def _create(path: Path) -> IO[bytes]:
+    """A fresh file for this user alone: what cameras and microphones took in is nobody else's business."""
     try:
-        return path.open("xb")
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
     except FileExistsError:
         raise ConfigError(f"record {path}: is there already; choose another name or remove it") from None
     except OSError as error:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.select import Signature, choose, refuse_leak
+from calibration.select import Signature, choose, narrowness, refuse_leak
 from edge_runtime.errors import GateRefused, UserError
 
 MOMENTS = st.lists(
@@ -53,3 +53,25 @@ def test_a_leak_is_named() -> None:
     with pytest.raises(GateRefused, match="train/7 equals val/9"):
         refuse_leak([one], [other])
     refuse_leak([one], [Signature(3, "val/9", "h", "a", "", "another")])
+
+
+def _moments(*rows: tuple[str, str]) -> list[Signature]:
+    return [Signature(index, f"m{index}", "", label, "", digest) for index, (label, digest) in enumerate(rows)]
+
+
+def test_one_moment_over_and_over_is_refused_and_a_single_one_that_is_evaluated_is_not() -> None:
+    evaluation = _moments(("a", "x"), ("b", "y"))
+    stuck = _moments(*[("a", "same")] * 9)
+    with pytest.raises(GateRefused, match="its 9 moments are only one, m8, over and over; check the data"):
+        narrowness(stuck, choose(stuck, 5, 0), evaluation)
+    single = _moments(("a", "one"))
+    assert narrowness(single, single, evaluation[:1]) == []
+
+
+def test_labels_that_are_missing_and_many_doubles_are_said() -> None:
+    evaluation = _moments(("a", "x"), ("b", "y"), ("c", "z"))
+    few = _moments(("a", "1"), ("b", "2"), ("c", "3"))
+    assert narrowness(few, few, evaluation) == []
+    assert narrowness(few, few[:1], evaluation) == ["no moment of the labels b, c, which are evaluated"]
+    hanging = few + _moments(*[("a", "1")] * 10)
+    assert narrowness(hanging, few, evaluation) == ["only 3 of its 13 moments differ"]

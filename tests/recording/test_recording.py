@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +19,12 @@ import jsonschema
 import msgspec
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mcap.data_stream import RecordBuilder
 from mcap.reader import make_reader
+from mcap.records import Chunk, Header
 from numpy.testing import assert_array_equal
 
 from edge_runtime import schema
@@ -30,7 +36,7 @@ from edge_runtime.kinds.camera import CompressedImage
 from edge_runtime.kinds.sensors import SensorSample
 from edge_runtime.kinds.text import Sentence
 from edge_runtime.messages import Frame, Message, Sample, Utterance
-from edge_runtime.recording.reader import Recording
+from edge_runtime.recording.reader import MAX_RECORD_BYTES, Recording
 from edge_runtime.recording.recorder import MAX_WAITING_BYTES, Recorder, free_name
 from edge_runtime.recording.records import Session, encode, to_record
 from edge_runtime.streams import kind_of_message
@@ -345,3 +351,57 @@ def test_the_session_names_what_decided(recorded: Recorded, tiny_bundle: Bundle)
     assert (session.bundle.digest, session.bundle_path) == (tiny_bundle.digest, str(tiny_bundle.path))
     kinds = Counter(type(event) for event in Recording(recorded[0]).events())
     assert kinds[Session] == 1 and kinds[StatusMessage] >= 2
+
+
+def test_a_recording_is_its_user_s_alone(recorded: Recorded) -> None:
+    assert stat.S_IMODE(recorded[0].stat().st_mode) == 0o600
+
+
+def _with_chunk(path: Path, packed: bytes, compression: str, announced: int) -> Path:
+    """A file that begins as a recording does, with one chunk that holds `packed`."""
+    writer = RecordBuilder()
+    Header(profile="", library="").write(writer)
+    Chunk(compression, packed, 0, 0, 0, announced).write(writer)
+    path.write_bytes(b"\x89MCAP0\r\n" + writer.end())
+    return path
+
+
+@pytest.mark.parametrize("announced", [1000, 4 << 30], ids=["by the frame alone", "by the chunk"])
+def test_a_chunk_that_announces_more_than_a_recording_holds_is_refused_unread(tmp_path: Path, announced: int) -> None:
+    size = MAX_RECORD_BYTES + (1 << 20)
+    packed = zstandard.ZstdCompressor(level=1).compress(bytes(size))
+    path = _with_chunk(tmp_path / "bomb.mcap", packed, "zstd", announced)
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    with pytest.raises(UserError, match=f"a chunk announces {max(size, announced)} bytes, at most") as refused:
+        Recording(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 << 20
+    assert "\n" not in str(refused.value)
+
+
+def test_a_chunk_of_another_packing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a chunk is packed with 'lz4', not with zstd"):
+        Recording(_with_chunk(tmp_path / "x.mcap", b"whatever", "lz4", 10))
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["the record", "its data"])
+def test_a_record_that_announces_what_is_not_there_takes_no_memory(tmp_path: Path, inner: bool) -> None:
+    path = _with_chunk(tmp_path / "x.mcap", b"data" * 9, "", 36)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"data") - 8 if inner else data.index((36).to_bytes(8, "little")) - 8 - 16
+    data[place : place + 8] = (1 << 40).to_bytes(8, "little")
+    path.write_bytes(data + bytes(64))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="is damaged or no MCAP file"):
+        Recording(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def test_a_pipe_is_no_recording(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.mcap")
+    with pytest.raises(UserError, match="cannot be read"):
+        Recording(tmp_path / "x.mcap")
