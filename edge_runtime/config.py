@@ -242,6 +242,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     insecure_public_bind: str = ""
     """Binding beyond loopback and ipc is refused unless this holds the phrase in the error message."""
 
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Read and check the file at `path`; paths inside become absolute. Raises ConfigError."""
+        return load_config(Path(path))
+
     @property
     def sources(self) -> tuple[SourceConfig, ...]:
         """All rows, with those in place of `world` that it is short for."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from msgspec import UNSET, Struct, UnsetType
 
 from edge_runtime.messages import Slice, Verdict
-from edge_runtime.pipeline import Outcome
-from edge_runtime.wire import InputState, Latency
+from edge_runtime.pipeline import Outcome, Pipeline
+from edge_runtime.wire import BundleId, InputState, Latency
 
 
 class Times(Struct, frozen=True):
@@ -17,6 +17,44 @@ class Times(Struct, frozen=True):
     taken_ns: int
     decided_ns: int
     published_ns: int
+
+
+class Prediction(Struct, frozen=True):
+    """A decision on given inputs: the fields of `DecisionMessage` that have nothing to do with time."""
+
+    schema: int
+    bundle: BundleId
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    tags: list[str]
+    source: str
+    reason: str | None
+    inputs: dict[str, InputState]
+    backend: dict[str, str]
+    precision: dict[str, str]
+    values: dict[str, float] | UnsetType = UNSET
+    heads: dict[str, Verdict] | UnsetType = UNSET
+
+
+def prediction(pipeline: Pipeline, outcome: Outcome) -> Prediction:
+    """What `pipeline.predict` gave, to be printed."""
+    bundle, verdict = pipeline.bundle, outcome.verdict
+    return Prediction(
+        schema=1,
+        bundle=BundleId(bundle.manifest.name, bundle.manifest.version, bundle.digest),
+        label=verdict.label,
+        confidence=verdict.confidence,
+        probabilities=dict(verdict.probabilities),
+        tags=list(verdict.tags),
+        source=verdict.source,
+        reason=verdict.reason,
+        inputs={name: input_state(part) for name, part in outcome.aligned.slices.items()},
+        backend=pipeline.backends,
+        precision=pipeline.precisions,
+        values=decision_values(verdict),
+        heads=side_answers(outcome),
+    )
 
 
 def input_state(part: Slice) -> InputState:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
+from edge_runtime.admit import Refusal
 from edge_runtime.align import History, align
 from edge_runtime.bundle import Bundle
 from edge_runtime.config import EngineConfig
@@ -20,8 +21,8 @@ from edge_runtime.errors import EngineError, UserError
 from edge_runtime.heads.policy import Inputs, PolicyState
 from edge_runtime.infer import ON_CPU
 from edge_runtime.infer.stages import StageGraph
-from edge_runtime.messages import AlignedSet, Inference, Message, Slice, Tensors, Verdict
-from edge_runtime.streams import preprocessors
+from edge_runtime.messages import AlignedSet, Inference, Message, Slice, Tensors, Verdict, Words
+from edge_runtime.streams import kind, kind_of, preprocessors
 
 log = logging.getLogger("edge_runtime.pipeline")
 
@@ -94,6 +95,22 @@ class Pipeline:
             said[name], self._states[name] = decide(head, asked, state, blocked, answer, inputs)
         return Outcome(aligned, inference, said.pop(""), said)
 
+    def predict(self, inputs: Mapping[str, object]) -> Outcome:
+        """One decision on `inputs` alone, all of them captured at once; what was added before is forgotten.
+
+        By stream: a picture (uint8 [height, width, 3] BGR, or a JPEG's bytes), values by channel in the channel's unit,
+        a sentence, or sound (bytes of 16 kHz mono PCM, int16 little-endian). They are admitted as live ones are.
+        Raises UserError for a stream that the bundle lacks and for what is not admitted.
+        """
+        messages = [self._admitted(name, content) for name, content in inputs.items()]
+        self.reset()
+        self._restart_after_ns = 0  # nobody's loop is held up: engines that failed are tried again at once
+        for message in messages:
+            self.add(message)
+        outcome = self.decide(0, 0)
+        self.reset()
+        return outcome
+
     def prefetch(self, now_ns: int) -> None:
         """Between decisions: run the stages of all streams but the trigger's, where they have something new."""
         if self._down is not None or not self._ahead:
@@ -136,6 +153,19 @@ class Pipeline:
     def close(self) -> None:
         """Free the engines. Harmless when called again."""
         self._graph.close()
+
+    def _admitted(self, stream: str, content: object) -> Message:
+        """Captured at 0."""
+        spec = self.streams.get(stream)
+        if spec is None:
+            raise UserError(f"input {stream!r}: the bundle has no such stream; there are {', '.join(self.streams)}")
+        raw = Words(content) if isinstance(content, str) else content
+        if not isinstance(raw, kind_of(spec).content):
+            raise UserError(f"input {stream!r}: {type(content).__name__} is nothing for a stream of {kind(spec)}")
+        make = kind_of(spec).admission(spec)(raw)
+        if isinstance(make, Refusal):
+            raise UserError(f"input {stream!r}: is refused: {make.reason} {make.detail}".rstrip())
+        return make(stream, 0, 0, None)
 
     def _tensors(self, stream: str, part: Slice) -> Tensors:
         return self._preprocessors[stream](part)

@@ -11,6 +11,7 @@ from edge_runtime.cli.bundle import bundle
 from edge_runtime.cli.demo import demo
 from edge_runtime.cli.doctor import doctor
 from edge_runtime.cli.listen import listen
+from edge_runtime.cli.predict import predict
 from edge_runtime.cli.record import record
 from edge_runtime.cli.reload import reload
 from edge_runtime.cli.replay import replay
@@ -27,7 +28,7 @@ def commands() -> None:
     """Run fused camera + sensor + text models on edge devices."""
 
 
-for command in (demo, run, reload, listen, send, record, replay, doctor, bundle):
+for command in (demo, run, reload, listen, send, predict, record, replay, doctor, bundle):
     commands.add_command(command)
 
 
