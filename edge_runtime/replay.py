@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from edge_runtime.bundles import PREFIX, bundle_path
+from edge_runtime.config import EngineConfig
 from edge_runtime.decision_fields import decision_values, input_state, side_answers
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Message, Verdict
@@ -79,6 +80,13 @@ def recorded_bundle(session: Session) -> Path:
             "name the one to decide with: --bundle"
         )
     return path
+
+
+def recorded_engine(session: Session, cache: Path | None) -> EngineConfig:
+    """How the recorded engines ran, built ones kept in `cache`, or in this user's folder: no digest covers those, so
+    the recording's word is not enough to load them.
+    """
+    return msgspec.structs.replace(session.engine, cache=None if cache is None else str(cache))
 
 
 def replay(recording: Recording, pipeline: Pipeline) -> Iterator[tuple[DecisionMessage, Answer]]:

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from edge_runtime import bundles
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.cli import EXIT_GATE, EXIT_USER
-from edge_runtime.config import RecordConfig, RecordingSource, ZmqSource
+from edge_runtime.config import EngineConfig, RecordConfig, RecordingSource, ZmqSource
 from edge_runtime.errors import UserError
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.recording.reader import Recording
 from edge_runtime.recording.records import Session
-from edge_runtime.replay import Answer, recorded_answer, recorded_bundle, replay
+from edge_runtime.replay import Answer, recorded_answer, recorded_bundle, recorded_engine, replay
 from edge_runtime.runtime import Runtime
 from edge_runtime.wire import DecisionMessage
 from tests import tiny
@@ -227,6 +227,13 @@ def test_a_bundle_that_a_recording_names_is_opened_only_where_nobody_else_could_
         with pytest.raises(UserError, match="not opened on its word"):
             _opened_on_its_word(recorded, path)
     assert _opened_on_its_word(recorded, "shipped:vehicle") == bundles.bundle_path("shipped:vehicle")
+
+
+def test_built_engines_are_never_loaded_from_where_a_recording_says(recorded: Recorded, tmp_path: Path) -> None:  # noqa: F811
+    session = Recording(recorded[0]).session
+    told = msgspec.structs.replace(session, engine=EngineConfig("tensorrt", threads=3, cache=str(tmp_path / "theirs")))
+    assert recorded_engine(told, None) == EngineConfig("tensorrt", threads=3)
+    assert recorded_engine(told, tmp_path / "mine").cache == str(tmp_path / "mine")
 
 
 def test_another_bundle_in_the_place_of_the_recorded_one_is_not_taken_for_it(tmp_path: Path) -> None:

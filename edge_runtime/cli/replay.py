@@ -50,6 +50,7 @@ class Comparison:
 @click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="Pace.  [default: as fast as it goes]")
 @click.option("--check", is_flag=True, help="Exit with code 3 unless every decision is the recorded one, bit for bit.")
 @click.option("--backend", type=click.Choice(BACKENDS), default="recorded", show_default=True, help="Engines to use.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Where built engines are kept.  [default: this user's]")
 @click.option("--key", "keys", multiple=True, type=click.Path(path_type=Path), help="Trusted public key; repeatable.")
 @click.option("--allow-unsigned", is_flag=True, help="Accept a bundle without a signature.")
 def replay(
@@ -59,6 +60,7 @@ def replay(
     speed: float | None,
     check: bool,
     backend: str,
+    cache: Path | None,
     keys: tuple[Path, ...],
     allow_unsigned: bool,
 ) -> None:
@@ -74,7 +76,7 @@ def replay(
     from edge_runtime.bundles import bundle_path
     from edge_runtime.errors import GateRefused, UserError
     from edge_runtime.recording.reader import Recording
-    from edge_runtime.replay import recorded_bundle
+    from edge_runtime.replay import recorded_bundle, recorded_engine
 
     recording = Recording(file)
     session = recording.session
@@ -85,8 +87,7 @@ def replay(
             f"bundle {path}: is not the one that was recorded, {session.bundle.name} {session.bundle.version} "
             f"({session.bundle.digest[:12]}..); name the one to decide with: --bundle"
         )
-    # Compiled engines are loaded from this machine's own cache: where the recording kept its own is its own affair.
-    engine = msgspec.structs.replace(session.engine, cache=None)
+    engine = recorded_engine(session, cache)
     if backend != "recorded":
         engine = msgspec.structs.replace(engine, backend=backend)
     console = Console(stderr=True)
