@@ -6,7 +6,6 @@ came out still stands, so that a build goes on where it was broken off and nothi
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from build_engines import line
 from build_engines.artefacts import Done, digest, digests, key_of, read_record, stands, write_record
+from build_engines.code import code_digest
 from build_engines.data import moments
 from build_engines.job import Job
 from build_engines.recipe import AnyRecipe, OnnxRecipe, Recipe
@@ -35,6 +35,8 @@ class BuildStage:
     """Paths below the work folder that are there afterwards."""
     settings: Callable[[Job], Any]
     """The part of the recipe that matters."""
+    code: Sequence[str]
+    """Modules whose source, and all that it imports of this project, makes the stage's results."""
     splits: Callable[[Job], Sequence[str]] = lambda job: ()
     """Splits of the data folder whose contents matter."""
 
@@ -53,6 +55,7 @@ def _training(job: Job) -> Any:
 TRAINED: dict[str, BuildStage] = {
     "train": BuildStage(
         line.train_stage,
+        code=("build_engines.model.train", "build_engines.data"),
         requires=lambda job: (),
         ensures=lambda job: ("train/weights.npz", "train/training.json", "train/samples.npz"),
         settings=_training,
@@ -60,12 +63,19 @@ TRAINED: dict[str, BuildStage] = {
     ),
     "export": BuildStage(
         line.export_stage,
+        code=("build_engines.model.export", "build_engines.model.trained_bundle"),
         requires=lambda job: ("train/weights.npz", "train/training.json", "train/samples.npz"),
         ensures=lambda job: ("train/model",),
         settings=_without_later,
     ),
     "aggregate": BuildStage(
         line.aggregate_stage,
+        code=(
+            "build_engines.model.train",
+            "build_engines.model.export",
+            "build_engines.model.trained_bundle",
+            "build_engines.data",
+        ),
         requires=lambda job: ("train/weights.npz", "train/training.json", "train/model"),
         ensures=lambda job: (job.model,),
         settings=_without_later,
@@ -75,6 +85,7 @@ TRAINED: dict[str, BuildStage] = {
 ADOPTED: dict[str, BuildStage] = {
     "adopt": BuildStage(
         line.adopt_stage,
+        code=("build_engines.model.adopt",),
         requires=lambda job: (),
         ensures=lambda job: (job.model,),
         settings=lambda job: [_without_later(job), [digest(path) for path in line.own_files(job)]],
@@ -83,6 +94,7 @@ ADOPTED: dict[str, BuildStage] = {
 COMMON: dict[str, BuildStage] = {
     "calibrate": BuildStage(
         line.calibrate_stage,
+        code=("build_engines.quantisation.calibrate", "build_engines.data"),
         requires=lambda job: (job.model,),
         ensures=lambda job: ("calibration",),
         settings=lambda job: [
@@ -95,6 +107,7 @@ COMMON: dict[str, BuildStage] = {
     ),
     "quantise": BuildStage(
         line.quantise_stage,
+        code=("build_engines.quantisation.plan", "build_engines.data"),
         requires=lambda job: (job.model, "calibration"),
         ensures=lambda job: ("quantised",),
         settings=lambda job: [job.recipe.quantise, job.recipe.gate, job.recipe.seed],
@@ -102,12 +115,14 @@ COMMON: dict[str, BuildStage] = {
     ),
     "compile": BuildStage(
         line.compile_stage,
+        code=("build_engines.compile",),
         requires=lambda job: (job.model, "quantised"),
         ensures=lambda job: ("engines",),
         settings=lambda job: [job.recipe.compile, line.compiler_version()],
     ),
     "evaluate": BuildStage(
         line.evaluate_stage,
+        code=("build_engines.gate.judge", "build_engines.data"),
         requires=lambda job: (job.model, "calibration", "quantised", "engines"),
         ensures=lambda job: ("candidate", "report"),
         settings=lambda job: [job.recipe.gate, job.recipe.seed, job.recipe.decision, line.gpu_here(job)],
@@ -115,6 +130,7 @@ COMMON: dict[str, BuildStage] = {
     ),
     "bundle": BuildStage(
         line.bundle_stage,
+        code=("build_engines.write_bundle",),
         requires=lambda job: ("candidate",),
         ensures=lambda job: (),
         settings=lambda job: [str(job.bundle), str(job.key), job.with_engines],
@@ -157,7 +173,7 @@ def _run_one(job: Job, name: str, names: Sequence[str], stage: BuildStage, force
             )
     inputs = digests(job.work, stage.requires(job))
     inputs |= {f"data {split}": job.split_digest(split) for split in stage.splits(job)}
-    key = key_of([importlib.metadata.version("edge-runtime"), name, stage.settings(job)], inputs)
+    key = key_of([code_digest(stage.code), name, stage.settings(job)], inputs)
     if not force and stands(job.work, record.get(name), key) and name != "bundle":
         job.console.print(f"{name}: nothing has changed since it last ran; its results stand")
         return

@@ -12,8 +12,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from build_engines import code
 from build_engines.compile import find_compiler
 from build_engines.data.world import read
+from build_engines.quantisation import quantise
 from calibration.moments import admitted
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.clock import RealClock
@@ -162,6 +164,25 @@ def test_nothing_is_built_twice_and_a_changed_limit_only_judges_again(
     # Failed closed: the candidate that stood before is gone, and nothing can be signed.
     assert not (work / "tiny" / "candidate").exists()
     assert call(monkeypatch, "bundle", strict, *base) == 2
+
+
+def test_a_changed_quantiser_builds_again_what_it_made(
+    built: Path, recipe_file: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    work = tmp_path / "work"
+    shutil.copytree(built / "work", work)
+    base = ("--data", world, "--out", tmp_path / "out", "--work", work, "--to", "quantise")
+    assert call(monkeypatch, "run", recipe_file, *base) == 0
+    assert capsys.readouterr().out.count("nothing has changed") == 5
+    original = code.source_of
+    changed = tmp_path / "quantise.py"
+    changed.write_bytes(Path(str(quantise.__file__)).read_bytes() + b"\n# another way to quantise\n")
+    monkeypatch.setattr(code, "source_of", lambda name: changed if name == quantise.__name__ else original(name))
+    assert call(monkeypatch, "run", recipe_file, *base) == 0
+    said = capsys.readouterr().out
+    assert "quantise: nothing has changed" not in said
+    assert all(f"{stage}: nothing has changed" in said for stage in ("train", "export", "aggregate"))
 
 
 def test_a_missed_floor_exits_3(
