@@ -37,6 +37,7 @@ allow_unsigned = true
 bind = "ipc://{folder}/decisions"
 [[source]]
 kind = "zmq"
+rate_limit = 0
 bind = "ipc://{folder}/inputs"
 """
 

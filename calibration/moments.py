@@ -12,7 +12,7 @@ from typing import Any
 
 from edge_runtime.admit import Refusal
 from edge_runtime.align import History, align
-from edge_runtime.kinds.kind import Admit
+from edge_runtime.kinds.kind import Admit, Partly
 from edge_runtime.messages import AlignedSet, Message
 from edge_runtime.streams import StreamSpec, kind_of
 
@@ -75,6 +75,10 @@ def admitted(
             if raw.stream in drop or raw.stream not in streams:
                 continue
             make = admit[raw.stream](raw.content)
+            if isinstance(make, Partly):
+                if refused is not None:
+                    refused.update(f"{raw.stream} {why.reason} ({part})" for part, why in make.refused.items())
+                make = make.make
             if not isinstance(make, Refusal):
                 messages.append(make(raw.stream, seq[raw.stream], raw.captured_ns, None))
                 seq[raw.stream] += 1

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime import pictures
-from edge_runtime.specs import CameraStream, SensorStream, TextStream
+from edge_runtime.specs import CameraStream, Channel, SensorStream, TextStream
 
 FUTURE_TOLERANCE_NS = 50_000_000
 """A sender's stamp may run ahead of ours by this much (two clock reads, no more); later ones are refused."""
@@ -46,25 +46,45 @@ def admit_stamp(now_ns: int, captured_ns: int | None) -> int | Refusal:
     return min(captured_ns, now_ns)
 
 
-def admit_sample(spec: SensorStream, values: Mapping[str, float]) -> dict[str, float] | Refusal:
-    """`values` if every channel is known, finite and within its physical range. None/empty values: refused."""
+def admit_sample(
+    spec: SensorStream, values: Mapping[str, float | str | None]
+) -> tuple[dict[str, float], dict[str, Refusal]] | Refusal:
+    """The readings that can be used, and why the others cannot, by channel.
+
+    A number is finite and within its channel's physical range; it may come as text or as true (1) or false (0). A
+    null, a word or a channel that the stream lacks costs that channel only. Where nothing is left, the whole sample is
+    refused, for the reason of its first channel.
+    """
     if not values:
         return Refusal("empty")
-    for channel in spec.channels:
-        value = values.get(channel.name)
-        if value is None:
-            continue
-        if not math.isfinite(value):
-            return Refusal("not_finite", f"{channel.name} = {value}")
-        if not channel.minimum <= value <= channel.maximum:
-            return Refusal(
-                "out_of_range", f"{channel.name} = {value} {channel.unit}, not in {channel.minimum}..{channel.maximum}"
-            )
-    known = {channel.name for channel in spec.channels}
-    for name in values:
-        if name not in known:
-            return Refusal("unknown_channel", name)
-    return dict(values)
+    channels = {channel.name: channel for channel in spec.channels}
+    kept: dict[str, float] = {}
+    refused: dict[str, Refusal] = {}
+    for name, given in values.items():
+        channel = channels.get(name)
+        reading = Refusal("unknown_channel") if channel is None else _reading(channel, given)
+        if isinstance(reading, Refusal):
+            refused[name] = reading
+        else:
+            kept[name] = reading
+    if kept:
+        return kept, refused
+    name, first = next(iter(refused.items()))
+    return Refusal(first.reason, f"{name} {first.detail}".strip())
+
+
+def _reading(channel: Channel, given: float | str | None) -> float | Refusal:
+    if given is None:
+        return Refusal("null")
+    try:
+        value = float(given)
+    except (ValueError, OverflowError):
+        return Refusal("not_a_number", f"= {str(given)[:32]!r}")
+    if not math.isfinite(value):
+        return Refusal("not_finite", f"= {value}")
+    if not channel.minimum <= value <= channel.maximum:
+        return Refusal("out_of_range", f"= {value} {channel.unit}, not in {channel.minimum}..{channel.maximum}")
+    return value
 
 
 def admit_text(spec: TextStream, text: str) -> tuple[str, bool] | Refusal:

@@ -31,6 +31,9 @@ class ZmqSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind
     """Sensors, text and JPEG frames from other processes, pushed to this endpoint."""
 
     bind: str = "tcp://127.0.0.1:5561"
+    rate_limit: Annotated[float, Meta(ge=0)] = 8.0
+    """A stream may send this many times what the bundle expects of it, and 20 messages a second in any case; more is
+    refused as `over_rate`. 0 = no limit."""
 
 
 class CameraSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="camera"):

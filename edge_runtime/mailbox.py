@@ -38,6 +38,8 @@ class Account:
     news: Counter[str] = field(default_factory=Counter)
     """Dropped since somebody last asked."""
     next_seq: int = 0
+    parts: Counter[str] = field(default_factory=Counter)
+    """Parts of messages that were left out (a channel's reading), by reason; the messages themselves were taken."""
 
     def drop(self, reason: str, count: int = 1) -> None:
         self.dropped[reason] += count
@@ -81,6 +83,17 @@ class Mailbox:
         with self._account.lock:
             self._account.captured += 1
             self._account.drop(reason)
+
+    def refuse_part(self, reason: str) -> None:
+        """Count a part of a message that is admitted without it. Any thread."""
+        with self._account.lock:
+            self._account.parts[reason] += 1
+
+    @property
+    def refused_parts(self) -> dict[str, int]:
+        """Parts of admitted messages that were left out, by reason. Any thread."""
+        with self._account.lock:
+            return dict(self._account.parts)
 
     def take(self) -> list[Message]:
         """All waiting messages, oldest first; the caller must settle each. Loop thread."""

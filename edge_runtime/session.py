@@ -82,6 +82,7 @@ class Session:
             }
             self.intake = Intake(manifest.streams, self.mailboxes, clock, books.unrouted)
             self.rates = {name: RateMeter() for name in manifest.streams}
+            self._rows = config.sources
             self.sources = open_sources(config.sources, manifest.streams, self.intake, decisions, running)
             self._kept = [source for source in self.sources if source in running]
             try:
@@ -107,9 +108,9 @@ class Session:
 
     def start(self) -> None:
         """Let the sources deliver here, those that ran before included. Raises nothing."""
-        for source in self.sources:
+        for source, settings in zip(self.sources, self._rows, strict=True):
             if source in self._kept:
-                source.hand_over(self.intake)
+                source.hand_over(self.intake, settings)
             else:
                 source.start()
 
@@ -207,6 +208,7 @@ class Session:
                 rate_hz=round(self.rates[name].update(now_ns, counts.captured), 2),
                 expected_hz=self.pipeline.streams[name].rate_hz,
                 alive=self.alive(name, now_ns),
+                refused_values=self.mailboxes[name].refused_parts,
             )
             for name, counts in self.accounts().items()
         }

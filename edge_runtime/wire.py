@@ -5,15 +5,18 @@ Inputs are checked here as to form only; `admit` judges their content.
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from edge_runtime.messages import Verdict
 
 SCHEMA = 1
 MAX_INPUT_BYTES = 64 << 10
+MAX_NAME = 128
+"""Characters of a name, a mark or a stamp in an input."""
 State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
 
 
@@ -22,16 +25,17 @@ class InputMessage(Struct, frozen=True, forbid_unknown_fields=True):
     (at most 8 MiB), or 16 kHz mono PCM, int16 little-endian (at most 4 s)."""
 
     schema: Literal[1]
-    stream: str
-    values: dict[str, float] | None = None
-    """Channel to value, in the channel's unit."""
+    stream: Annotated[str, Meta(max_length=MAX_NAME)]
+    values: dict[Annotated[str, Meta(max_length=MAX_NAME)], float | str | bool | None] | None = None
+    """Channel to value, in the channel's unit. A number may come as text, and true and false as 1 and 0; null and words
+    ("unavailable") say that there is no value, and cost that channel only."""
     text: str | None = None
-    lang: str | None = None
-    captured_ns: int | None = None
+    lang: Annotated[str, Meta(max_length=MAX_NAME)] | None = None
+    captured_ns: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
     """Monotonic nanoseconds (CLOCK_MONOTONIC of this host); without it, arrival counts."""
-    captured_wall: str | None = None
+    captured_wall: Annotated[str, Meta(max_length=MAX_NAME)] | None = None
     """RFC 3339; kept for people, never used for ordering."""
-    id: str | None = None
+    id: Annotated[str, Meta(max_length=MAX_NAME)] | None = None
     """Comes back in the decision's `inputs`."""
 
 
@@ -110,6 +114,8 @@ class StreamHealth(Struct, frozen=True):
     expected_hz: float
     alive: bool
     """Seen within its maximum age."""
+    refused_values: dict[str, int] = {}
+    """Single readings of admitted samples that were left out, by reason: null, no number, out of range, no channel."""
 
     @property
     def balanced(self) -> bool:
@@ -212,8 +218,27 @@ class StatusMessage(Struct, frozen=True):
 
 
 def decode_input(data: bytes | memoryview) -> InputMessage:
-    """Parse one input message of at most 64 KiB. Raises msgspec.DecodeError."""
-    return _input_decoder.decode(data)
+    """Parse one input message of at most 64 KiB. Raises msgspec.DecodeError, whatever the bytes are.
+
+    Numbers that are none or too large for one (NaN and Infinity, which some senders write though JSON has no such
+    numbers, and 1e999) are read as what they are: their channel is refused, not the message.
+    """
+    try:
+        return _input_decoder.decode(data)
+    except msgspec.DecodeError as error:
+        text = bytes(data)
+        if b"NaN" not in text and b"Infinity" not in text and "out of range" not in str(error):
+            raise
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise msgspec.DecodeError(f"{type(error).__name__}: {error}") from None
+    try:
+        return msgspec.convert(json.loads(text, parse_int=_whole), InputMessage)
+    except (ValueError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else float(digits)
 
 
 _input_decoder = msgspec.json.Decoder(InputMessage)

@@ -81,7 +81,7 @@ def tiny_config(bundle: Path, *sources: SourceConfig, name: str = "test", stop_a
     return Config(
         name=name,
         bundle=str(bundle),
-        source=sources or (ZmqSource("tcp://127.0.0.1:*"),),
+        source=sources or (ZmqSource("tcp://127.0.0.1:*", rate_limit=0),),  # tests send in bursts
         sink=(ZmqSink("tcp://127.0.0.1:*"),),
         allow_unsigned=True,
         stop_at_end=stop_at_end,

@@ -35,7 +35,7 @@ _Maker = tuple[tuple[type, ...], Callable[[Any, _Setting], Source]]
 _ANY = tuple(row.spec for row in KINDS)
 
 SOURCES: dict[type, _Maker] = {
-    config.ZmqSource: (_ANY, lambda item, at: ZmqSource(at.intake, item.bind)),
+    config.ZmqSource: (_ANY, lambda item, at: ZmqSource(at.intake, item.bind, item.rate_limit)),
     config.ProcessSource: (_ANY, lambda item, at: ProcessSource(at.intake, item, at.inputs, at.decisions)),
     config.RecordingSource: (_ANY, lambda item, at: RecordingSource(at.intake, item, at.streams)),
     config.CameraSource: ((CameraStream,), lambda item, at: CameraSource(at.intake, item)),

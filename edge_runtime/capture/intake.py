@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.admit import Refusal, admit_stamp
 from edge_runtime.clock import Clock
+from edge_runtime.kinds.kind import Partly
 from edge_runtime.mailbox import Mailbox
 from edge_runtime.messages import Words
 from edge_runtime.streams import StreamSpec, kind_of
@@ -58,6 +59,7 @@ class Intake:
         self._mailboxes = mailboxes
         self._admit = {name: kind_of(spec).admission(spec) for name, spec in streams.items()}
         self._trouble: dict[str, str] = {}
+        self._parts: dict[str, dict[str, str]] = {name: {} for name in streams}
         self._unrouted = unrouted or Unrouted()
         self._refused: dict[str, Counter[str]] = {name: Counter() for name in streams}
 
@@ -81,6 +83,11 @@ class Intake:
             self.refuse(stream, make)
             return
         self._recovered(stream)
+        if isinstance(make, Partly):
+            self._refuse_parts(stream, make.refused)
+            make = make.make
+        elif self._parts[stream]:
+            self._refuse_parts(stream, {})
         self._mailboxes[stream].put(lambda seq: make(stream, seq, stamp, id))
 
     def frame(
@@ -96,7 +103,11 @@ class Intake:
         self.put(stream, data, captured_ns, id)
 
     def sample(
-        self, stream: str, values: Mapping[str, float], captured_ns: int | None = None, id: str | None = None
+        self,
+        stream: str,
+        values: Mapping[str, float | str | None],
+        captured_ns: int | None = None,
+        id: str | None = None,
     ) -> None:
         """Sensor values by channel name, in the channels' units."""
         self.put(stream, values, captured_ns, id)
@@ -107,6 +118,16 @@ class Intake:
         """One sentence."""
         self.put(stream, Words(text, lang), captured_ns, id)
 
+    def expected_hz(self, stream: str) -> float | None:
+        """Messages a second that the bundle expects of `stream`; None if there is no such stream."""
+        spec = self._streams.get(stream)
+        return None if spec is None else spec.rate_hz
+
+    def newest_only(self, stream: str) -> bool:
+        """Whether of several messages of `stream` that wait only the newest counts."""
+        spec = self._streams.get(stream)
+        return spec is not None and kind_of(spec).keep == 1
+
     def refuse(self, stream: str, refusal: Refusal) -> None:
         """Count a message of a known stream that cannot be used."""
         self._mailboxes[stream].refuse(refusal.reason)
@@ -114,6 +135,21 @@ class Intake:
         if self._trouble.get(stream) != refusal.reason:
             self._trouble[stream] = refusal.reason
             log.warning("%s: refusing messages: %s %s", stream, refusal.reason, refusal.detail)
+
+    def _refuse_parts(self, stream: str, refused: Mapping[str, Refusal]) -> None:
+        """Count readings that are left out, and say so whenever the cause changes. Unknown names are nobody's channel:
+        they are said together, so that a sender who makes up names fills neither memory nor log."""
+        causes: dict[str, str] = {}
+        for name, why in refused.items():
+            self._mailboxes[stream].refuse_part(why.reason)
+            known = why.reason != "unknown_channel"
+            causes[name if known else ""] = why.reason
+            if self._parts[stream].get(name if known else "") != why.reason:
+                log.warning("%s: left out: %s %s %s", stream, name, why.reason, why.detail)
+        for name in self._parts[stream].keys() - causes.keys():
+            if name:
+                log.warning("%s: %s is good again, or not sent", stream, name)
+        self._parts[stream] = causes
 
     def refusals(self, stream: str) -> Counter[str]:
         """Messages of `stream` refused so far, by reason. Any thread."""

@@ -57,8 +57,8 @@ class Source(ABC):
         self.ready()
         self._started.set()
 
-    def hand_over(self, intake: Intake) -> None:
-        """Deliver into `intake` from the next message on. Loop thread."""
+    def hand_over(self, intake: Intake, settings: Struct) -> None:
+        """Deliver into `intake` from the next message on. `settings`: the row that it stands for now. Loop thread."""
         self._intake = intake
 
     def stop(self, timeout_s: float = 1.0) -> None:

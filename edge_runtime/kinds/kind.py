@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from msgspec import Struct
@@ -24,7 +24,16 @@ Preprocess = Callable[[Slice], Tensors]
 """A stream's present slice to its tensors by field. Pure."""
 Make = Callable[[str, int, int, "str | None"], Message]
 """Stream, number, capture time and the sender's mark to the message."""
-Admit = Callable[[Any], "Make | Refusal"]
+
+
+class Partly(Struct, frozen=True):
+    """A message is made of what could be used; `refused` says why the rest could not, by the name of the part."""
+
+    make: Make
+    refused: Mapping[str, Refusal]
+
+
+Admit = Callable[[Any], "Make | Partly | Refusal"]
 """One stream's admission: what a sender gave, to the message it makes or why it is refused. May remember what came
 before; called by one thread at a time."""
 

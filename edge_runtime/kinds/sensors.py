@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from edge_runtime.admit import Refusal, admit_sample
 from edge_runtime.choose import window
-from edge_runtime.kinds.kind import Admit, Field, Kind, Make, Preprocess, Read
+from edge_runtime.kinds.kind import Admit, Field, Kind, Make, Partly, Preprocess, Read
 from edge_runtime.kinds.record import Time, none, unset
 from edge_runtime.messages import Message, Sample, Slice, Tensors
 from edge_runtime.preprocess import window_tensors
@@ -49,13 +49,18 @@ class Sensors(Kind[SensorStream, Sample, SensorSample]):
                 yield f"{channel.name}: minimum {channel.minimum:g} is not below maximum {channel.maximum:g}"
 
     def admission(self, spec: SensorStream) -> Admit:
-        """Refuses values that are not finite, out of physical range or of no channel."""
+        """Refuses readings that are no finite numbers, out of physical range or of no channel, each by itself."""
 
-        def admit(content: Any) -> Make | Refusal:
-            values = admit_sample(spec, content.values if isinstance(content, Sample) else content)
-            if isinstance(values, Refusal):
-                return values
-            return lambda stream, seq, captured_ns, id: Sample(stream, seq, captured_ns, values, id=id)
+        def admit(content: Any) -> Make | Partly | Refusal:
+            readings = admit_sample(spec, content.values if isinstance(content, Sample) else content)
+            if isinstance(readings, Refusal):
+                return readings
+            values, refused = readings
+
+            def make(stream: str, seq: int, captured_ns: int, id: str | None) -> Sample:
+                return Sample(stream, seq, captured_ns, values, id=id)
+
+            return Partly(make, refused) if refused else make
 
         return admit
 

@@ -39,7 +39,12 @@ def reason(answer: object) -> str | None:
         ({"co2_ppm": math.nan}, "not_finite"),
         ({"temp_c": -math.inf}, "not_finite"),
         ({"co2_ppm": -1.0}, "out_of_range"),
-        ({"co2_ppm": 400.0, "smell": 3.0}, "unknown_channel"),
+        ({"smell": 3.0}, "unknown_channel"),
+        ({"co2_ppm": None, "smell": 3.0}, "null"),
+        ({"co2_ppm": "unavailable"}, "not_a_number"),
+        ({"co2_ppm": 10**400}, "not_a_number"),
+        ({"co2_ppm": "400"}, None),
+        ({"co2_ppm": 400.0, "smell": 3.0}, None),
         ({"temp_c": 20.0}, None),
     ],
 )

@@ -66,8 +66,19 @@ BAD: dict[str, tuple[list[bytes], str]] = {
     "no picture": ([b'{"schema":1,"stream":"camera"}', b"GIF89a"], "camera.not_jpeg"),
     "future": ([SAMPLE[:-1] + b',"captured_ns":9000000000000000000}'], "sensors.bad_timestamp"),
     "out of range": ([SAMPLE.replace(b'"a":1', b'"a":1e6')], "sensors.out_of_range"),
-    "null value": ([SAMPLE.replace(b'"a":1', b'"a":null')], "malformed"),
-    "number too large": ([SAMPLE.replace(b'"a":1', b'"a":1e999')], "malformed"),
+    "null value": ([SAMPLE.replace(b'"a":1', b'"a":null')], "sensors.null"),
+    "word": ([SAMPLE.replace(b'"a":1', b'"a":"unavailable"')], "sensors.not_a_number"),
+    "no number": ([SAMPLE.replace(b'"a":1', b'"a":NaN')], "sensors.not_finite"),
+    "number too large": ([SAMPLE.replace(b'"a":1', b'"a":1e999')], "sensors.not_finite"),
+    "number of thousands of digits": ([SAMPLE.replace(b'"a":1', b'"a":' + b"9" * 5000)], "sensors.not_finite"),
+    "a list for a value": ([SAMPLE.replace(b'"a":1', b'"a":[1]')], "malformed"),
+    "stamp of hundreds of digits": ([SAMPLE[:-1] + b',"captured_ns":' + b"9" * 400 + b"}"], "malformed"),
+    "stamp below zero": ([SAMPLE[:-1] + b',"captured_ns":-1}'], "malformed"),
+    "deep": ([SAMPLE[:-1] + b',"values":' + b'{"a":' * 9000 + b"}"], "malformed"),
+    "deep and no number": ([b'{"a":' * 9000 + b"NaN"], "malformed"),
+    "long mark": ([SAMPLE[:-1] + b',"id":"' + b"x" * 129 + b'"}'], "malformed"),
+    "long name": ([SAMPLE.replace(b"sensors", b"s" * 129)], "malformed"),
+    "half a surrogate pair": ([SAMPLE.replace(b"sensors", b"\\ud800")], "malformed"),
     "control character": ([b'{"schema":1,"stream":"text","text":"a\\u0007b"}'], "text.control_character"),
 }
 
@@ -98,6 +109,100 @@ def test_a_part_of_many_megabytes_does_not_reach_our_memory_and_others_go_on(lin
     bad.send(b"x" * (40 << 20))
     assert link.refused() == {}
     bad.close(linger=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "heard", "lost"),
+    [
+        (b'{"a":2,"b":null}', {"a": 2.0}, {"null": 1}),
+        (b'{"a":2,"b":"unavailable"}', {"a": 2.0}, {"not_a_number": 1}),
+        (b'{"a":2,"b":NaN}', {"a": 2.0}, {"not_finite": 1}),
+        (b'{"a":2,"b":-Infinity,"x":3}', {"a": 2.0}, {"not_finite": 1, "unknown_channel": 1}),
+        (b'{"a":2,"b":1e400}', {"a": 2.0}, {"not_finite": 1}),
+        (b'{"a":2,"b":11}', {"a": 2.0}, {"out_of_range": 1}),
+        (b'{"a":"2.5","b":true}', {"a": 2.5, "b": 1.0}, {}),
+    ],
+)
+def test_a_reading_that_is_none_costs_its_channel_and_no_other(
+    link: Link, values: bytes, heard: dict[str, float], lost: dict[str, int]
+) -> None:
+    link.socket.send(SAMPLE.replace(b'{"a":1}', values))
+    assert link.refused() == {}
+    (sample,) = link.inbox.take("sensors")
+    assert sample.values == heard  # type: ignore[union-attr]
+    assert link.inbox.boxes["sensors"].refused_parts == lost
+
+
+def test_the_log_names_a_channel_whenever_its_cause_changes(link: Link, caplog: pytest.LogCaptureFixture) -> None:
+    for value in (b"null", b"null", b'"off"', b"1", b"1"):
+        link.socket.send(SAMPLE.replace(b'"a":1', b'"a":1,"b":' + value))
+    for name in (b"x", b"y", b"z"):  # unknown names are said once, however many are made up
+        link.socket.send(SAMPLE.replace(b'"a":1', b'"a":1,"' + name + b'":1'))
+    assert link.refused() == {}
+    said = [record.message.partition(": ")[2] for record in caplog.records if record.message.startswith("sensors")]
+    assert [line.split(" =")[0].strip() for line in said] == [
+        "left out: b null",
+        "left out: b not_a_number",
+        "b is good again, or not sent",
+        "left out: x unknown_channel",
+    ]
+
+
+def test_a_message_of_thousands_of_parts_is_one_refusal(link: Link) -> None:
+    link.socket.send_multipart([SAMPLE] + [b"x"] * 5000)
+    assert link.refused() == {"malformed": 1}
+
+
+def test_an_error_nobody_thought_of_is_counted_and_the_next_message_heard(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = link.inbox.intake.sample
+
+    def broken(stream: str, values: dict[str, float], *rest: object) -> None:
+        if values == {"a": 1.0}:
+            raise ZeroDivisionError("unthought of")
+        real(stream, values, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(link.inbox.intake, "sample", broken)
+    link.socket.send(SAMPLE)
+    link.socket.send(SAMPLE.replace(b'"a":1', b'"a":2'))
+    assert link.refused() == {"error_ZeroDivisionError": 1}
+    (sample,) = link.inbox.take("sensors")
+    assert sample.values == {"a": 2.0}  # type: ignore[union-attr]
+
+
+def test_a_stream_keeps_to_its_share_and_the_others_have_theirs() -> None:
+    inbox = Inbox()
+    source = ZmqSource(inbox.intake, "tcp://127.0.0.1:*", rate_limit=2.0)
+    source.start()
+    context = zmq.Context()
+    flood, honest = context.socket(zmq.PUSH), context.socket(zmq.PUSH)
+    for socket in (flood, honest):
+        socket.connect(source.endpoint)
+    for _ in range(2000):
+        flood.send(SAMPLE)
+    honest.send(b'{"schema":1,"stream":"text","text":"stop"}')
+    wait_for(lambda: inbox.captured("text") == 1, "the sentence beside a flood")
+    wait_for(lambda: inbox.captured("sensors") == 2000, "the flood")
+    over = inbox.boxes["sensors"].counts(0).dropped["over_rate"]
+    # 2 x 20 Hz, a second's worth at once, and what refilled while the flood lasted.
+    assert 2000 - over >= 40
+    assert over > 1000
+    flood.close(linger=0)
+    honest.close(linger=0)
+    context.term()
+    source.stop()
+
+
+def test_of_frames_that_wait_the_newest_is_decoded(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = b'{"schema":1,"stream":"camera","id":"f-%d"}'
+    block = [
+        ([memoryview(header % n), memoryview(jpeg(noise(100, n)))], link.inbox.intake.clock.now_ns()) for n in range(5)
+    ]
+    link.source._deliver_block(block)
+    (frame,) = link.inbox.take("camera")
+    assert frame.id == "f-4"
+    assert link.inbox.boxes["camera"].counts(0).dropped == {"replaced": 4}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
