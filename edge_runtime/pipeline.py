@@ -21,6 +21,7 @@ from edge_runtime.errors import EngineError, UserError
 from edge_runtime.heads.policy import Inputs, PolicyState
 from edge_runtime.infer import ON_CPU
 from edge_runtime.infer.stages import StageGraph
+from edge_runtime.kinds.kind import Partly
 from edge_runtime.messages import AlignedSet, Inference, Message, Slice, Tensors, Verdict, Words
 from edge_runtime.streams import kind, kind_of, preprocessors
 
@@ -165,6 +166,9 @@ class Pipeline:
         make = kind_of(spec).admission(spec)(raw)
         if isinstance(make, Refusal):
             raise UserError(f"input {stream!r}: is refused: {make.reason} {make.detail}".rstrip())
+        if isinstance(make, Partly):  # a caller who asks once should hear of all that is amiss
+            name, why = next(iter(make.refused.items()))
+            raise UserError(f"input {stream!r}: {name} is refused: {why.reason} {why.detail}".rstrip())
         return make(stream, 0, 0, None)
 
     def _tensors(self, stream: str, part: Slice) -> Tensors:

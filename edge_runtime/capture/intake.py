@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.admit import Refusal, admit_stamp
+from edge_runtime.capture.shares import Share
 from edge_runtime.clock import Clock
 from edge_runtime.kinds.kind import Partly
 from edge_runtime.mailbox import Mailbox
@@ -23,6 +24,9 @@ from edge_runtime.messages import Words
 from edge_runtime.streams import StreamSpec, kind_of
 
 log = logging.getLogger("edge_runtime.capture")
+
+LOG_LINES = 10
+"""Lines about one stream's trouble that may be said at once."""
 
 
 class Unrouted:
@@ -59,6 +63,8 @@ class Intake:
         self._mailboxes = mailboxes
         self._admit = {name: kind_of(spec).admission(spec) for name, spec in streams.items()}
         self._trouble: dict[str, str] = {}
+        self._lines = {name: Share(1.0, clock.now_ns(), LOG_LINES) for name in streams}
+        self._unsaid: Counter[str] = Counter()
         self._parts: dict[str, dict[str, str]] = {name: {} for name in streams}
         self._unrouted = unrouted or Unrouted()
         self._refused: dict[str, Counter[str]] = {name: Counter() for name in streams}
@@ -134,7 +140,7 @@ class Intake:
         self._refused[stream][refusal.reason] += 1
         if self._trouble.get(stream) != refusal.reason:
             self._trouble[stream] = refusal.reason
-            log.warning("%s: refusing messages: %s %s", stream, refusal.reason, refusal.detail)
+            self._say("%s: refusing messages: %s %s", stream, refusal.reason, refusal.detail)
 
     def _refuse_parts(self, stream: str, refused: Mapping[str, Refusal]) -> None:
         """Count readings that are left out, and say so whenever the cause changes. Unknown names are nobody's channel:
@@ -145,11 +151,15 @@ class Intake:
             known = why.reason != "unknown_channel"
             causes[name if known else ""] = why.reason
             if self._parts[stream].get(name if known else "") != why.reason:
-                log.warning("%s: left out: %s %s %s", stream, name, why.reason, why.detail)
+                self._say("%s: left out: %s %s %s", stream, name, why.reason, why.detail)
         for name in self._parts[stream].keys() - causes.keys():
             if name:
-                log.warning("%s: %s is good again, or not sent", stream, name)
+                self._say("%s: %s is good again, or not sent", stream, name)
         self._parts[stream] = causes
+
+    def replaced(self, stream: str) -> None:
+        """Count a message that a newer one replaced before it was looked at: no trouble, and not said."""
+        self._mailboxes[stream].refuse("replaced")
 
     def refusals(self, stream: str) -> Counter[str]:
         """Messages of `stream` refused so far, by reason. Any thread."""
@@ -166,4 +176,14 @@ class Intake:
 
     def _recovered(self, stream: str) -> None:
         if self._trouble.pop(stream, None) is not None:
-            log.warning("%s: messages are good again", stream)
+            self._say("%s: messages are good again", stream)
+
+    def _say(self, text: str, stream: str, *more: str) -> None:
+        """To the log, but no more than LOG_LINES at once and one a second for each stream: trouble may come and go with
+        every message. What was left out is counted with the next line."""
+        if not self._lines[stream].take(self.clock.now_ns()):
+            self._unsaid[stream] += 1
+            return
+        if unsaid := self._unsaid.pop(stream, 0):
+            text += f" ({unsaid} changes not said)"
+        log.warning(text, stream, *more)

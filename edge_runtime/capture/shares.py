@@ -6,10 +6,10 @@ from __future__ import annotations
 class Share:
     """A token bucket (Tanenbaum, Computer Networks, 5.4): refills at `rate_hz`, holds a second's worth. One thread."""
 
-    def __init__(self, rate_hz: float, now_ns: int) -> None:
-        """Full at `now_ns` (monotonic)."""
+    def __init__(self, rate_hz: float, now_ns: int, size: float | None = None) -> None:
+        """Full at `now_ns` (monotonic). `size`: what may pass at once, unless a second's worth."""
         self.rate_hz = rate_hz
-        self._size = max(1.0, rate_hz)
+        self._size = max(1.0, rate_hz) if size is None else size
         self._left = self._size
         self._seen_ns = now_ns
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -27,6 +28,7 @@ BLOCK = 32
 """Messages taken in one go: of their frames, the newest of each stream is decoded."""
 PAUSE_S = 0.002
 """After a block that may have left more waiting: a flood costs a bounded part of a core, and the loop gets its turn."""
+MAX_PAUSE_S = 0.02
 MIN_RATE_HZ = 20.0
 """Every stream may send this often, however rarely it is expected to."""
 
@@ -45,6 +47,7 @@ class ZmqSource(Source):
         super().__init__(f"zmq {bind}", intake)
         self._rate_limit = rate_limit
         self._shares: dict[str, Share] = {}
+        self._junk_s = 0.0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVTIMEO, RECEIVE_TIMEOUT_MS)
@@ -69,8 +72,13 @@ class ZmqSource(Source):
     def _run(self) -> None:
         while not self.stopping.is_set():
             block = self._receive()
+            start = time.monotonic()
             self._deliver_block(block)
-            if len(block) >= HIGH_WATER_MARK:
+            if self._junk_s:
+                # Reading what no message may hold costs as much as its sender likes: as long a pause as it took.
+                self.stopping.wait(min(MAX_PAUSE_S, self._junk_s + time.monotonic() - start))
+                self._junk_s = 0.0
+            elif len(block) >= HIGH_WATER_MARK:
                 self.stopping.wait(PAUSE_S)
 
     def _receive(self) -> list[tuple[list[memoryview], int]]:
@@ -82,15 +90,26 @@ class ZmqSource(Source):
                 # As recv_multipart, which asks the socket about every part: that costs more than the parts.
                 frame = self._socket.recv(flags, copy=False)
                 parts = [frame]
-                while frame.more:
+                while frame.more and len(parts) <= MAX_PARTS:
                     frame = self._socket.recv(copy=False)
-                    if len(parts) <= MAX_PARTS:  # the rest is read, and let go
-                        parts.append(frame)
+                    parts.append(frame)
+                if frame.more:
+                    self._skip()
+                    flags = zmq.NOBLOCK
+                    block.append(([part.buffer for part in parts], self._intake.clock.now_ns()))
+                    break
             except zmq.Again:
                 break
             block.append(([part.buffer for part in parts], self._intake.clock.now_ns()))
             flags = zmq.NOBLOCK
         return block
+
+    def _skip(self) -> None:
+        """Read the rest of a message that has too many parts, and let it go."""
+        start = time.monotonic()
+        while self._socket.recv(copy=False).more:
+            pass
+        self._junk_s += time.monotonic() - start
 
     def _deliver_block(self, block: list[tuple[list[memoryview], int]]) -> None:
         newest: dict[str, InputMessage] = {}
@@ -147,7 +166,7 @@ class ZmqSource(Source):
         stamp = arrived_ns if message.captured_ns is None else message.captured_ns
         if len(parts) == MAX_PARTS:
             if self._intake.newest_only(message.stream) and newest[message.stream] is not message:
-                self._intake.refuse(message.stream, Refusal("replaced", "a newer one came before it was decoded"))
+                self._intake.replaced(message.stream)
             else:
                 self._intake.put(message.stream, parts[1], stamp, message.id)
         elif (message.values is None) == (message.text is None):
