@@ -82,7 +82,6 @@ class Session:
             }
             self.intake = Intake(manifest.streams, self.mailboxes, clock, books.unrouted)
             self.rates = {name: RateMeter() for name in manifest.streams}
-            self._rows = config.sources
             self.sources = open_sources(config.sources, manifest.streams, self.intake, decisions, running)
             self._kept = [source for source in self.sources if source in running]
             try:
@@ -108,9 +107,9 @@ class Session:
 
     def start(self) -> None:
         """Let the sources deliver here, those that ran before included. Raises nothing."""
-        for source, settings in zip(self.sources, self._rows, strict=True):
+        for source in self.sources:
             if source in self._kept:
-                source.hand_over(self.intake, settings)
+                source.hand_over(self.intake)
             else:
                 source.start()
 

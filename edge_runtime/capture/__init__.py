@@ -89,6 +89,7 @@ def open_sources(
                 source.settings, source.reads = item, reads
             else:
                 left.remove(source)
+                source.claimed = item
             sources.append(source)
             setting.inputs = getattr(source, "endpoint", setting.inputs)
     except BaseException:

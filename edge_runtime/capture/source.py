@@ -31,6 +31,9 @@ class Source(ABC):
     settings: Struct | None = None
     """The row of the configuration that it was opened for."""
 
+    claimed: Struct | None = None
+    """The row of a session in the making that it will stand for once it is handed over."""
+
     reads: object = None
     """What it may have read besides its settings when it was opened, of the bundle's streams above all."""
 
@@ -57,8 +60,8 @@ class Source(ABC):
         self.ready()
         self._started.set()
 
-    def hand_over(self, intake: Intake, settings: Struct) -> None:
-        """Deliver into `intake` from the next message on. `settings`: the row that it stands for now. Loop thread."""
+    def hand_over(self, intake: Intake) -> None:
+        """Deliver into `intake` from the next message on, for the row that claimed it. Loop thread."""
         self._intake = intake
 
     def stop(self, timeout_s: float = 1.0) -> None:

@@ -63,11 +63,11 @@ class ZmqSource(Source):
             return False
         return isinstance(self.settings, config.ZmqSource) and settings.bind in {self.settings.bind, self.endpoint}
 
-    def hand_over(self, intake: Intake, settings: Struct) -> None:
+    def hand_over(self, intake: Intake) -> None:
         """See Source."""
-        super().hand_over(intake, settings)
-        if isinstance(settings, config.ZmqSource):
-            self._rate_limit = settings.rate_limit
+        super().hand_over(intake)
+        if isinstance(self.claimed, config.ZmqSource):
+            self._rate_limit = self.claimed.rate_limit
 
     def _run(self) -> None:
         while not self.stopping.is_set():

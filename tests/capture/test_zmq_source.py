@@ -7,6 +7,8 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_runtime import config
+from edge_runtime.capture import open_sources
 from edge_runtime.capture.zmq_source import ZmqSource
 from tests import tiny
 from tests.capture.test_sources import Inbox
@@ -212,3 +214,17 @@ def test_no_bytes_stop_it(link: Link, messages: list[list[bytes]]) -> None:
         link.socket.send_multipart(parts)
     link.refused()
     assert not link.source.ended
+
+
+def test_a_limit_can_change_on_the_endpoint_that_is_bound() -> None:
+    inbox = Inbox()
+    source = inbox.open(config.ZmqSource("tcp://127.0.0.1:*", rate_limit=0))
+    assert isinstance(source, ZmqSource)
+    row = config.ZmqSource(source.endpoint, rate_limit=1.0)
+    (again,) = open_sources([row], tiny.STREAMS, inbox.intake, "", [source])
+    assert again is source
+    source.hand_over(inbox.intake)
+    text = [memoryview(b'{"schema":1,"stream":"text","text":"go"}')]
+    source._deliver_block([(text, inbox.intake.clock.now_ns()) for _ in range(30)])
+    assert inbox.boxes["text"].counts(0).dropped["over_rate"] == 10
+    source.stop()

@@ -125,6 +125,8 @@ def pytest_configure(config: pytest.Config) -> None:
     path = os.environ.get(_REPORTS)
     if path and not config.pluginmanager.has_plugin("double-reports"):
         config.pluginmanager.register(_Reports(Path(path)), "double-reports")
+    if not config.pluginmanager.has_plugin("double-patience"):
+        config.pluginmanager.register(_Patience(), "double-patience")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -178,6 +180,14 @@ def _run_on_double(session: pytest.Session) -> dict[str, tuple[str, str]]:
     if len(done) == len(names) and child.returncode not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         outcomes[names[-1]] = ("failed", ended)  # on its way out
     return outcomes
+
+
+class _Patience:
+    """The first marked test of a session waits for all of them; each has its own limit in the process on the double."""
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        if _is_elsewhere(item):
+            item.add_marker(pytest.mark.timeout(900))
 
 
 class _Reports:
