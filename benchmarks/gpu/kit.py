@@ -24,6 +24,11 @@ import click
 
 from edge_runtime.errors import UserError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[2]
 THERE = ("torch", "numpy", "opencv-python-headless", "onnx", "onnxruntime")
 """What the other machine has, with all that these need in turn."""
@@ -38,19 +43,10 @@ SOURCES = (
     "LICENSE",
 )
 BROUGHT = (
-    *(
-        "click",
-        "cryptography",
-        "mcap",
-        "msgspec",
-        "pyzmq",
-        "rich",
-        "sentencepiece",
-        "zstandard",
-        "cuda-bindings>=13,<14",
-    ),
-    *("pytest", "pytest-timeout", "hypothesis", "jsonschema", "psutil", "matplotlib", "setuptools", "wheel"),
+    *("cuda-bindings>=13,<14", "pytest", "pytest-timeout", "hypothesis", "jsonschema", "psutil", "matplotlib"),
+    *("setuptools", "wheel"),
 )
+"""What comes along beside the project's own dependencies."""
 PYCUDA = "pycuda>=2024.1"
 PYCUDA_NEEDS = ("mako", "platformdirs", "pytools", "siphash24")
 TENSORRT_RTX = ("tensorrt-rtx-cu13-libs==1.7.1.116", "tensorrt-rtx-cu13-bindings==1.7.1.116")
@@ -100,7 +96,7 @@ def main(out: Path, version: str, interpreter: str | None, tensorrt_rtx: bool) -
     wheels.mkdir(parents=True)
     click.echo("the project")
     pack_project(out / "project.tar.xz")
-    needed = names_needed(BROUGHT, version)
+    needed = names_needed((*dependencies(), *BROUGHT), version)
     there = {normal(one) for one in names_needed(THERE, version)}
     brought = [one for one in needed if normal(one) not in there]
     click.echo(f"wheels: {len(brought)} packages")
@@ -118,6 +114,12 @@ def main(out: Path, version: str, interpreter: str | None, tensorrt_rtx: bool) -
         click.echo("TensorRT-RTX (takes minutes)")
         pack_tensorrt_rtx(out / "tensorrt-rtx", version)
     click.echo(f"{out}: {size:.1f} MiB; start it with: sh {out}/run.sh")
+
+
+def dependencies() -> list[str]:
+    """The project's own, but for those that are there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [one for one in project["dependencies"] if normal(one) not in THERE]
 
 
 def pack_project(archive: Path) -> None:

@@ -69,3 +69,9 @@ def test_a_missing_piece_leaves_the_part_out_and_says_so(tmp_path: Path, capsys:
 def test_names_compare_as_the_index_compares_them() -> None:
     assert kit.normal("Markdown_It.py==3.0") == "markdown-it-py"
     assert kit.normal("cuda-bindings>=13,<14") == "cuda-bindings"
+
+
+def test_all_that_the_device_needs_comes_along_or_is_there() -> None:
+    named = {kit.normal(one) for one in kit.dependencies()} | set(kit.THERE)
+    assert {"simplejpeg", "pyzmq", "msgspec", "cryptography", "mcap"} <= named
+    assert not {"numpy", "opencv-python-headless"} & {kit.normal(one) for one in kit.dependencies()}
