@@ -107,7 +107,10 @@ def viewer_accepts(kind: dict[str, Any], place: str) -> None:
         if part["type"] == "object":
             viewer_accepts(part, here)
         elif part["type"] == "array":
-            assert part["items"]["type"] in ("string", "number", "integer", "boolean"), here
+            if part["items"]["type"] == "object":  # as foxglove.ImageAnnotations has them
+                viewer_accepts(part["items"], here)
+            else:
+                assert part["items"]["type"] in ("string", "number", "integer", "boolean"), here
         else:
             assert part["type"] in ("string", "number", "integer", "boolean"), here
             assert part.get("contentEncoding") in (None, "base64"), here
