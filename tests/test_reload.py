@@ -189,6 +189,8 @@ def test_a_file_stays_at_its_place_through_reloads_that_fail_and_that_succeed(
     assert sensors.balanced and sensors.in_flight == 0
 
 
+# Each reload collects garbage over all that the tests before have left in this process.
+@pytest.mark.timeout(900)
 def test_hundreds_of_reloads_lose_no_message_without_a_count(tiny_bundle_path: Path) -> None:
     reloads, sent = 300, 0
     good = tiny_config(tiny_bundle_path)
