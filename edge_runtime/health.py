@@ -1,4 +1,4 @@
-"""What the status message tells besides the accounts: latency percentiles, rates, memory, temperature, clock jumps."""
+"""What the status message tells besides accounts and times: rates, memory, temperature, clock jumps."""
 
 from __future__ import annotations
 
@@ -6,32 +6,8 @@ import os
 from collections import deque
 from pathlib import Path
 
-import numpy as np
-
-from edge_runtime.wire import Percentiles
-
 WALL_JUMP_NS = 100_000_000
 """NTP slews by at most 0.5 ms a second; a larger step between two looks is a jump."""
-
-
-class LatencyWindow:
-    """The last `size` latencies, in milliseconds. Loop thread only."""
-
-    def __init__(self, size: int = 2048) -> None:
-        self._ring = np.zeros(size, np.float64)
-        self._count = 0
-
-    def add(self, milliseconds: float) -> None:
-        self._ring[self._count % self._ring.size] = milliseconds
-        self._count += 1
-
-    def percentiles(self) -> Percentiles:
-        """Over what the window holds."""
-        held = self._ring[: min(self._count, self._ring.size)]
-        if held.size == 0:
-            return Percentiles(0, None, None, None, None)
-        p50, p90, p99, top = (round(float(value), 3) for value in np.percentile(held, [50, 90, 99, 100]))
-        return Percentiles(held.size, p50, p90, p99, top)
 
 
 class RateMeter:

@@ -228,7 +228,7 @@ class Runtime:
         times = Times(reference_ns, taken_ns, self._clock.now_ns(), self._clock.now_ns())
         message = self._message(outcome, times)
         self._publish(message)
-        self._status.decided(message, triggered)
+        self._status.decided(message)
         self._last_decided_ns = times.decided_ns
         if self._status.decisions == 1:
             self._notifier.send("READY=1")
@@ -339,3 +339,4 @@ class Runtime:
         self._decide(self._clock.now_ns(), triggered=False)
         self._reloads.cancel()
         self._publish_status("stopped")
+        log.info("%s: %s", self._config.name, self._status.summary())

@@ -65,6 +65,7 @@ class Session:
         self.bundle = bundle
         self.bundle_id = BundleId(manifest.name, manifest.version, bundle.digest)
         self.trigger = manifest.trigger
+        self.period_ms = 1000.0 / manifest.streams[manifest.trigger].rate_hz
         self.each_answered = kind_of(manifest.streams[manifest.trigger]).each_answered
         self.heartbeat_ns = int(manifest.decision.heartbeat_ms * 1e6)
         self._clock = clock

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from edge_runtime.clock import Clock, rfc3339
-from edge_runtime.health import LatencyWindow, Thermometer, WallClockWatch, resident_mb
+from edge_runtime.health import Thermometer, WallClockWatch, resident_mb
+from edge_runtime.histograms import TimeKeeper
 from edge_runtime.session import Session
-from edge_runtime.wire import DecisionMessage, RecordingHealth, ReloadHealth, SinkHealth, State, StatusMessage
+from edge_runtime.wire import (
+    DecisionMessage,
+    Percentiles,
+    RecordingHealth,
+    ReloadHealth,
+    SinkHealth,
+    State,
+    StatusMessage,
+)
+
+NO_LATENCY = Percentiles(0, None, None, None, None)
 
 
 class Status:
@@ -15,19 +26,18 @@ class Status:
         self._name = name
         self._clock = clock
         self._started_ns = clock.now_ns()
-        self._latencies = LatencyWindow()
+        self._times = TimeKeeper()
         self._thermometer = Thermometer()
         self._wall = WallClockWatch(clock.now_ns(), clock.wall_ns())
         self._seq = 0
         self.decisions = 0
         self._safe_decisions = 0
 
-    def decided(self, message: DecisionMessage, triggered: bool) -> None:
-        """Count a published decision; a heartbeat's latency says nothing."""
+    def decided(self, message: DecisionMessage) -> None:
+        """Count a published decision."""
         self.decisions += 1
         self._safe_decisions += message.source == "safe"
-        if triggered:
-            self._latencies.add(message.latency_ms.capture_to_publish)
+        self._times.decided(message)
 
     def message(
         self,
@@ -41,6 +51,7 @@ class Status:
         now_ns = self._clock.now_ns()
         self._wall.look(now_ns, self._clock.wall_ns())
         streams = session.health(now_ns)
+        timings = self._times.timings(now_ns, session.period_ms)
         self._seq += 1
         return StatusMessage(
             schema=1,
@@ -57,7 +68,7 @@ class Status:
             streams=streams,
             unrouted=session.unrouted,
             conserved=all(stream.balanced for stream in streams.values()),
-            latency_ms=self._latencies.percentiles(),
+            latency_ms=timings.last_minute.get("latency", NO_LATENCY),
             wall_clock_jumps=self._wall.jumps,
             engine_restarts=session.engine_restarts,
             memory_mb=round(resident_mb(), 1),
@@ -69,4 +80,14 @@ class Status:
             reload=reload,
             sinks=sinks,
             sources=[source.health() for source in session.sources],
+            timings=timings,
+        )
+
+    def summary(self) -> str:
+        """One line on all decisions so far."""
+        times = self._times.since_start()
+        measures = ", ".join(f"{name} {found.p50:.2f}/{found.p99:.2f}/{found.max:.2f}" for name, found in times.items())
+        return (
+            f"{self.decisions} decisions, {self._safe_decisions} of them safe, {self._times.misses} past their "
+            f"deadline; ms p50/p99/max: {measures or 'none'}"
         )

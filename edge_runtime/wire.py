@@ -124,13 +124,26 @@ class StreamHealth(Struct, frozen=True):
 
 
 class Percentiles(Struct, frozen=True):
-    """Milliseconds over the last `count` decisions."""
+    """Milliseconds over `count` decisions."""
 
     count: int
     p50: float | None
     p90: float | None
     p99: float | None
     max: float | None
+    p999: float | None = None
+
+
+class Timings(Struct, frozen=True):
+    """Where the time of decisions went, by measure: `latency` (capture to publish), `queue`, `preprocess`, `decide`,
+    `stage NAME`, `jitter` (differences of neighbouring latencies), `age STREAM` (of the inputs that were present)."""
+
+    since_start: dict[str, Percentiles]
+    last_minute: dict[str, Percentiles]
+    deadline_ms: float
+    """One period of the stream that calls for decisions."""
+    deadline_misses: int
+    """Decisions whose latency was beyond it."""
 
 
 class RecordingHealth(Struct, frozen=True):
@@ -201,6 +214,7 @@ class StatusMessage(Struct, frozen=True):
     conserved: bool
     """Whether every stream's account balances."""
     latency_ms: Percentiles
+    """Capture to publish, over the last minute."""
     wall_clock_jumps: int
     engine_restarts: int
     memory_mb: float
@@ -215,6 +229,7 @@ class StatusMessage(Struct, frozen=True):
     """By number and kind of the configuration's row."""
     sources: list[SourceHealth] = []
     """In the configuration's order."""
+    timings: Timings | None = None
 
 
 def decode_input(data: bytes | memoryview) -> InputMessage:

@@ -2,24 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edge_runtime.clock import rfc3339
-from edge_runtime.health import LatencyWindow, RateMeter, Thermometer, WallClockWatch, resident_mb
+from edge_runtime.health import RateMeter, Thermometer, WallClockWatch, resident_mb
 
 S = 1_000_000_000
-
-
-def test_percentiles_are_those_of_the_last_values() -> None:
-    window = LatencyWindow(100)
-    assert window.percentiles().p50 is None
-    for value in range(1000):
-        window.add(value)
-    held = np.arange(900, 1000)
-    found = window.percentiles()
-    assert (found.count, found.max) == (100, 999)
-    assert found.p99 == pytest.approx(np.percentile(held, 99), abs=0.001)
 
 
 def test_a_rate_follows_the_last_seconds() -> None:

@@ -118,6 +118,28 @@ def test_frames_sensors_and_text_become_decisions(tiny_bundle_path: Path) -> Non
         assert sum(stop.probabilities.values()) == pytest.approx(1)
 
 
+def test_status_and_the_log_at_the_end_tell_where_the_time_went(
+    tiny_bundle_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    latencies = []
+    with caplog.at_level("INFO", "edge_runtime"), driving(tiny_config(tiny_bundle_path)) as (runtime, vehicle):
+        for number in range(20):
+            latencies.append(vehicle.answer(240, f"f{number}").latency_ms.capture_to_publish)
+        runtime.stop()
+        while not (vehicle.statuses and vehicle.statuses[-1].state == "stopped"):
+            vehicle.read()
+    told = vehicle.statuses[-1].timings
+    assert told is not None
+    found = told.since_start["latency"]
+    assert found.count == len(latencies) and found == told.last_minute["latency"]
+    assert found.max == pytest.approx(max(latencies), rel=0.01)
+    assert found.p50 == pytest.approx(sorted(latencies)[9], rel=0.01)
+    assert told.since_start["stage vision"].count > 0 and told.since_start["age camera"].count >= 20
+    assert told.deadline_misses == sum(item > told.deadline_ms for item in latencies)
+    last = [line for line in caplog.messages if "ms p50/p99/max: " in line]
+    assert len(last) == 1 and f"latency {found.p50:.2f}/{found.p99:.2f}/{found.max:.2f}" in last[0]
+
+
 def test_collections_while_it_runs_look_at_little(tiny_bundle_path: Path) -> None:
     before = gc.get_freeze_count()
     with driving(tiny_config(tiny_bundle_path)) as (_, vehicle):
