@@ -2,7 +2,7 @@
 # make test   the tests          make check   format, lint, types, import directions
 # make setup-build    what build-engines and the benchmarks need
 # make gpu-kit        a folder that proves the CUDA side on a GPU machine without a network
-# make mutants  do the tests notice small changes? MODULES="health gate/limits" for some; build/mutants/report.md
+# make mutants  do the tests notice small changes? MODULES="health gate/limits" for some; docs/mutants.md
 # make format rewrite the code's format          make schema   rewrite the JSON Schemas
 
 PYTHON ?= python3
@@ -27,7 +27,7 @@ check: $(VENV)/.test-ready
 	$(BIN)/lint-imports
 
 mutants: $(VENV)/.test-ready
-	$(BIN)/python -m tests.mutants $(MODULES)
+	$(BIN)/python -m tests.mutants $(MUTANTS) $(MODULES)
 
 format: $(VENV)/.test-ready
 	$(BIN)/ruff format .

@@ -11,16 +11,16 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from tests.mutants.mutate import Mutant, mutants
 
@@ -31,6 +31,7 @@ else:
 
 ROOT = Path(__file__).parents[2]
 TABLE = Path(__file__).with_name("modules.toml")
+SERVER = Path(__file__).with_name("server.py")
 OUT = ROOT / "build" / "mutants"
 COPIED = ("edge_runtime", "build_engines", "calibration", "benchmarks", "tests", "systemd", "docs")
 FILES = ("pyproject.toml", "README.md", "Makefile", "constraints-jetpack.txt")
@@ -67,32 +68,40 @@ def judge(root: Path, module: str, tests: list[str], sample: int = 0, jobs: int 
     made = mutants((root / module).read_text(encoding="utf-8"))
     chosen = random.Random(0).sample(made, sample) if 0 < sample < len(made) else made
     chosen.sort(key=lambda one: one.line)
-    with copies(root, jobs) as folders:
-        folder = folders.get()
-        start = time.monotonic()
-        if (outcome := run_tests(folder, tests, 600)) != "survived":
-            raise SystemExit(f"{module}: its tests do not pass as it is ({outcome}): {' '.join(tests)}")
-        limit_s = 20 + 5 * (time.monotonic() - start)
-        folders.put(folder)
+    with servers(root, module, jobs) as free:
+        waiting = [free.get() for _ in range(jobs)]
+        for server in waiting:
+            found = server.warm(tests)
+            if found["outcome"] != "survived":
+                raise SystemExit(
+                    f"{module}: its tests do not pass as it is ({found['outcome']}, {found['by']}): {' '.join(tests)}"
+                )
+            server.run(tests, [], 600)
+            start = time.monotonic()
+            server.run(tests, [], 600)
+            limit_s = 20 + 5 * (time.monotonic() - start)
+            free.put(server)
         print(f"{module}: {len(chosen)} of {len(made)} mutants, {limit_s:.0f} s each at most", flush=True)
+        killers: list[str] = []
 
-        def one(mutant: Mutant) -> str:
-            folder = folders.get()
-            target = folder / module
-            original = target.read_bytes()
+        def one(mutant: Mutant) -> dict[str, Any]:
+            server = free.get()
             try:
-                target.write_text(mutant.source, encoding="utf-8")
-                return run_tests(folder, tests, limit_s)
+                found = server.judge(mutant.source, tests, list(killers), limit_s)
             finally:
-                target.write_bytes(original)
-                folders.put(folder)
+                free.put(server)
+            if found["by"] is not None:  # the next mutant stands a line below: what killed this one goes first
+                if found["by"] in killers:
+                    killers.remove(found["by"])
+                killers.insert(0, found["by"])
+            return found
 
         rows, counts = [], dict.fromkeys(OUTCOMES, 0)
         with ThreadPoolExecutor(jobs) as pool:
-            for mutant, outcome in zip(chosen, pool.map(one, chosen), strict=True):
-                counts[outcome] += 1
-                rows.append({"line": mutant.line, "change": mutant.change, "outcome": outcome})
-                if outcome == "survived":
+            for mutant, found in zip(chosen, pool.map(one, chosen), strict=True):
+                counts[found["outcome"]] += 1
+                rows.append({"line": mutant.line, "change": mutant.change, **found})
+                if found["outcome"] == "survived":
                     print(f"  survived  {module}:{mutant.line}  {mutant.change}", flush=True)
                 elif len(rows) % 20 == 0:
                     print(f"  {len(rows)} of {len(chosen)}", flush=True)
@@ -100,10 +109,10 @@ def judge(root: Path, module: str, tests: list[str], sample: int = 0, jobs: int 
 
 
 @contextmanager
-def copies(root: Path, jobs: int) -> Iterator[SimpleQueue[Path]]:
-    """Copies of the source tree, one for each job."""
-    free: SimpleQueue[Path] = SimpleQueue()
-    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+def servers(root: Path, module: str, jobs: int) -> Iterator[SimpleQueue[Server]]:
+    """As many servers as jobs, each with a copy of the source tree."""
+    free: SimpleQueue[Server] = SimpleQueue()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name, ExitStack() as stack:
         for number in range(jobs):
             folder = Path(name) / str(number)
             folder.mkdir()
@@ -113,43 +122,66 @@ def copies(root: Path, jobs: int) -> Iterator[SimpleQueue[Path]]:
             for part in FILES:
                 if (root / part).is_file():
                     shutil.copy(root / part, folder / part)
-            free.put(folder)
+            free.put(stack.enter_context(Server(folder, module)))
         yield free
 
 
-def run_tests(folder: Path, tests: list[str], limit_s: float) -> str:
-    """ "killed" if one of `tests` fails, "timeout" if they do not end in time, "survived" if all pass."""
-    options = [
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:randomly",
-        "--no-header",
-        "--tb=no",
-        "--hypothesis-seed=0",
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-B", "-m", "pytest", *options, *tests],
-        cwd=folder,
-        # The copy's modules, not those of an editable install; and no byte code of the module as it was.
-        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        return "survived" if process.wait(limit_s) == 0 else "killed"
-    except subprocess.TimeoutExpired:
-        return "timeout"
-    finally:
-        # Children that the tests started go too.
+class Server:
+    """A process that runs tests in a copy of the source tree: see server.py."""
+
+    def __init__(self, folder: Path, module: str) -> None:
+        self._target = folder / module
+        self._original = self._target.read_bytes()
+        self._libraries: list[str] = []
+        self._process = subprocess.Popen(
+            [sys.executable, str(SERVER)],
+            cwd=folder,
+            # The copy's modules, not those of an editable install; and no byte code of the module as it was.
+            env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()  # it ends when nothing more is asked
+
+    def warm(self, tests: list[str]) -> dict[str, Any]:
+        """Run `tests` on the module as it is, and keep loaded the libraries that they imported.
+
+        The byte code of all modules is kept, but of the one that changes.
+        """
+        found = self._ask(tests, [], 600.0, write_bytecode=True)
+        for stale in self._target.parent.glob(f"__pycache__/{self._target.stem}.*"):
+            stale.unlink()
+        self._libraries = found.pop("libraries")
+        return found
+
+    def run(self, tests: list[str], first: list[str], limit_s: float) -> dict[str, Any]:
+        """`outcome`: "killed" if one of `tests` fails, and `by` which; "timeout"; "survived" if all pass."""
+        found = self._ask(tests, first, limit_s, load=self._libraries)
+        del found["libraries"]
+        self._libraries = []  # they stay loaded
+        return found
+
+    def judge(self, source: str, tests: list[str], first: list[str], limit_s: float) -> dict[str, Any]:
+        """`run` on the module changed to `source`."""
         try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
+            self._target.write_text(source, encoding="utf-8")
+            return self.run(tests, first, limit_s)
+        finally:
+            self._target.write_bytes(self._original)
+
+    def _ask(self, tests: list[str], first: list[str], limit_s: float, **more: object) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        request = {"tests": tests, "first": first, "limit_s": limit_s, **more}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return found
 
 
 def report(folder: Path, survivors: bool = True) -> str:

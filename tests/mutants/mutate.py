@@ -36,6 +36,7 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd,
 }
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
+LARGE = 100
 SILENT = {"debug", "info", "warning", "error", "exception", "log"}
 """Methods of loggers."""
 
@@ -139,7 +140,9 @@ def _constant(node: ast.Constant) -> Iterator[Change]:
     if isinstance(node.value, bool):
         yield lambda: setattr(node, "value", not node.value)
     elif isinstance(node.value, int | float):
-        yield lambda: setattr(node, "value", node.value + 1)  # type: ignore[operator]
+        # One more of a great number is no other behaviour; twice as much is.
+        more = node.value * 2 if abs(node.value) >= LARGE else node.value + 1
+        yield lambda: setattr(node, "value", more)
 
 
 def _name(node: ast.Name) -> Iterator[Change]:
