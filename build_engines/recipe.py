@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Hashable
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -14,6 +15,13 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from build_engines.bounds import Fraction, NotNegative
+from build_engines.modalities import MODALITIES
+from build_engines.modalities.audio.recipe import AudioRecipe
+from build_engines.modalities.modality import EncoderRecipe
+from build_engines.modalities.sensors.recipe import SensorsRecipe
+from build_engines.modalities.text.recipe import TextRecipe, TokenizerRecipe
+from build_engines.modalities.vision.recipe import VisionRecipe
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
 from edge_runtime.heads import Head
@@ -21,104 +29,13 @@ from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.regression import Value
 from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.heads.tagging import TaggingHead
-from edge_runtime.streams import AudioStream, CameraStream, Count, Name, Positive, SensorStream, StreamSpec, TextStream
+from edge_runtime.streams import Count, Name, Positive, StreamSpec, TextStream, kind_of
 from edge_runtime.tensor_source import parse_source, stage_output
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-Fraction = Annotated[float, Meta(ge=0, lt=1)]
-NotNegative = Annotated[float, Meta(ge=0)]
-
-
-class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """A convolutional encoder, one pass per camera (a batch of cameras)."""
-
-    streams: tuple[str, ...]
-    kind: Literal["plain", "residual"] = "plain"
-    """`plain`: one convolution per halving; `residual`: blocks with a skip connection after the first one."""
-    widths: tuple[Count, ...] = (16, 32, 64, 96)
-    """Channels after each halving of the picture."""
-    blocks: tuple[Count, ...] = ()
-    """`residual`: blocks at each width but the first, the first block of each halving; empty = one each."""
-    pool: Literal["mean", "grid"] = "mean"
-    """`mean`: where in the picture does not matter; `grid`: the last map's places are kept apart."""
-    dropout: Fraction = 0.1
-    aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
-    """Auxiliary label of this modality to its number of classes."""
-    aux_in_features: bool = False
-    """Let the auxiliary heads' probabilities be a part of the features."""
-
-
-class TextRecipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """An encoder of token ids; `words` gives features per word, for a tagging head."""
-
-    stream: str
-    kind: Literal["conv", "transformer", "words"] = "conv"
-    width: Count = 64
-    layers: Count = 1
-    heads: Count = 4
-    dropout: Fraction = 0.3
-    token_dropout: Fraction = 0.1
-    """Chance of hiding a token while training."""
-    lexicon: Literal["", "english"] = ""
-    """For kind `words`: lists of words that the encoder learns, as `train.lexicon` says."""
-    aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
-    aux_in_features: bool = False
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        return (self.stream,)
-
-
-class AudioRecipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """A convolutional encoder of a window of log-mel frames."""
-
-    stream: str
-    widths: tuple[Count, ...] = (16, 32, 48)
-    """Channels after each halving of time and frequency."""
-    dropout: Fraction = 0.2
-    noise: NotNegative = 0.0
-    """Deviation of the noise added to standardised frames while training."""
-    gain: NotNegative = 0.0
-    """Deviation of a constant added to all frames of a window while training: a sound nearer, or further away."""
-    mask: Fraction = 0.0
-    """While training, hide up to this part of the bands and of the frames (SpecAugment: Park et al. 2019,
-    arXiv:1904.08779)."""
-    aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
-    aux_in_features: bool = False
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        return (self.stream,)
-
-
-class SensorsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """An encoder of a sensor window and its mask."""
-
-    stream: str
-    kind: Literal["mlp", "conv", "gru"] = "mlp"
-    width: Count = 64
-    layers: Count = 1
-    dropout: Fraction = 0.1
-    noise: NotNegative = 0.0
-    """Deviation of the noise added to standardised values while training."""
-    channel_dropout: Fraction = 0.0
-    """Chance of hiding a channel while training."""
-    bias: Fraction = 0.0
-    """Chance that every channel of a window reads too much or too little by a constant of its own, drawn with a
-    deviation of one: sensors that have drifted."""
-    aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
-    aux_in_features: bool = False
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        return (self.stream,)
-
-
-EncoderRecipe = VisionRecipe | TextRecipe | SensorsRecipe | AudioRecipe
 
 
 class FusionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -148,8 +65,12 @@ class ModelRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def encoders(self) -> dict[str, EncoderRecipe]:
         """Name of its stage to each encoder that is given, in the order of the presence mask."""
-        every = {"vision": self.vision, "text": self.text, "sensors": self.sensors, "audio": self.audio}
-        return {name: encoder for name, encoder in every.items() if encoder}
+        return {name: encoder for name in MODALITIES if (encoder := getattr(self, name))}
+
+    def only(self, name: str) -> ModelRecipe:
+        """The same with no encoder but the one called `name`."""
+        absent = {field.name: field.default for field in msgspec.structs.fields(self) if field.name in MODALITIES}
+        return msgspec.structs.replace(self, **absent | {name: self.encoders[name]})
 
 
 class OppositeRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,19 +84,6 @@ class OppositeRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Pairs in the order of `labels`; the first pair that occurs in a sentence is swapped."""
     keep: tuple[str, ...] = ()
     """Words that only look as if they held one of the pairs; left alone."""
-
-
-class TokenizerRecipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """SentencePiece, trained on the training sentences."""
-
-    vocabulary: Annotated[int, Meta(ge=300, le=64000)] = 1000
-    coverage: Annotated[float, Meta(ge=0.9, le=1)] = 0.9995
-    sampling_alpha: NotNegative = 0.0
-    """Smoothness of subword sampling while training (Kudo 2018, arXiv:1804.10959); 0 = off."""
-    keep_case: bool = False
-    """Tell capitals from small letters, as names need."""
-    mark_capitals: bool = False
-    """Tell them by a mark before the same small letter, so that pieces are shared; for words encoded one by one."""
 
 
 class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -534,10 +442,6 @@ class OnnxRecipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=T
 AnyRecipe = Recipe | OnnxRecipe
 
 
-ENCODED = {"vision": CameraStream, "text": TextStream, "sensors": SensorStream, "audio": AudioStream}
-"""Encoder's name in `[model]` to the kind of stream that it reads."""
-
-
 def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
     """The recipe at `path` and the sha256 of its bytes. Raises ConfigError (one line)."""
     try:
@@ -621,9 +525,11 @@ def _check_head(head: Head, policy: DecisionPolicy, streams: dict[str, StreamSpe
 def _check_side_heads(recipe: Recipe) -> str | None:
     """Names, policies, and whether the data can tell what is right."""
     names = [one.name for one in recipe.side_heads]
-    inputs = ("logits", "presence", "vision", "text", "sensors", "image", "ids", "window", "text_mask", "sensors_mask")
-    if len(set(names)) != len(names) or set(names) & set(inputs):
-        return f"side_heads must have distinct names, none of {', '.join(inputs)}; got {', '.join(names)}"
+    # What the fusion and the monolith already call their tensors.
+    tensors = (item.monolith for row in MODALITIES.values() for item in row.inputs.values())
+    taken = ("logits", "presence", *MODALITIES, *tensors)
+    if len(set(names)) != len(names) or set(names) & set(taken):
+        return f"side_heads must have distinct names, none of {', '.join(taken)}; got {', '.join(names)}"
     heads = recipe.heads
     if recipe.side_heads and any(isinstance(head, TaggingHead) for head in heads.values()):
         return "side_heads and tagging exclude each other: a tag belongs to a word, other answers to a moment"
@@ -650,13 +556,16 @@ def check(recipe: Recipe) -> str | None:
     """What contradicts itself in the recipe, or None."""
     model = recipe.model
     if not recipe.modalities:
-        return f"model has no encoder; give at least one of {', '.join(f'model.{name}' for name in ENCODED)}"
+        return f"model has no encoder; give at least one of {', '.join(f'model.{name}' for name in MODALITIES)}"
     for name, encoder in model.encoders.items():
+        row = MODALITIES[name]
         for stream in encoder.streams:
-            if not isinstance(recipe.streams.get(stream), ENCODED[name]):
-                return (
-                    f"the model reads the stream {stream!r}, which must be a {ENCODED[name].__name__} under [streams]"
-                )
+            if not isinstance(recipe.streams.get(stream), row.spec):
+                return f"the model reads the stream {stream!r}, which must be a {row.spec.__name__} under [streams]"
+        if problem := row.problem(encoder):
+            return problem
+        if len({_form(recipe.streams[stream]) for stream in encoder.streams}) > 1:
+            return f"all streams of model.{name} must be of the same form: they are one batch"
     if unknown := set(recipe.train.class_weights) - set(recipe.labels):
         return f"train.class_weights names {sorted(unknown)[0]!r}; the labels are {', '.join(recipe.labels)}"
     for name in recipe.train.modality_dropout:
@@ -665,12 +574,8 @@ def check(recipe: Recipe) -> str | None:
     for encoder in model.encoders.values():
         if encoder.aux_in_features and sum(encoder.aux.values()) >= model.features:
             return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
-    if model.vision and (problem := _check_vision(model.vision)):
-        return problem
     if problem := _check_train(recipe):
         return problem
-    if len({_size(recipe.streams[name]) for name in (model.vision.streams if model.vision else ())}) > 1:
-        return "all cameras of model.vision must have the same width and height"
     stages = (*model.encoders, "fusion")
     return _check_weights(recipe) or _check_tagging(recipe) or check_common(recipe) or _unknown_stages(recipe, stages)
 
@@ -701,17 +606,6 @@ def _check_tagging(recipe: Recipe) -> str | None:
     return None
 
 
-def _check_vision(vision: VisionRecipe) -> str | None:
-    stages = len(vision.widths) - 1
-    if vision.kind == "plain" and vision.blocks:
-        return "model.vision.blocks is for kind = 'residual'; leave it out"
-    if vision.blocks and len(vision.blocks) != stages:
-        return (
-            f"model.vision.blocks has {len(vision.blocks)} numbers; widths needs {stages}, one for each but the first"
-        )
-    return None
-
-
 def _check_train(recipe: Recipe) -> str | None:
     model = recipe.model
     if recipe.train.offsets and not isinstance(recipe.output_head, SoftmaxHead):
@@ -724,6 +618,6 @@ def _check_train(recipe: Recipe) -> str | None:
     return None
 
 
-def _size(spec: StreamSpec) -> tuple[int, int]:
-    assert isinstance(spec, CameraStream)
-    return spec.width, spec.height
+def _form(spec: StreamSpec) -> Hashable:
+    """What must be equal for streams to be read as one batch."""
+    return tuple((name, field.shape) for name, field in kind_of(spec).fields(spec).items())

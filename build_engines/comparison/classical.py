@@ -1,7 +1,7 @@
 """What classical methods make of the same moments: a classifier per modality, and late fusion of their probabilities.
 
 Pictures: gradients and small colours to extra trees; sentences: character n-grams to logistic regression;
-readings and sound with their mask to a random forest.
+anything else, with its mask, to a random forest.
 """
 
 from __future__ import annotations
@@ -81,14 +81,11 @@ def classical(
 
     Stacking: logistic regression over the out-of-fold log-probabilities of the training split (Wolpert 1992).
     """
-    sources: dict[str, tuple[Callable[[Split], Any], Any]] = {}
-    if "vision" in train.inputs:
-        sources["vision"] = (pictures, _tree_model(seed, "extra"))
-    if "text" in train.inputs:
-        sources["text"] = (sentences, _text_model(seed))
-    for name in ("sensors", "audio"):
-        if name in train.inputs:
-            sources[name] = (partial(readings, name), _tree_model(seed, "forest"))
+    methods = {"vision": (pictures, _tree_model(seed, "extra")), "text": (sentences, _text_model(seed))}
+    sources: dict[str, tuple[Callable[[Split], Any], Any]] = {
+        name: methods[name] if name in methods else (partial(readings, name), _tree_model(seed, "forest"))
+        for name in train.inputs
+    }
     truth = np.array(train.labels)
     known = np.unique(truth)
     if len(known) < 2:

@@ -10,7 +10,6 @@ from functools import partial
 import msgspec
 import numpy as np
 import torch
-from msgspec import UNSET
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -202,10 +201,8 @@ def only(recipe: Recipe, prepared: Prepared, encoder: str) -> tuple[Recipe, Prep
     """`recipe` with only one of its encoders, and data to match. The labels stay what is right with all known."""
     columns = modality_groups(recipe)[encoder]
     kept = [recipe.modalities[place] for place in columns]
-    model = msgspec.structs.replace(
-        recipe.model, fusion=FusionRecipe("concat", recipe.model.fusion.width, dropout=recipe.model.fusion.dropout),
-        **{name: UNSET if name == "audio" else None for name in recipe.model.encoders if name != encoder},
-    )  # fmt: skip
+    fusion = FusionRecipe("concat", recipe.model.fusion.width, dropout=recipe.model.fusion.dropout)
+    model = msgspec.structs.replace(recipe.model.only(encoder), fusion=fusion)
     plan = recipe.train
     dropout = {name: chance for name, chance in plan.modality_dropout.items() if name in kept}
     alone = msgspec.structs.replace(recipe, model=model, train=msgspec.structs.replace(plan, modality_dropout=dropout))

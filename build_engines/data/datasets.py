@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,7 +27,7 @@ from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
 from edge_runtime.heads.tagging import TaggingHead
-from edge_runtime.streams import SensorStream, StreamSpec
+from edge_runtime.streams import StreamSpec
 
 if TYPE_CHECKING:
     from build_engines.data.lexicon import Lexicon
@@ -222,24 +222,6 @@ def names_of(head: Head) -> tuple[str, ...]:
     """What a head that answers a moment with one label may say, by number; empty for other heads."""
     build = build_of(head)
     return build.names(head) if isinstance(build, OneLabelBuild) else ()
-
-
-def fit_channels(spec: SensorStream, rows: Iterable[Mapping[str, float]]) -> SensorStream:
-    """`spec` with each channel's mean and deviation over `rows` (a row may lack channels)."""
-    seen: dict[str, list[float]] = {channel.name: [] for channel in spec.channels}
-    for row in rows:
-        for name, value in row.items():
-            if name in seen:
-                seen[name].append(value)
-    fitted = []
-    for channel in spec.channels:
-        values = np.array(seen[channel.name])
-        if values.size == 0:
-            raise UserError(f"data: the training split has no value of the channel {channel.name!r}")
-        # A channel that never moves in training has no scale of its own; 1 keeps it finite.
-        std = float(values.std()) or 1.0
-        fitted.append(msgspec.structs.replace(channel, mean=round(float(values.mean()), 6), std=round(std, 6) or 1e-6))
-    return msgspec.structs.replace(spec, channels=tuple(fitted))
 
 
 def digest_of(folder: Path) -> str:

@@ -20,13 +20,13 @@ from build_engines.data.datasets import (
     Ints,
     Prepared,
     digest_of,
-    fit_channels,
     in_step,
     read_file,
     read_json_lines,
 )
 from build_engines.data.opposites import opposite_of
 from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
+from build_engines.modalities.sensors import fit_channels
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.admit import Refusal, decode_jpeg

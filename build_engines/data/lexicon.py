@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from build_engines.data.ner_augment import respelled
 from build_engines.data.tokenizer import SamplingEncoder
-from build_engines.data.word_lists import NAME_TRAITS, WordLists
+from build_engines.modalities.text.word_lists import NAME_TRAITS, WordLists
 from edge_runtime.streams import TextStream
 
 NONSENSE, HASHED = 0.05, 0.03

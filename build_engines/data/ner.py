@@ -22,7 +22,7 @@ from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared, read_fil
 from build_engines.data.lexicon import Lexicon
 from build_engines.data.ner_augment import SentenceAugmenter, Tagged
 from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
-from build_engines.data.word_lists import WordLists, english
+from build_engines.modalities.text.word_lists import WordLists, english
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.errors import UserError

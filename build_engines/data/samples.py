@@ -1,8 +1,8 @@
 """The layout of labelled single moments: `DATA/<split>/samples.jsonl`, a row a moment.
 
-A row has `id`, a label, and what there is of `image` (JPEG file, relative to DATA), `audio` (WAV file, likewise),
-`sensors` (channel to number, to a word that the recipe's `dataset.categories` knows, or to null) and `text`. The
-recipe's `[dataset]` says what the other fields mean. What is null, empty or not there never arrives, as on a device.
+A row has `id`, a label, and what there is of the fields of each modality: `image` (JPEG file, relative to DATA),
+`audio` (WAV file, likewise), `sensors`, `text`. The recipe's `[dataset]` says what the other fields mean. What is null,
+empty or not there never arrives, as on a device.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from build_engines.data.datasets import (
     Prepared,
     answer_names,
     digest_of,
-    fit_channels,
     read_file,
     read_json_lines,
 )
 from build_engines.data.mirror import Mirror
 from build_engines.data.paired import PairedSource, build_arrays
-from build_engines.data.sound import fit_sound, wav_messages
 from build_engines.data.tokenizer import train_tokenizer
+from build_engines.modalities import MODALITIES, modality_of
+from build_engines.modalities.modality import SampleRow
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.errors import UserError
 from edge_runtime.heads.regression import VALUES
-from edge_runtime.messages import Words
-from edge_runtime.streams import AudioStream, CameraStream, SensorStream, StreamSpec, TextStream, streams_of
+from edge_runtime.streams import SensorStream, StreamSpec, kind, streams_of
 
 MARKER = "samples.jsonl"
 AT_NS = 1_000_000_000
@@ -64,16 +63,12 @@ class _Reader:
 
     def __init__(self, data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe) -> None:
         self._data, self._where, self._dataset = data, f"data {data / split / MARKER}", dataset
-        self._camera = self._only(streams, CameraStream, "camera")
-        self._text = self._only(streams, TextStream, "text")
-        self._sensors = streams_of(streams, SensorStream)
-        self._audio = self._only(streams, AudioStream, "sound")
-
-    def _only(self, streams: Mapping[str, StreamSpec], kind: type, word: str) -> str | None:
-        names = list(streams_of(streams, kind))
-        if len(names) > 1:
-            raise UserError(f"the samples layout feeds one {word} stream; there are {', '.join(names)}")
-        return names[0] if names else None
+        self._streams = streams
+        for row in MODALITIES.values():
+            names = list(streams_of(streams, row.spec))
+            if len(names) > 1 and not row.shares_field:
+                word = kind(streams[names[0]])
+                raise UserError(f"the samples layout feeds one {word} stream; there are {', '.join(names)}")
 
     def moment(self, row: Row) -> LabelledSet:
         name = str(row.get("id", ""))
@@ -91,36 +86,24 @@ class _Reader:
         )
 
     def _messages(self, row: Row) -> Iterator[RawMessage]:
-        if self._camera is not None and (image := row.get("image")):
-            yield RawMessage(self._camera, AT_NS, read_file(self._data / str(image)))
-        if self._audio is not None and (file := row.get("audio")):
-            yield from wav_messages(self._audio, self._data / str(file), AT_NS)
-        for stream, channel, value in self._values(row):
-            # A message for each value: one that is physically impossible is refused alone.
-            yield RawMessage(stream, AT_NS, {channel: value})
-        if self._text is not None and (text := row.get("text")):
-            yield RawMessage(self._text, AT_NS, Words(str(text), row.get("lang")))
+        for modality in MODALITIES.values():
+            for stream in streams_of(self._streams, modality.spec):
+                yield from self.stream_messages(stream, row)
 
-    def sounds(self, row: Row) -> list[RawMessage]:
-        """The row's chunks of sound."""
-        return [message for message in self._messages(row) if message.stream == self._audio]
+    def stream_messages(self, stream: str, row: Row) -> Iterator[RawMessage]:
+        """What the row holds for one stream."""
+        spec = self._streams[stream]
+        categories = self._dataset.categories
+        where = f"{self._where}: {row.get('id')}"
+        yield from modality_of(spec).messages(
+            stream, spec, SampleRow(row, where, AT_NS, self._path, self._read, categories)
+        )
 
-    def _values(self, row: Row) -> Iterator[tuple[str, str, float]]:
-        """Stream, channel and value of what the row measured."""
-        measured = row.get("sensors") or {}
-        for stream, spec in self._sensors.items():
-            for channel in spec.channels:
-                if (value := measured.get(channel.name)) is not None:
-                    yield stream, channel.name, self._number(row, channel.name, value)
+    def _path(self, file: str) -> Path:
+        return self._data / file
 
-    def _number(self, row: Row, channel: str, value: Any) -> float:
-        words = self._dataset.categories.get(channel)
-        if words is not None and str(value) in words:
-            return words[str(value)]
-        if words is not None or isinstance(value, bool) or not isinstance(value, int | float):
-            known = f"dataset.categories.{channel} knows {', '.join(words)}" if words else "it must be a number or null"
-            raise UserError(f"{self._where}: {row['id']}: sensors.{channel} is {value!r}; {known}")
-        return float(value)
+    def _read(self, file: str) -> bytes:
+        return read_file(self._data / file)
 
     def _target(self, row: Row, name: str, field: str) -> float:
         value = self._field(row, field)
@@ -213,20 +196,11 @@ def _refuse_shared_groups(
 
 
 def _fitted(recipe: Recipe, rows: list[Row], reader: _Reader) -> dict[str, StreamSpec]:
-    """The streams, their channels' mean and deviation fitted to what a device would admit of `rows`."""
-    streams = dict(recipe.streams)
-    for name, spec in streams_of(recipe.streams, SensorStream).items():
-        ranges = {channel.name: (channel.minimum, channel.maximum) for channel in spec.channels}
-        measured = [
-            {channel: value}
-            for row in rows
-            for stream, channel, value in reader._values(row)
-            if stream == name and ranges[channel][0] <= value <= ranges[channel][1]
-        ]
-        streams[name] = fit_channels(spec, measured)
-    for name, sound in streams_of(recipe.streams, AudioStream).items():
-        streams[name] = fit_sound(sound, [message for row in rows for message in reader.sounds(row)])
-    return streams
+    """The streams, with what is fitted to `rows`, e.g. each channel's mean and deviation."""
+    return {
+        name: modality_of(spec).fitted(spec, (raw for row in rows for raw in reader.stream_messages(name, row)))
+        for name, spec in recipe.streams.items()
+    }
 
 
 def _aux_classes(recipe: Recipe, rows: list[Row], reader: _Reader) -> dict[str, tuple[str, ...]]:

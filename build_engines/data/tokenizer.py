@@ -13,7 +13,7 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from build_engines.data import capitals
-from build_engines.recipe import TokenizerRecipe
+from build_engines.modalities.text.recipe import TokenizerRecipe
 from edge_runtime.errors import UserError
 from edge_runtime.preprocess import word_grid
 from edge_runtime.streams import TextStream

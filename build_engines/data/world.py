@@ -18,9 +18,10 @@ import numpy as np
 from msgspec import Struct
 
 from build_engines.data.arrays import Arrays
-from build_engines.data.datasets import Ints, Prepared, digest_of, fit_channels, read_file, read_json_lines
+from build_engines.data.datasets import Ints, Prepared, digest_of, read_file, read_json_lines
 from build_engines.data.paired import FORM, PairedSource, build_arrays
 from build_engines.data.tokenizer import train_tokenizer
+from build_engines.modalities.sensors import fit_channels
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe, WorldRecipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.errors import UserError

@@ -13,8 +13,10 @@ from rich.table import Table
 
 from build_engines.evaluation import figures
 from build_engines.evaluation.evaluate import Evaluation, evaluate
+from build_engines.evaluation.lateness import late
 from build_engines.evaluation.page import Cells, Section
-from build_engines.evaluation.perturb import Fault, faults, late
+from build_engines.modalities import modality_of
+from build_engines.modalities.faults import Fault
 from calibration.moments import LabelledSet
 from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.pipeline import Pipeline
@@ -202,7 +204,8 @@ def _plan(pipeline: Pipeline) -> Iterator[_Trial]:
         for step in STEPS:
             yield _late(pipeline, ALL, modalities, step)
     for name in modalities:
-        for what, fault in faults(name, manifest.streams[name], isinstance(manifest.head, TaggingHead)).items():
+        spec = manifest.streams[name]
+        for what, fault in modality_of(spec).faults(name, spec, isinstance(manifest.head, TaggingHead)).items():
             yield _Trial("fault", f"{name} {what}", fault=fault)
 
 

@@ -5,8 +5,7 @@ Shapes: P fused pairs, n modalities (each camera, text, sensors, sound), d featu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,13 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from build_engines.heads import build_of
-from build_engines.model.audio_encoder import AudioEncoder
-from build_engines.model.encoders import Attention, SensorsEncoder, TextEncoder, VisionEncoder
-from build_engines.model.word_encoder import WordEncoder
-from build_engines.recipe import AudioRecipe, FusionRecipe, Recipe, SensorsRecipe, TextRecipe, VisionRecipe
+from build_engines.modalities import MODALITIES
+from build_engines.modalities.layers import Attention
+from build_engines.recipe import FusionRecipe, Recipe
 from edge_runtime.heads import Head
 from edge_runtime.heads.tagging import TaggingHead
-from edge_runtime.streams import AudioStream, CameraStream, SensorStream, TextStream
 
 
 class ToUnits(nn.Module):
@@ -176,7 +173,8 @@ class FusedModel(nn.Module):
         model, streams = recipe.model, recipe.streams
         self.modalities = recipe.modalities
         for name, encoder in model.encoders.items():
-            self.add_module(name, ENCODERS[name](encoder, streams[encoder.streams[0]], vocabulary, model.features))
+            spec = streams[encoder.streams[0]]
+            self.add_module(name, MODALITIES[name].network(encoder, spec, vocabulary, model.features))
         self._encoders = tuple(model.encoders)
         self.fusion: Fusion | Tagger
         if isinstance(recipe.output_head, TaggingHead):
@@ -190,29 +188,3 @@ class FusedModel(nn.Module):
     def encoders(self) -> dict[str, nn.Module]:
         """Stage to its encoder, in the order of the presence mask."""
         return {name: self.get_submodule(name) for name in self._encoders}
-
-
-def _vision(recipe: VisionRecipe, spec: CameraStream, vocabulary: int, features: int) -> nn.Module:
-    return VisionEncoder(recipe, spec.height, spec.width, features)
-
-
-def _text(recipe: TextRecipe, spec: TextStream, vocabulary: int, features: int) -> nn.Module:
-    kind = WordEncoder if recipe.kind == "words" else TextEncoder
-    return kind(recipe, spec.max_tokens, vocabulary, features)
-
-
-def _sensors(recipe: SensorsRecipe, spec: SensorStream, vocabulary: int, features: int) -> nn.Module:
-    return SensorsEncoder(recipe, spec.window, len(spec.channels), features)
-
-
-def _audio(recipe: AudioRecipe, spec: AudioStream, vocabulary: int, features: int) -> nn.Module:
-    return AudioEncoder(recipe, features)
-
-
-ENCODERS: dict[str, Callable[[Any, Any, int, int], nn.Module]] = {
-    "vision": _vision,
-    "text": _text,
-    "sensors": _sensors,
-    "audio": _audio,
-}
-"""Stage to what makes its encoder of recipe, stream, size of the vocabulary, and d."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from build_engines.data.lexicon import Lexicon
-from build_engines.model.word_encoder import WordEncoder
+from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.recipe import LexiconRecipe
 
 

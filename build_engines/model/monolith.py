@@ -13,6 +13,7 @@ import msgspec
 import onnx
 from onnx import ModelProto, compose
 
+from build_engines.modalities import MODALITIES
 from edge_runtime.bundle import MANIFEST, TOKENIZER, Bundle, Stage, encode_manifest
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
@@ -20,15 +21,8 @@ from edge_runtime.tensor_source import stage_output
 
 IR_VERSION = 10
 MONOLITH_NAMES = {
-    ("vision", "image"): "image",
-    ("text", "ids"): "ids",
-    ("text", "mask"): "text_mask",
-    ("sensors", "window"): "window",
-    ("sensors", "mask"): "sensors_mask",
-    ("audio", "frames"): "frames",
-    ("audio", "mask"): "audio_mask",
-    ("fusion", "presence"): "presence",
-}
+    (stage, field): item.monolith for stage, row in MODALITIES.items() for field, item in row.inputs.items()
+} | {("fusion", "presence"): "presence"}
 """Stage and its input to the monolith's input."""
 
 

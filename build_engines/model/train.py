@@ -22,10 +22,10 @@ from build_engines.data.augment import Augmenter, Mix
 from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared
 from build_engines.heads import build_of
 from build_engines.heads.training import class_weights, fit_offsets
+from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.fused import FusedModel, Fusion
 from build_engines.model.lessons import Lessons
 from build_engines.model.weights import load_weights, save_weights
-from build_engines.model.word_encoder import WordEncoder
 from build_engines.recipe import Recipe
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head

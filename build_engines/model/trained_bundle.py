@@ -9,6 +9,7 @@ import onnx
 from onnx import ModelProto
 
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
+from build_engines.modalities import MODALITIES
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
 from build_engines.recipe import Recipe
 from build_engines.write_bundle import tensor_spec, write_bundle
@@ -94,16 +95,6 @@ def _source(recipe: Recipe, stage: str, field: str) -> str | tuple[str, ...]:
 
 
 def _layout(stage: str, spec: TensorSpec) -> str:
-    table = {
-        ("vision", "image"): "NHWC BGR 0..255",
-        ("text", "ids"): "NL SentencePiece ids, 0 beyond the end",
-        ("text", "mask"): "NL 1 = a piece",
-        ("sensors", "window"): "NTC standardised, 0 where missing",
-        ("sensors", "mask"): "NTC 1 = measured",
-        ("audio", "frames"): "NTM log-mel standardised, 0 where not heard",
-        ("audio", "mask"): "NT1 1 = heard",
-        ("fusion", "presence"): "1 = the stream is present",
-    }
-    if stage == "text" and len(spec.shape) == 3:
-        return "NWP SentencePiece ids of each word, 0 beyond its end" if spec.name == "ids" else "NWP 1 = a piece"
-    return table.get((stage, spec.name), "")
+    if stage in MODALITIES:
+        return MODALITIES[stage].layout(spec.name, spec.shape)
+    return "1 = the stream is present" if spec.name == PRESENCE.kind else ""

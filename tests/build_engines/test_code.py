@@ -27,7 +27,8 @@ def digest_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, mo
     ("module", "train", "quantise"),
     [
         ("build_engines.model.train", True, False),
-        ("build_engines.model.audio_encoder", True, False),
+        ("build_engines.model.fused", True, False),
+        ("build_engines.modalities.audio.network", True, True),
         ("build_engines.quantisation.quantise", False, True),
         ("calibration.ranges", False, True),
         ("build_engines.data.samples", True, True),

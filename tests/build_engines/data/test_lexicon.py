@@ -15,11 +15,12 @@ import build_engines
 from build_engines.data.lexicon import Lexicon
 from build_engines.data.ner import labels_of, prepare
 from build_engines.data.tokenizer import train_tokenizer
-from build_engines.data.word_lists import NAME_TRAITS, TRAITS, WordLists, english
+from build_engines.modalities.text.recipe import TextRecipe, TokenizerRecipe
+from build_engines.modalities.text.word_lists import NAME_TRAITS, TRAITS, WordLists, english
+from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.lessons import Lessons
 from build_engines.model.train import train
-from build_engines.model.word_encoder import WordEncoder
-from build_engines.recipe import LexiconRecipe, Recipe, TextRecipe, TokenizerRecipe, load_recipe
+from build_engines.recipe import LexiconRecipe, Recipe, load_recipe
 from edge_runtime.preprocess import Tokenizer
 from edge_runtime.streams import TextStream
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
-from build_engines.recipe import TokenizerRecipe
+from build_engines.modalities.text.recipe import TokenizerRecipe
 from edge_runtime.errors import UserError
 from edge_runtime.preprocess import Tokenizer, text_tensors
 from edge_runtime.streams import TextStream

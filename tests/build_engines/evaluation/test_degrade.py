@@ -12,8 +12,11 @@ import pytest
 
 from build_engines.evaluation.degrade import Cell, Matrix, degrade, limited
 from build_engines.evaluation.evaluate import evaluate
+from build_engines.evaluation.lateness import late
 from build_engines.evaluation.page import as_markdown
-from build_engines.evaluation.perturb import changed, faults, frozen, late
+from build_engines.modalities import modality_of
+from build_engines.modalities.faults import Fault, changed
+from build_engines.modalities.vision.faults import frozen
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.messages import Words
@@ -22,6 +25,11 @@ from tests import tiny
 
 AT_NS = 10_000_000_000
 MS = 1_000_000
+
+
+def faults(name: str, tagged: bool = False) -> dict[str, Fault]:
+    spec = tiny.STREAMS[name]
+    return modality_of(spec).faults(name, spec, tagged)
 
 
 def _jpeg(value: int, seed: int = 0) -> bytes:
@@ -159,16 +167,14 @@ def test_in_a_recording_late_messages_are_older_ones_with_their_own_stamps() -> 
 
 
 def test_word_errors_are_seeded_never_empty_and_about_as_many_as_asked() -> None:
-    fault = faults("text", tiny.STREAMS["text"])["15% of words wrong"]
+    fault = faults("text")["15% of words wrong"]
     sentence = " ".join(f"w{i}" for i in range(200))
     moments = [replace(_moment(0), messages=(RawMessage("text", AT_NS, Words(sentence)),))]
     once, again = (next(fault(moments)).messages[0].content.text for _ in range(2))
     assert once == again and once is not None
     lost = len(set(sentence.split()) - set(once.split()))
     assert 0.04 < lost / 200 < 0.2
-    tagged = (
-        next(faults("text", tiny.STREAMS["text"], tagged=True)["15% of words wrong"](moments)).messages[0].content.text
-    )
+    tagged = next(faults("text", tagged=True)["15% of words wrong"](moments)).messages[0].content.text
     assert tagged is not None and len(tagged.split()) == 200
     short = (
         next(fault([replace(_moment(0), messages=(RawMessage("text", AT_NS, Words("停车")),))]))
@@ -181,7 +187,7 @@ def test_word_errors_are_seeded_never_empty_and_about_as_many_as_asked() -> None
 @pytest.mark.parametrize("what", ["blurred", "dark", "noisy"])
 def test_pictures_are_changed_and_still_pictures(what: str) -> None:
     before = _moment(0)
-    after = next(faults("camera", tiny.STREAMS["camera"])[what]([before]))
+    after = next(faults("camera")[what]([before]))
     images = [cv2.imdecode(np.frombuffer(one.messages[0].content, np.uint8), 1) for one in (before, after)]
     assert images[0].shape == images[1].shape and not np.array_equal(*images)
     assert after.messages[1:] == before.messages[1:]

@@ -12,9 +12,10 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 
 from build_engines.data.augment import Augmenter
-from build_engines.data.datasets import Batch, Prepared, fit_channels
+from build_engines.data.datasets import Batch, Prepared
 from build_engines.heads.softmax import softmax_fitted
 from build_engines.heads.training import class_weights, fit_offsets
+from build_engines.modalities.sensors import fit_channels
 from build_engines.model.fused import FusedModel
 from build_engines.model.train import LossOf, encode, predict, train
 from build_engines.recipe import AugmentRecipe, Recipe

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from build_engines.model.audio_encoder import AudioEncoder
+from build_engines.modalities.audio.network import AudioEncoder
+from build_engines.modalities.audio.recipe import AudioRecipe
 from build_engines.model.export import EncoderStage, StageExport, to_onnx
 from build_engines.quantisation.lint import lint
-from build_engines.recipe import AudioRecipe
 from tests.build_engines import small_graphs as small
 
 STEPS, BANDS, FEATURES = 24, 16, 8

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from build_engines.data.sound import CHUNK, fit_sound, wav_messages
+from build_engines.modalities.audio import CHUNK, fit_sound, wav_messages
 from calibration.moments import RawMessage
 from edge_runtime.errors import UserError
 from edge_runtime.kinds.audio import SAMPLE_RATE, Audio, AudioStream, Sound, joined, log_mel, mel_filters

@@ -1,21 +1,55 @@
-"""Sound in data folders: WAV files as the chunks a device would get, and what fits a stream to them."""
+"""Sound: a window of log-mel frames."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from build_engines.modalities.audio.faults import sound_faults
+from build_engines.modalities.audio.recipe import AudioRecipe
+from build_engines.modalities.faults import Fault
+from build_engines.modalities.modality import Input, Modality, SampleRow
 from calibration.moments import RawMessage
 from edge_runtime.admit import Refusal
 from edge_runtime.errors import UserError
 from edge_runtime.kinds.audio import SAMPLE_RATE, AudioStream, log_mel, mel_filters, samples_of
 from edge_runtime.wav import WavError, read_wav
 
+if TYPE_CHECKING:
+    from torch import nn
+
 CHUNK = SAMPLE_RATE // 10
 """Samples in a chunk."""
+
+
+class Audio(Modality[AudioRecipe, AudioStream]):
+    """In a row: `audio`, a WAV file."""
+
+    spec = AudioStream
+    recipe = AudioRecipe
+    inputs = {  # noqa: RUF012  # never changed
+        "frames": Input("NTM log-mel standardised, 0 where not heard", "frames"),
+        "mask": Input("NT1 1 = heard", "audio_mask"),
+    }
+
+    def network(self, recipe: AudioRecipe, spec: AudioStream, vocabulary: int, features: int) -> nn.Module:
+        from build_engines.modalities.audio.network import AudioEncoder
+
+        return AudioEncoder(recipe, features)
+
+    def messages(self, name: str, spec: AudioStream, row: SampleRow) -> Iterator[RawMessage]:
+        if file := row.fields.get("audio"):
+            yield from wav_messages(name, row.path(str(file)), row.at_ns)
+
+    def fitted(self, spec: AudioStream, messages: Iterable[RawMessage]) -> AudioStream:
+        return fit_sound(spec, messages)
+
+    def faults(self, name: str, spec: AudioStream, tagged: bool) -> dict[str, Fault]:
+        return sound_faults(name)
 
 
 def wav_messages(stream: str, path: Path, end_ns: int) -> Iterator[RawMessage]:

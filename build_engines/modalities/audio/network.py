@@ -1,6 +1,6 @@
 """The encoder of sound in torch: a small convolutional network over log-mel frames.
 
-Shapes: B windows, T frames, M mel bands, d features. Operators as in `encoders`.
+Shapes: B windows, T frames, M mel bands, d features. Operators as in `layers`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from build_engines.model.encoders import Encoded, FeatureHead
-from build_engines.recipe import AudioRecipe
+from build_engines.modalities.audio.recipe import AudioRecipe
+from build_engines.modalities.layers import Encoded, FeatureHead
 
 
 class AudioEncoder(nn.Module):

@@ -15,11 +15,13 @@ from onnx import ModelProto
 from torch import nn
 
 from build_engines.compile import compile_graph, find_compiler
-from build_engines.model.encoders import SensorsEncoder, VisionEncoder
+from build_engines.modalities.sensors.network import SensorsEncoder
+from build_engines.modalities.sensors.recipe import SensorsRecipe
+from build_engines.modalities.vision.network import VisionEncoder
+from build_engines.modalities.vision.recipe import VisionRecipe
 from build_engines.model.export import EncoderStage, StageExport, to_onnx
 from build_engines.quantisation.lint import lint
 from build_engines.quantisation.quantise import prepare, quantise, sites
-from build_engines.recipe import SensorsRecipe, VisionRecipe
 from tests.build_engines import small_graphs as small
 
 HEIGHT, WIDTH, FEATURES = 18, 27, 16

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from build_engines.evaluation.perturb import faults, late
+from build_engines.evaluation.lateness import late
+from build_engines.modalities import modality_of
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.kinds.audio import AudioStream, Sound
 from edge_runtime.streams import StreamSpec
 
 SPEC = AudioStream(rate_hz=10, max_age_ms=500, window=48, mels=16)
 AT_NS = 10**9
+FAULTS = modality_of(SPEC).faults("mic", SPEC, tagged=False)
 
 
 def moment(pcm: object) -> LabelledSet:
@@ -19,7 +21,7 @@ def moment(pcm: object) -> LabelledSet:
 
 
 def after(fault: str, pcm: object) -> Sound:
-    (changed,) = faults("mic", SPEC)[fault]([moment(pcm)])
+    (changed,) = FAULTS[fault]([moment(pcm)])
     mine, other = changed.messages
     assert other.content is pcm, "other streams are left alone"
     assert isinstance(mine.content, np.ndarray) and mine.content.dtype == np.int16
@@ -32,7 +34,7 @@ def pcm() -> Sound:
 
 
 def test_each_fault_does_what_its_name_says(pcm: Sound) -> None:
-    assert set(faults("mic", SPEC)) == {"noisy", "clipped", "muted"}
+    assert set(FAULTS) == {"noisy", "clipped", "muted"}
     noise = after("noisy", pcm).astype(float) - pcm
     assert noise.std() == pytest.approx(pcm.std(), rel=0.05), "0 dB"
     clipped = after("clipped", pcm)
@@ -45,7 +47,7 @@ def test_bytes_as_a_sender_gives_them_are_changed_alike(pcm: Sound) -> None:
 
 
 def test_what_admission_refuses_is_left_to_admission() -> None:
-    (changed,) = faults("mic", SPEC)["muted"]([moment(b"odd")])
+    (changed,) = FAULTS["muted"]([moment(b"odd")])
     assert changed.messages[0].content == b"odd"
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from build_engines.data.word_lists import TRAITS
-from build_engines.recipe import TextRecipe
+from build_engines.modalities.text.recipe import TextRecipe
+from build_engines.modalities.text.word_lists import TRAITS
 
 KERNELS = (1, 3, 5)
 REACH = 3.0

@@ -1,0 +1,90 @@
+"""Sensor readings: a window of samples and which of them were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from build_engines.modalities.faults import Fault
+from build_engines.modalities.modality import Input, Modality, SampleRow
+from build_engines.modalities.sensors.faults import reading_faults
+from build_engines.modalities.sensors.recipe import SensorsRecipe
+from calibration.moments import RawMessage
+from edge_runtime.errors import UserError
+from edge_runtime.specs import SensorStream
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Sensors(Modality[SensorsRecipe, SensorStream]):
+    """In a row: `sensors`, channel to a number, to a word that the recipe's `dataset.categories` knows, or to null."""
+
+    spec = SensorStream
+    recipe = SensorsRecipe
+    inputs = {  # noqa: RUF012  # never changed
+        "window": Input("NTC standardised, 0 where missing", "window"),
+        "mask": Input("NTC 1 = measured", "sensors_mask"),
+    }
+    shares_field = True
+
+    def network(self, recipe: SensorsRecipe, spec: SensorStream, vocabulary: int, features: int) -> nn.Module:
+        from build_engines.modalities.sensors.network import SensorsEncoder
+
+        return SensorsEncoder(recipe, spec.window, len(spec.channels), features)
+
+    def messages(self, name: str, spec: SensorStream, row: SampleRow) -> Iterator[RawMessage]:
+        """A message for each value: one that is physically impossible is refused alone."""
+        measured = row.fields.get("sensors") or {}
+        for channel in spec.channels:
+            if (value := measured.get(channel.name)) is not None:
+                yield RawMessage(name, row.at_ns, {channel.name: _number(row, channel.name, value)})
+
+    def fitted(self, spec: SensorStream, messages: Iterable[RawMessage]) -> SensorStream:
+        """Fitted to what a device would admit."""
+        ranges = {channel.name: (channel.minimum, channel.maximum) for channel in spec.channels}
+        return fit_channels(
+            spec,
+            (
+                {channel: value for channel, value in message.content.items() if _within(value, ranges[channel])}
+                for message in messages
+            ),
+        )
+
+    def faults(self, name: str, spec: SensorStream, tagged: bool) -> dict[str, Fault]:
+        return reading_faults(name, spec)
+
+
+def _within(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]
+
+
+def _number(row: SampleRow, channel: str, value: Any) -> float:
+    words = row.categories.get(channel)
+    if words is not None and str(value) in words:
+        return words[str(value)]
+    if words is not None or isinstance(value, bool) or not isinstance(value, int | float):
+        known = f"dataset.categories.{channel} knows {', '.join(words)}" if words else "it must be a number or null"
+        raise UserError(f"{row.where}: sensors.{channel} is {value!r}; {known}")
+    return float(value)
+
+
+def fit_channels(spec: SensorStream, rows: Iterable[Mapping[str, float]]) -> SensorStream:
+    """`spec` with each channel's mean and deviation over `rows` (a row may lack channels)."""
+    seen: dict[str, list[float]] = {channel.name: [] for channel in spec.channels}
+    for row in rows:
+        for name, value in row.items():
+            if name in seen:
+                seen[name].append(value)
+    fitted = []
+    for channel in spec.channels:
+        values = np.array(seen[channel.name])
+        if values.size == 0:
+            raise UserError(f"data: the training split has no value of the channel {channel.name!r}")
+        # A channel that never moves in training has no scale of its own; 1 keeps it finite.
+        std = float(values.std()) or 1.0
+        fitted.append(msgspec.structs.replace(channel, mean=round(float(values.mean()), 6), std=round(std, 6) or 1e-6))
+    return msgspec.structs.replace(spec, channels=tuple(fitted))

@@ -1,0 +1,33 @@
+"""The keys of `[model.sensors]`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from build_engines.bounds import Fraction, NotNegative
+from edge_runtime.specs import Count
+
+
+class SensorsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """An encoder of a sensor window and its mask."""
+
+    stream: str
+    kind: Literal["mlp", "conv", "gru"] = "mlp"
+    width: Count = 64
+    layers: Count = 1
+    dropout: Fraction = 0.1
+    noise: NotNegative = 0.0
+    """Deviation of the noise added to standardised values while training."""
+    channel_dropout: Fraction = 0.0
+    """Chance of hiding a channel while training."""
+    bias: Fraction = 0.0
+    """Chance that every channel of a window reads too much or too little by a constant of its own, drawn with a
+    deviation of one: sensors that have drifted."""
+    aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
+    aux_in_features: bool = False
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return (self.stream,)

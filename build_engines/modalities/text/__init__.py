@@ -1,0 +1,50 @@
+"""Sentences as token ids; for a tagging head, as words and their pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from build_engines.modalities.faults import Fault, each_message
+from build_engines.modalities.modality import Input, Modality, SampleRow
+from build_engines.modalities.text.faults import WORD_ERRORS, Misheard
+from build_engines.modalities.text.recipe import TextRecipe
+from calibration.moments import RawMessage
+from edge_runtime.messages import Words
+from edge_runtime.specs import TextStream
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BY_WORD = {"ids": "NWP SentencePiece ids of each word, 0 beyond its end", "mask": "NWP 1 = a piece"}
+
+
+class Text(Modality[TextRecipe, TextStream]):
+    """In a row: `text`, and `lang` where it is known."""
+
+    spec = TextStream
+    recipe = TextRecipe
+    inputs = {  # noqa: RUF012  # never changed
+        "ids": Input("NL SentencePiece ids, 0 beyond the end", "ids"),
+        "mask": Input("NL 1 = a piece", "text_mask"),
+    }
+
+    def network(self, recipe: TextRecipe, spec: TextStream, vocabulary: int, features: int) -> nn.Module:
+        from build_engines.modalities.text.network import TextEncoder
+        from build_engines.modalities.text.word_network import WordEncoder
+
+        encoder = WordEncoder if recipe.kind == "words" else TextEncoder
+        return encoder(recipe, spec.max_tokens, vocabulary, features)
+
+    def layout(self, field: str, shape: tuple[int, ...]) -> str:
+        return BY_WORD[field] if len(shape) == 3 else super().layout(field, shape)
+
+    def messages(self, name: str, spec: TextStream, row: SampleRow) -> Iterator[RawMessage]:
+        if text := row.fields.get("text"):
+            yield RawMessage(name, row.at_ns, Words(str(text), row.fields.get("lang")))
+
+    def faults(self, name: str, spec: TextStream, tagged: bool) -> dict[str, Fault]:
+        if spec.word_pieces:
+            return {}  # a tag per word: with other words, other tags would be right, and nobody says which
+        return {f"{WORD_ERRORS:.0%} of words wrong": each_message(name, partial(Misheard, same_count=tagged))}

@@ -1,0 +1,47 @@
+"""Pictures of one or more cameras of one size: a convolutional network, a pass per camera."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from build_engines.modalities.faults import Fault
+from build_engines.modalities.modality import Input, Modality, SampleRow
+from build_engines.modalities.vision.faults import picture_faults
+from build_engines.modalities.vision.recipe import VisionRecipe
+from calibration.moments import RawMessage
+from edge_runtime.specs import CameraStream
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Vision(Modality[VisionRecipe, CameraStream]):
+    """In a row: `image`, a JPEG file."""
+
+    spec = CameraStream
+    recipe = VisionRecipe
+    inputs = {"image": Input("NHWC BGR 0..255", "image")}  # noqa: RUF012  # never changed
+    batched = True
+    steady = True
+
+    def problem(self, recipe: VisionRecipe) -> str | None:
+        halvings = len(recipe.widths) - 1
+        if recipe.kind == "plain" and recipe.blocks:
+            return "model.vision.blocks is for kind = 'residual'; leave it out"
+        if recipe.blocks and len(recipe.blocks) != halvings:
+            count = len(recipe.blocks)
+            return f"model.vision.blocks has {count} numbers; widths needs {halvings}, one for each but the first"
+        return None
+
+    def network(self, recipe: VisionRecipe, spec: CameraStream, vocabulary: int, features: int) -> nn.Module:
+        from build_engines.modalities.vision.network import VisionEncoder
+
+        return VisionEncoder(recipe, spec.height, spec.width, features)
+
+    def messages(self, name: str, spec: CameraStream, row: SampleRow) -> Iterator[RawMessage]:
+        if file := row.fields.get("image"):
+            yield RawMessage(name, row.at_ns, row.read(str(file)))
+
+    def faults(self, name: str, spec: CameraStream, tagged: bool) -> dict[str, Fault]:
+        return picture_faults(name)

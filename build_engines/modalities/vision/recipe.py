@@ -1,0 +1,29 @@
+"""The keys of `[model.vision]`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from build_engines.bounds import Fraction
+from edge_runtime.specs import Count
+
+
+class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """A convolutional encoder, one pass per camera (a batch of cameras)."""
+
+    streams: tuple[str, ...]
+    kind: Literal["plain", "residual"] = "plain"
+    """`plain`: one convolution per halving; `residual`: blocks with a skip connection after the first one."""
+    widths: tuple[Count, ...] = (16, 32, 64, 96)
+    """Channels after each halving of the picture."""
+    blocks: tuple[Count, ...] = ()
+    """`residual`: blocks at each width but the first, the first block of each halving; empty = one each."""
+    pool: Literal["mean", "grid"] = "mean"
+    """`mean`: where in the picture does not matter; `grid`: the last map's places are kept apart."""
+    dropout: Fraction = 0.1
+    aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
+    """Auxiliary label of this modality to its number of classes."""
+    aux_in_features: bool = False
+    """Let the auxiliary heads' probabilities be a part of the features."""
