@@ -4,10 +4,11 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from edge_runtime.align import History, align
-from edge_runtime.messages import Frame, Message, Sample, Utterance
-from edge_runtime.streams import NS_PER_MS, CameraStream, Channel, SensorStream, StreamSpec, TextStream
+from edge_runtime.messages import Frame, Message, Sample, Slice, Utterance
+from edge_runtime.streams import NS_PER_MS, CameraStream, Channel, SensorStream, StreamSpec, TextStream, kind_of
 from tests.conftest import noise
 
 MS = NS_PER_MS
@@ -145,3 +146,143 @@ def test_messages_that_come_out_of_order_are_put_in_order() -> None:
     for seq, at in enumerate((0, 40, 20, 60, 10)):
         history.add(sample(seq, at))
     assert [message.captured_ns // MS for message in history.messages["sensors"]] == [0, 10, 20, 40, 60]
+
+
+def at_ns(kind: str, seq: int, captured_ns: int) -> Message:
+    make = {"camera": frame, "text": utterance, "sensors": sample}[kind]
+    return replace(make(seq, 0), captured_ns=captured_ns)
+
+
+def test_the_last_nanosecond_of_a_maximum_age_counts_and_the_next_does_not() -> None:
+    for name, too_old in (("camera", "stale"), ("text", "expired"), ("sensors", "stale")):
+        limit_ns = int(STREAMS[name].max_age_ms * MS)
+        streams = {name: STREAMS[name]}
+        history = {name: [at_ns(name, 7, 1000)]}
+        there = align(streams, history, 1000, 1000 + limit_ns).slices[name]
+        assert (there.present, there.reason, there.age_ns, there.until_ns) == (True, None, limit_ns, 1000)
+        gone = align(streams, history, 1000, 1001 + limit_ns).slices[name]
+        assert (gone.present, gone.reason, gone.age_ns, gone.until_ns) == (False, too_old, limit_ns + 1, 1000)
+        missing = align(streams, history, 999, 1000).slices[name]
+        assert (missing.present, missing.reason, missing.age_ns, missing.until_ns) == (False, "missing", None, 999)
+
+
+def test_the_newest_at_the_reference_is_the_key_and_what_comes_after_it_is_not_considered() -> None:
+    history = {"camera": [at_ns("camera", seq, when) for seq, when in enumerate((10, 20, 20, 21))]}
+    part = align({"camera": CAMERA}, history, 20, 30).slices["camera"]
+    assert (part.key, part.age_ns, part.until_ns, len(part.messages)) == (2, 10, 20, 1)
+
+
+def test_a_window_holds_exactly_what_was_captured_within_its_span_and_its_key_says_what() -> None:
+    span_ns = 3 * 50 * MS + 200 * MS  # three steps back, and what may be held into the first one
+    newest = span_ns + 5
+    times = (4, 5, 6, newest, newest, newest + 1)
+    history = {"sensors": [at_ns("sensors", seq, when) for seq, when in enumerate(times)]}
+    part = align({"sensors": SENSORS}, history, newest, newest + 3).slices["sensors"]
+    assert [message.seq for message in part.messages] == [1, 2, 3, 4]
+    assert (part.key, part.age_ns, part.until_ns) == ((1, 4, 4), 3, newest)
+
+
+HOP = SensorStream(SENSORS.channels, 20, 200, window=2, step_ms=100, hop_ms=100)
+
+
+def hopped(*times_ns: int, now_ns: int) -> Slice:
+    history = {"sensors": [at_ns("sensors", seq, when) for seq, when in enumerate(times_ns)]}
+    return align({"sensors": HOP}, history, now_ns, now_ns).slices["sensors"]
+
+
+def test_with_a_hop_the_window_ends_at_the_first_messages_of_the_newest_hop() -> None:
+    """Hops are [0, 100) ms, [100, 200) ms..."""
+    part = hopped(50 * MS, 100 * MS - 1, 150 * MS, 150 * MS, 160 * MS, 199 * MS, now_ns=199 * MS)
+    assert ([one.seq for one in part.messages], part.until_ns) == ([0, 1, 2, 3], 150 * MS)
+    assert (part.age_ns, part.key) == (49 * MS, (0, 3, 4))
+    part = hopped(50 * MS, 100 * MS, 150 * MS, now_ns=199 * MS)
+    assert ([one.seq for one in part.messages], part.until_ns) == ([0, 1], 100 * MS), "a hop begins with its first ns"
+    assert hopped(0, 10 * MS, now_ns=10 * MS).until_ns == 0
+
+
+def test_a_hop_s_wait_is_no_staleness() -> None:
+    first, last = 100 * MS, 190 * MS
+    limit_ns = first + (200 + 100) * MS
+    assert hopped(first, last, now_ns=limit_ns).present
+    late = hopped(first, last, now_ns=limit_ns + 1)
+    assert (late.present, late.reason, late.until_ns) == (False, "stale", first)
+
+
+def test_a_required_channel_is_fresh_as_long_as_the_stream_s_age_and_one_hop() -> None:
+    def missing(spec: SensorStream, age_ns: int) -> tuple[str, ...]:
+        newest = 1000 * MS
+        old, new = replace(sample(0, 0, "a"), captured_ns=newest - age_ns), replace(sample(1, 0, "b"), captured_ns=newest)
+        return align({"sensors": spec}, {"sensors": [old, new]}, newest, newest).slices["sensors"].missing_channels
+
+    assert (missing(SENSORS, 200 * MS), missing(SENSORS, 200 * MS + 1)) == ((), ("a",))
+    assert (missing(HOP, 300 * MS), missing(HOP, 300 * MS + 1)) == ((), ("a",))
+    both = replace(SENSORS, channels=(Channel("b", "m", -9, 9, required=True), *SENSORS.channels))
+    part = align({"sensors": both}, {"sensors": [sample(0, 0, "c")]}, 0, 0).slices["sensors"]
+    assert (part.present, part.missing_channels) == (True, ("a", "b"))
+
+
+def settled(history: History, now_ms: float) -> dict[str, tuple[int, dict[str, int], int]]:
+    """Per stream: decided, dropped by reason, still pending."""
+    parts = align(STREAMS, history.messages, int(now_ms * MS), int(now_ms * MS)).slices
+    accounts = {name: history.settle(part) for name, part in parts.items()}
+    return {name: (decided, dict(dropped), history.pending(name)) for name, (decided, dropped) in accounts.items()}
+
+
+def test_what_was_chosen_is_decided_and_what_was_passed_over_has_its_reason() -> None:
+    history = History(STREAMS)
+    for seq, at in enumerate((10, 20, 30, 40)):
+        history.add(frame(seq, at))
+        history.add(utterance(seq, at))
+    for seq, at in enumerate((0, 300, 360, 700)):
+        history.add(sample(seq, at))
+    assert settled(history, 30) == {
+        "camera": (1, {"superseded": 2}, 1),
+        "text": (1, {"superseded": 2}, 1),
+        "sensors": (1, {}, 3),
+    }
+    assert settled(history, 40)["camera"] == (1, {}, 0)
+    assert settled(history, 50)["camera"] == (0, {}, 0), "a message is decided once, however often it serves"
+    history.add(frame(9, 41))
+    late = sample(9, 5)
+    history.add(late)
+    at_700 = settled(history, 700)
+    assert at_700["camera"] == (0, {"stale": 1}, 0)
+    assert at_700["sensors"] == (2, {"late": 2}, 0), "300 lies before the window of 350 ms, and so does what came late"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(STREAMS)), st.integers(0, 90), st.integers(0, 40)), max_size=80),
+    st.sampled_from([0.0, 30.0, 100.0]),
+)
+def test_what_the_history_forgets_no_later_decision_would_have_chosen(
+    arrivals: list[tuple[str, int, int]], hop_ms: float
+) -> None:
+    streams = STREAMS | {"sensors": replace(SENSORS, hop_ms=hop_ms)}
+    history = History(streams)
+    everything: dict[str, list[Message]] = {name: [] for name in streams}
+    now = 0
+    for seq, (name, step, late) in enumerate(arrivals):
+        now += step
+        message = at_ns(name, seq, max(0, now - late) * MS)
+        history.add(message)
+        everything[name].append(message)
+        everything[name].sort(key=lambda one: one.captured_ns)
+        remembered = align(streams, history.messages, now * MS, now * MS).slices
+        assert remembered == align(streams, everything, now * MS, now * MS).slices
+        for part in remembered.values():
+            history.settle(part)
+
+
+def test_no_message_is_kept_beyond_its_reach() -> None:
+    history = History(STREAMS)
+    reach_ns = kind_of(SENSORS).reach_ns(SENSORS)
+    assert reach_ns is not None
+    newest = 10 * reach_ns
+    for seq, when in enumerate((newest - reach_ns - 1, newest - reach_ns, newest)):
+        history.add(at_ns("sensors", seq, when))
+    for seq, when in enumerate((newest - 2, newest - 1, newest + 1)):
+        history.add(at_ns("camera", seq, when))
+    for part in align(STREAMS, history.messages, newest, newest).slices.values():
+        history.settle(part)
+    assert [one.seq for one in history.messages["sensors"]] == [1, 2]
+    assert [one.seq for one in history.messages["camera"]] == [1, 2], "the newest considered, and what is to come"
