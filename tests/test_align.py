@@ -211,7 +211,10 @@ def test_a_hop_s_wait_is_no_staleness() -> None:
 def test_a_required_channel_is_fresh_as_long_as_the_stream_s_age_and_one_hop() -> None:
     def missing(spec: SensorStream, age_ns: int) -> tuple[str, ...]:
         newest = 1000 * MS
-        old, new = replace(sample(0, 0, "a"), captured_ns=newest - age_ns), replace(sample(1, 0, "b"), captured_ns=newest)
+        old, new = (
+            replace(sample(0, 0, "a"), captured_ns=newest - age_ns),
+            replace(sample(1, 0, "b"), captured_ns=newest),
+        )
         return align({"sensors": spec}, {"sensors": [old, new]}, newest, newest).slices["sensors"].missing_channels
 
     assert (missing(SENSORS, 200 * MS), missing(SENSORS, 200 * MS + 1)) == ((), ("a",))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.decide import blocking_input, decide
+from edge_runtime.decide import blocking_input, decide, finite
 from edge_runtime.heads.labels import softmax
 from edge_runtime.heads.policy import DecisionPolicy, Inputs, PolicyState
 from edge_runtime.heads.sigmoid import SigmoidHead
@@ -194,3 +194,42 @@ def test_a_required_stream_or_channel_that_is_missing_blocks() -> None:
 def test_with_no_input_at_all_nothing_is_asked_of_the_model() -> None:
     streams: dict[str, StreamSpec] = {"camera": CameraStream(8, 8, 30, 100)}
     assert blocking_input(streams, AlignedSet(0, {"camera": Slice("camera", False, reason="missing")})) == "no input"
+
+
+def test_no_output_is_safe_and_says_what_the_engine_said() -> None:
+    verdict, state = decide(HEAD, POLICY, PolicyState("go"), None, Inference(None, error="engine: gone"))
+    assert (verdict.label, verdict.source, verdict.reason, state) == ("stop", "safe", "engine: gone", PolicyState())
+    assert decide(HEAD, POLICY, PolicyState("go"), None, Inference(None))[0].reason == "no output"
+    assert decide(HEAD, POLICY, PolicyState("go"), None, inference(1, math.nan, 0))[1] == PolicyState()
+
+
+def test_a_blocked_input_comes_before_whatever_the_output_is() -> None:
+    assert (
+        decide(HEAD, POLICY, PolicyState(), "camera stale", Inference(None, error="down"))[0].reason == "camera stale"
+    )
+
+
+def test_what_is_not_required_blocks_nothing_while_anything_is_there() -> None:
+    camera, sensors = CameraStream(8, 8, 30, 100), SensorStream((Channel("speed", "m/s", 0, 9),), 10, 100)
+    streams: dict[str, StreamSpec] = {"camera": camera, "sensors": sensors}
+    gone, there = Slice("camera", False, reason="stale"), Slice("sensors", True)
+    assert blocking_input(streams, AlignedSet(0, {"camera": gone, "sensors": there})) is None
+    nothing = {"camera": gone, "sensors": Slice("sensors", False, reason="stale")}
+    assert blocking_input(streams, AlignedSet(0, nothing)) == "no input"
+    assert blocking_input({}, AlignedSet(0, {})) is None, "a bundle without streams has nothing to wait for"
+
+
+def test_a_required_channel_of_an_absent_stream_has_the_stream_s_reason() -> None:
+    streams: dict[str, StreamSpec] = {"sensors": SensorStream((Channel("speed", "m/s", 0, 9, required=True),), 10, 100)}
+    gone = Slice("sensors", False, reason="missing", missing_channels=("speed", "turn"))
+    assert blocking_input(streams, AlignedSet(0, {"sensors": gone})) == "sensors.speed missing"
+
+
+def test_the_head_is_given_the_first_row_and_the_inputs() -> None:
+    policy = DecisionPolicy("stop", needs={"go": ("camera",)})
+    gone = Inputs(
+        {"camera": CameraStream(8, 8, 30, 100)}, AlignedSet(0, {"camera": Slice("camera", False, reason="x")})
+    )
+    assert decide(HEAD, policy, PolicyState(), None, inference(9, 0, 0), gone)[0].reason == "go needs camera: x"
+    assert finite(np.array([[1.0, -3e38]], np.float32)) and finite(np.empty((1, 0), np.float32))
+    assert not finite(np.array([[1.0, 2.0], [np.inf, 0.0]], np.float32))

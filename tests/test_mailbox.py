@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from edge_runtime.mailbox import Counts, Mailbox
+from edge_runtime.mailbox import RELOAD, Account, Counts, Mailbox
 from edge_runtime.messages import Utterance
 
 
@@ -80,3 +80,74 @@ def test_the_trigger_rings_after_the_message_is_there() -> None:
     mailbox = Mailbox(4, wake=lambda: seen.append(len(mailbox.take())))
     put(mailbox)
     assert seen == [1]
+
+
+def test_numbers_go_on_from_session_to_session_and_nothing_is_lost_between_them() -> None:
+    account = Account()
+    first = Mailbox(2, account=account)
+    put(first, 5)
+    assert [message.seq for message in first.take()] == [3, 4]
+    put(first)
+    assert first.captured == 6
+    first.retire(pending=2)
+    assert first.counts(0) == Counts(6, 0, {"replaced": 3, RELOAD: 3}, 0)
+    assert first.take() == []
+    put(first)
+    assert first.counts(0) == Counts(7, 0, {"replaced": 3, RELOAD: 4}, 0), "a source thread may still hold the old box"
+    second = Mailbox(2, account=account)
+    put(second)
+    assert [message.seq for message in second.take()] == [6]
+    second.settle(1, Counter(stale=0))
+    counts = second.counts(0)
+    assert (counts.captured, counts.decided, counts.in_flight) == (8, 1, 0) and balanced(counts)
+    assert second.new_drops() == {"replaced": 3, RELOAD: 4}
+
+
+def test_a_session_that_ends_with_nothing_in_flight_drops_nothing() -> None:
+    mailbox = Mailbox(2)
+    mailbox.retire(pending=0)
+    assert mailbox.counts(0) == Counts(0, 0, {}, 0)
+    assert mailbox.new_drops() == {}
+
+
+def test_what_waits_and_what_the_loop_holds_is_in_flight() -> None:
+    mailbox = Mailbox(3)
+    put(mailbox, 2)
+    assert mailbox.counts(pending=4).in_flight == 6
+    taken = mailbox.take()
+    assert ([message.seq for message in taken], mailbox.take()) == ([0, 1], [])
+    mailbox.settle(1, Counter(superseded=1))
+    assert mailbox.counts(0) == Counts(2, 1, {"superseded": 1}, 0)
+    assert mailbox.new_drops() == {"superseded": 1}
+
+
+def test_a_box_holds_exactly_what_it_keeps() -> None:
+    for keep in (1, 3):
+        mailbox = Mailbox(keep)
+        put(mailbox, keep)
+        assert mailbox.counts(0).dropped == {}
+        put(mailbox)
+        assert mailbox.counts(0).dropped == {"replaced": 1}
+        assert len(mailbox.take()) == keep
+
+
+def test_parts_that_were_left_out_are_no_messages() -> None:
+    mailbox = Mailbox(2)
+    mailbox.refuse_part("null")
+    mailbox.refuse_part("null")
+    mailbox.refuse_part("not_finite")
+    assert mailbox.refused_parts == {"null": 2, "not_finite": 1}
+    assert mailbox.counts(0) == Counts(0, 0, {}, 0)
+    assert mailbox.new_drops() == {}
+
+
+def test_what_is_refused_takes_no_number_and_rings_nobody() -> None:
+    rung: list[None] = []
+    mailbox = Mailbox(4, wake=lambda: rung.append(None))
+    mailbox.refuse("black")
+    put(mailbox)
+    assert ([message.seq for message in mailbox.take()], len(rung)) == ([0], 1)
+    assert mailbox.captured == 2
+    mailbox.retire(0)
+    put(mailbox)
+    assert len(rung) == 1, "a retired box wakes no loop"

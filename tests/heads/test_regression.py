@@ -75,3 +75,42 @@ def test_contradictions_are_named(changed: Value, expected: str) -> None:
     assert list(HEAD.ignored(DecisionPolicy("stop"))) == [
         "decision.safe_label is set, which a regression head does not read"
     ]
+
+
+def test_the_edge_of_the_tolerance_is_within_it_at_both_ends() -> None:
+    values = (Value("x", "m", -1.0, 1.0, safe=0.5, tolerance=0.5),)
+    head = RegressionHead(values, "stage:a:b")
+
+    def of(raw: float) -> Verdict:
+        verdict, state = head.decide(DecisionPolicy(), PolicyState("x"), np.array([raw], np.float32), None)
+        assert state == PolicyState()
+        return verdict
+
+    assert (of(1.5).values, of(1.5).reason) == ({"x": 1.0}, "clipped: x 1.5 to 1 m")
+    assert (of(-1.5).values, of(-1.5).reason) == ({"x": -1.0}, "clipped: x -1.5 to -1 m")
+    assert [of(end).reason for end in (-1.0, 1.0)] == [None, None]
+    for far in (math.nextafter(1.5, 2) + 1e-6, -1.5 - 1e-6):
+        assert (of(far).source, of(far).values, of(far).confidence) == ("safe", {"x": 0.5}, 0.0)
+    assert head.safe(DecisionPolicy(), "why") == Verdict("safe", 0.0, {}, "safe", "why", values={"x": 0.5})
+
+
+def test_every_value_that_was_set_back_is_named() -> None:
+    values = (Value("x", "m", 0.0, 1.0, safe=0.0, tolerance=1.0), Value("y", "s", 0.0, 1.0, safe=0.0, tolerance=1.0))
+    output = np.array([1.5, -0.5], np.float32)
+    verdict, _ = RegressionHead(values, "stage:a:b").decide(DecisionPolicy(), PolicyState(), output, None)
+    assert (verdict.reason, verdict.values) == ("clipped: x 1.5 to 1 m, y -0.5 to 0 s", {"x": 1.0, "y": 0.0})
+
+
+def test_its_shape_and_its_summary_are_its_values() -> None:
+    assert (HEAD.kind, HEAD.shape({})) == ("regression", (1, 2))
+    assert HEAD.summary == "steer -0.5 to 0.5 rad (safe 0), speed 0 to 12 m/s (safe 0)"
+    for end in (0.0, 12.0):
+        assert (
+            list(
+                RegressionHead((Value("speed", "m/s", 0.0, 12.0, safe=end),), "stage:a:b").problems(
+                    DecisionPolicy(), {}
+                )
+            )
+            == []
+        )
+    assert Value("speed", "m/s", 0.0, 12.0, safe=0.0).tolerance == 0.0
