@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -180,7 +181,13 @@ class RecordingSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     """
 
 
-SinkConfig = ZmqSink | RecordingSink
+class MetricsSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="metrics"):
+    """Figures for Prometheus, at `http://ADDRESS:PORT/metrics`."""
+
+    bind: str = "tcp://127.0.0.1:9464"
+
+
+SinkConfig = ZmqSink | RecordingSink | MetricsSink
 
 
 class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -235,6 +242,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     publish: PublishConfig | None = None
     engine: EngineConfig = EngineConfig()
     record: RecordConfig | None = None
+    metrics: MetricsSink | None = None
+    """Short for the sink of this kind."""
     trusted_keys: tuple[str, ...] = ()
     """PEM files of Ed25519 public keys whose bundles may run."""
     allow_unsigned: bool = False
@@ -266,6 +275,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
             rows.append(ZmqSink(self.publish.bind, self.publish.high_water_mark))
         if self.record is not None:
             rows.append(RecordingSink(self.record.path, self.record.max_gb, self.record.jpeg_quality))
+        if self.metrics is not None:
+            rows.append(self.metrics)
         return tuple(rows) if any(isinstance(row, ZmqSink) for row in rows) else (ZmqSink(), *rows)
 
 
@@ -286,6 +297,12 @@ def load_config(path: Path) -> Config:
     for earlier, row in (("publish", 'kind = "zmq"'), ("record", 'kind = "recording"')):
         if earlier in data:
             log.warning("%s: [%s] is deprecated; write [[sink]] with %s", where, earlier, row)
+    for item in config.sinks:
+        if isinstance(item, MetricsSink):
+            if find_spec("prometheus_client") is None:
+                raise ConfigError(f"{where}: metrics need prometheus-client; pip install 'edge-runtime[metrics]'")
+            if not item.bind.startswith("tcp://"):
+                raise ConfigError(f"{where}: metrics: bind is {item.bind!r}; expected tcp://ADDRESS:PORT")
     for item in (*config.source, *config.sinks):
         if (endpoint := getattr(item, "bind", None)) is not None:
             check_endpoint(endpoint, config.insecure_public_bind)

@@ -310,7 +310,7 @@ def _config(config_file: Path) -> Iterator[Finding]:
     try:
         config = load_config(config_file)
         row = next(item for item in config.sinks if isinstance(item, ZmqSink))
-        publisher = SINKS[ZmqSink](row, RealClock())
+        publisher = SINKS[ZmqSink][0](row, RealClock())
         try:
             session = Session(config, RealClock(), lambda: None, Books(), decisions=row.bind)
             session.abandon()

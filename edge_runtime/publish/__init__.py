@@ -25,21 +25,28 @@ def _recorder(item: config.RecordingSink, clock: Clock) -> Sink:
     return Recorder(free_name(Path(item.path)), clock, item.max_gb, item.jpeg_quality)
 
 
-SINKS: dict[type, Callable[[Any, Clock], Sink]] = {
-    config.ZmqSink: _publisher,
-    config.RecordingSink: _recorder,
+def _metrics(item: config.MetricsSink, clock: Clock) -> Sink:
+    from edge_runtime.publish.metrics import MetricsSink
+
+    return MetricsSink(item.bind)
+
+
+SINKS: dict[type, tuple[Callable[[Any, Clock], Sink], type[DirectOutlet] | type[QueuedOutlet]]] = {
+    config.ZmqSink: (_publisher, DirectOutlet),
+    config.RecordingSink: (_recorder, DirectOutlet),
+    config.MetricsSink: (_metrics, QueuedOutlet),
 }
-"""Kind of sink to how it is made. These never block and may be called by the loop."""
+"""Kind of sink to how it is made, and who calls it: the loop, where it never blocks, or a thread."""
 
 
 def open_outlets(settings: Sequence[Any], clock: Clock) -> list[Outlet]:
     """An outlet for every row; one that does not open is tried again. Raises nothing."""
     outlets: list[Outlet] = []
     for number, item in enumerate(settings, 1):
-        make = SINKS.get(type(item))
-        if make is not None:
+        if type(item) in SINKS:
+            make, outlet = SINKS[type(item)]
             name = f"{number} {item.__struct_config__.tag}"
-            outlets.append(DirectOutlet(name, lambda make=make, item=item: make(item, clock)))  # type: ignore[misc]
+            outlets.append(outlet(name, lambda make=make, item=item: make(item, clock)))  # type: ignore[misc]
         else:
             kind = plugins.class_of(item)
             assert kind is not None, f"{type(item)} is no sink's settings"
