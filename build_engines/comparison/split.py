@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from build_engines.data.arrays import stream_arrays
 from build_engines.data.datasets import Batch, Inputs, Prepared, in_step
+from build_engines.modalities import MODALITIES
 from build_engines.recipe import Recipe
 from calibration.moments import LabelledSet, replay
 from edge_runtime.errors import UserError
@@ -71,7 +72,7 @@ def read_split(recipe: Recipe, prepared: Prepared, moments: Iterable[LabelledSet
             parts = [stream_arrays(streams[one], slices[one], preprocess[one]) for one in encoder.streams]
             # Cameras have an axis of their own, the other encoders read one stream.
             made = (np.concatenate([part[field] for part in parts]) for field in parts[0])
-            columns[name].append(tuple(made if name == "vision" else (value[0] for value in made)))
+            columns[name].append(tuple(made if MODALITIES[name].batched else (value[0] for value in made)))
     if not labels:
         raise UserError("compare: a split holds no labelled moment; check --data")
     inputs = {name: tuple(np.stack(values) for values in zip(*rows, strict=True)) for name, rows in columns.items()}

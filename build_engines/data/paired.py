@@ -15,6 +15,7 @@ from build_engines.data.arrays import Arrays, stream_arrays
 from build_engines.data.datasets import Batch, Inputs, Ints, answer_names, in_step, names_of
 from build_engines.data.tokenizer import SamplingEncoder
 from build_engines.heads import build_of
+from build_engines.modalities import MODALITIES
 from build_engines.recipe import Recipe
 from calibration.moments import LabelledSet, replay
 from edge_runtime.errors import UserError
@@ -94,7 +95,7 @@ def _tensors(recipe: Recipe, preprocess: Mapping[str, Preprocess], aligned: Alig
         ]
         for field in parts[0]:
             rows = [part[field] for part in parts]
-            found[_array_name(name, field)] = np.concatenate(rows) if name == "vision" else rows[0][0]
+            found[_array_name(name, field)] = np.concatenate(rows) if MODALITIES[name].batched else rows[0][0]
     return found
 
 

@@ -22,6 +22,7 @@ from build_engines.data.augment import Augmenter, Mix
 from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared
 from build_engines.heads import build_of
 from build_engines.heads.training import class_weights, fit_offsets
+from build_engines.modalities import MODALITIES
 from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.fused import FusedModel, Fusion
 from build_engines.model.lessons import Lessons
@@ -285,7 +286,7 @@ def encode(model: FusedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     aux: dict[str, Tensor] = {}
     for name, encoder in model.encoders.items():
         inputs = [torch.from_numpy(value) for value in batch.inputs[name]]
-        if name == "vision":  # every camera is a row of its own
+        if MODALITIES[name].batched:  # every camera is a row of its own
             count, cameras = inputs[0].shape[:2]
             features, logits = encoder(inputs[0].flatten(0, 1))
             features = features.reshape(count, cameras, -1)
@@ -350,7 +351,8 @@ def export_samples(recipe: Recipe, batches: Sequence[Batch]) -> dict[str, NDArra
         for field, values in zip(kind_of(spec).fields(spec), batch.inputs[name], strict=True):
             rows = values[batch.rows[name][:count]]
             for place, stream in enumerate(encoder.streams):
-                found[str(stream_tensor(stream, field))] = (rows[:, place] if name == "vision" else rows)[:, None]
+                row = rows[:, place] if MODALITIES[name].batched else rows
+                found[str(stream_tensor(stream, field))] = row[:, None]
     return found
 
 

@@ -1,0 +1,56 @@
+"""The recipe: one strict TOML file that says everything a build depends on, a module for each of its tables.
+
+It reuses the device's own stream and decision types, so what a recipe declares is what the manifest will hold. The keys
+of an encoder lie beside it in `build_engines.modalities`.
+"""
+
+from __future__ import annotations
+
+from build_engines.recipe.checks import check
+from build_engines.recipe.dataset import PLAIN_DATASET, DatasetRecipe, WorldRecipe
+from build_engines.recipe.gate import GateRecipe
+from build_engines.recipe.heads import SideHeadRecipe, make_head
+from build_engines.recipe.load import load_recipe
+from build_engines.recipe.model import FusionRecipe, ModelRecipe
+from build_engines.recipe.onnx import OnnxInput, OnnxModel, OnnxStage, PixelRecipe
+from build_engines.recipe.recipe import AnyRecipe, BuildRecipe, OnnxRecipe, Recipe
+from build_engines.recipe.reduce import CalibrateRecipe, CompileRecipe, QuantiseRecipe, RangeMethod
+from build_engines.recipe.train import (
+    AugmentRecipe,
+    LexiconRecipe,
+    MirrorRecipe,
+    OppositeRecipe,
+    TrainRecipe,
+    WordsRecipe,
+)
+
+__all__ = [
+    "PLAIN_DATASET",
+    "AnyRecipe",
+    "AugmentRecipe",
+    "BuildRecipe",
+    "CalibrateRecipe",
+    "CompileRecipe",
+    "DatasetRecipe",
+    "FusionRecipe",
+    "GateRecipe",
+    "LexiconRecipe",
+    "MirrorRecipe",
+    "ModelRecipe",
+    "OnnxInput",
+    "OnnxModel",
+    "OnnxRecipe",
+    "OnnxStage",
+    "OppositeRecipe",
+    "PixelRecipe",
+    "QuantiseRecipe",
+    "RangeMethod",
+    "Recipe",
+    "SideHeadRecipe",
+    "TrainRecipe",
+    "WordsRecipe",
+    "WorldRecipe",
+    "check",
+    "load_recipe",
+    "make_head",
+]

@@ -1,0 +1,162 @@
+"""What contradicts itself in a recipe, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from itertools import chain
+
+from build_engines.modalities import MODALITIES
+from build_engines.recipe.recipe import AnyRecipe, BuildRecipe, OnnxRecipe, Recipe
+from edge_runtime.heads import Head
+from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.softmax import SoftmaxHead
+from edge_runtime.heads.tagging import TaggingHead
+from edge_runtime.streams import StreamSpec, TextStream, kind_of
+from edge_runtime.tensor_source import parse_source
+
+
+def check_onnx(recipe: OnnxRecipe) -> str | None:
+    """What contradicts itself in an own model's part, or None."""
+    stages = recipe.onnx.stages
+    if not stages:
+        return "[onnx] names no stage; add an [[onnx.stages]] block"
+    if len({stage.name for stage in stages}) != len(stages):
+        return "[[onnx.stages]] must have distinct names"
+    try:
+        for source in (source.source for stage in stages for source in stage.inputs.values()):
+            parse_source(source)
+        output = parse_source(recipe.onnx.output)
+    except ValueError as error:
+        return f"[onnx]: {error}"
+    if output.kind != "stage" or output.name not in {stage.name for stage in stages}:
+        return f"onnx.output is {recipe.onnx.output!r}; it must be stage:<one of [[onnx.stages]]>:<its output>"
+    if recipe.onnx.probabilities and not isinstance(recipe.output_head, SoftmaxHead):
+        return "onnx.probabilities is for a softmax head; let a sigmoid head's graph end before its sigmoid"
+    return _unknown_stages(recipe, tuple(stage.name for stage in stages))
+
+
+def _unknown_stages(recipe: BuildRecipe, stages: tuple[str, ...]) -> str | None:
+    for name in recipe.quantise.stages:
+        if name not in stages:
+            return f"quantise.stages names {name!r}; the model's stages are {', '.join(stages)}"
+    return None
+
+
+def check_common(recipe: AnyRecipe) -> str | None:
+    """What contradicts itself in the part that all recipes share, or None."""
+    if recipe.trigger not in recipe.streams:
+        return f"trigger is {recipe.trigger!r}; the streams are {', '.join(sorted(recipe.streams))}"
+    if recipe.calibrate.split == recipe.evaluate_split:
+        return f"calibrate.split is {recipe.calibrate.split!r}, which is also evaluated; calibrate on other data"
+    if not recipe.labels and recipe.layout == "ner":
+        return None  # they are found in the training data
+    if problem := _check_head(recipe.output_head, recipe.decision, recipe.streams):
+        return problem
+    return _check_side_heads(recipe) if isinstance(recipe, Recipe) else None
+
+
+def _check_head(head: Head, policy: DecisionPolicy, streams: dict[str, StreamSpec], acts: bool = True) -> str | None:
+    if isinstance(head, SoftmaxHead) and len(head.labels) < 2:
+        return "labels must be distinct and at least two"
+    return next(chain(head.problems(policy, streams), head.ignored(policy, acts)), None)
+
+
+def _check_side_heads(recipe: Recipe) -> str | None:
+    """Names, policies, and whether the data can tell what is right."""
+    names = [one.name for one in recipe.side_heads]
+    # What the fusion and the monolith already call their tensors.
+    tensors = (item.monolith for row in MODALITIES.values() for item in row.inputs.values())
+    taken = ("logits", "presence", *MODALITIES, *tensors)
+    if len(set(names)) != len(names) or set(names) & set(taken):
+        return f"side_heads must have distinct names, none of {', '.join(taken)}; got {', '.join(names)}"
+    heads = recipe.heads
+    if recipe.side_heads and any(isinstance(head, TaggingHead) for head in heads.values()):
+        return "side_heads and tagging exclude each other: a tag belongs to a word, other answers to a moment"
+    for one in recipe.side_heads:
+        if problem := _check_head(heads[one.name], one.decision, recipe.streams, acts=False):
+            return f"side head {one.name}: {problem}"
+        if one.labels and one.name not in recipe.dataset.side_labels:
+            return f"side head {one.name}: dataset.side_labels must name the field of its label"
+    values = [value.name for value in (*recipe.values, *(one for side in recipe.side_heads for one in side.values))]
+    if len(set(values)) != len(values):
+        return f"values of all heads must have distinct names, got {', '.join(values)}"
+    if unknown := [name for name in values if name not in recipe.dataset.targets]:
+        return f"dataset.targets must name the field of the value {unknown[0]!r}"
+    if recipe.gate.macro_f1 and not recipe.labels:
+        return "gate.macro_f1 is for a head with labels; of a regression head set gate.nmae"
+    if recipe.gate.nmae < 1 and not recipe.values:
+        return "gate.nmae is for a regression head; of a head with labels set gate.macro_f1"
+    if (values or recipe.side_heads) and recipe.train.augment.mirror is not None:
+        return "train.augment.mirror changes labels only; leave it out for values and side_heads"
+    return None
+
+
+def check(recipe: Recipe) -> str | None:
+    """What contradicts itself in the recipe, or None."""
+    model = recipe.model
+    if not recipe.modalities:
+        return f"model has no encoder; give at least one of {', '.join(f'model.{name}' for name in MODALITIES)}"
+    for name, encoder in model.encoders.items():
+        row = MODALITIES[name]
+        for stream in encoder.streams:
+            if not isinstance(recipe.streams.get(stream), row.spec):
+                return f"the model reads the stream {stream!r}, which must be a {row.spec.__name__} under [streams]"
+        if problem := row.problem(encoder):
+            return problem
+        if len({_form(recipe.streams[stream]) for stream in encoder.streams}) > 1:
+            return f"all streams of model.{name} must be of the same form: they are one batch"
+    if unknown := set(recipe.train.class_weights) - set(recipe.labels):
+        return f"train.class_weights names {sorted(unknown)[0]!r}; the labels are {', '.join(recipe.labels)}"
+    for name in recipe.train.modality_dropout:
+        if name not in recipe.modalities:
+            return f"train.modality_dropout names {name!r}; the model reads {', '.join(recipe.modalities)}"
+    for encoder in model.encoders.values():
+        if encoder.aux_in_features and sum(encoder.aux.values()) >= model.features:
+            return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
+    if problem := _check_train(recipe):
+        return problem
+    stages = (*model.encoders, "fusion")
+    return _check_weights(recipe) or _check_tagging(recipe) or check_common(recipe) or _unknown_stages(recipe, stages)
+
+
+def _check_weights(recipe: Recipe) -> str | None:
+    fusion, weights = recipe.model.fusion, recipe.model.fusion.weights
+    if weights and (fusion.kind != "weighted" or set(weights) != set(recipe.modalities) or not sum(weights.values())):
+        names = ", ".join(recipe.modalities)
+        return f"model.fusion.weights is for kind = 'weighted' and needs a weight for each of {names}, not all 0"
+    return None
+
+
+def _check_tagging(recipe: Recipe) -> str | None:
+    """A tag per word needs an encoder per word, and nothing else to fuse it with."""
+    model, tagging = recipe.model, isinstance(recipe.output_head, TaggingHead)
+    by_word = model.text is not None and model.text.kind == "words"
+    if tagging != by_word or tagging != (model.fusion.kind == "tagger"):
+        return 'head = "tagging", model.text.kind = "words" and model.fusion.kind = "tagger" belong together'
+    for name, spec in recipe.streams.items():
+        if isinstance(spec, TextStream) and bool(spec.word_pieces) != tagging:
+            return f"streams.{name}: word_pieces is for a tagging head, which needs it"
+    if not tagging and (recipe.tokenizer.mark_capitals or (model.text and model.text.lexicon)):
+        return "tokenizer.mark_capitals and model.text.lexicon are for words encoded one by one: a tagging head"
+    if recipe.tokenizer.mark_capitals and recipe.tokenizer.keep_case:
+        return "tokenizer.keep_case and mark_capitals exclude each other; leave one out"
+    if tagging and len(model.encoders) > 1:
+        return f"a tagging head reads text only; the model has {', '.join(model.encoders)}"
+    return None
+
+
+def _check_train(recipe: Recipe) -> str | None:
+    model = recipe.model
+    if recipe.train.offsets and not isinstance(recipe.output_head, SoftmaxHead):
+        return f"train.offsets is for a softmax head; the head is {recipe.head!r}"
+    augment = recipe.train.augment
+    if augment.mixup + augment.cutmix > 1:
+        return f"train.augment.mixup and cutmix add up to {augment.mixup + augment.cutmix:g}; at most 1"
+    if augment.mixup + augment.cutmix and (not model.vision or len(recipe.modalities) > 1):
+        return "train.augment.mixup and cutmix mix pictures with their labels; they are for models of one camera alone"
+    return None
+
+
+def _form(spec: StreamSpec) -> Hashable:
+    """What must be equal for streams to be read as one batch."""
+    return tuple((name, field.shape) for name, field in kind_of(spec).fields(spec).items())

@@ -1,0 +1,58 @@
+"""The keys of `[dataset]` and `[world]`: what the data's fields mean, and what to record."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from edge_runtime.streams import Count, Positive
+
+
+class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the fields of a `samples.jsonl` mean. A field within a field is written with a dot: `labels.action`."""
+
+    label: str = "label"
+    """Field of the label; empty = rows have none, as for a regression head."""
+    targets: dict[str, str] = {}
+    """Value of a regression head to the field that holds it, a number in the value's unit."""
+    side_labels: dict[str, str] = {}
+    """Name of a head beside the first, one with labels, to the field of its label."""
+    group: str | tuple[str, ...] = ()
+    """The field, or fields, that rows share which are not independent: a block of a drive, a patient, near doubles.
+    Intervals are drawn over these groups, and none may be in two splits.
+    """
+    condition: str = ""
+    """Field that tells circumstances apart (day, night) which are also scored one by one."""
+    values: dict[str, str] = {}
+    """Value of the label field to the label; empty = the value is the label. For a sigmoid head, `none` = no label."""
+    categories: dict[str, dict[str, float]] = {}
+    """Channel to the number that stands for each word of it."""
+    aux: dict[str, str] = {}
+    """Auxiliary label of a modality to its field; its classes are the training split's values, in order."""
+    bins: dict[str, tuple[float, ...]] = {}
+    """Auxiliary label whose field is a number to the edges of its classes, which are then called `0`, `1`, ..."""
+
+    exclude: tuple[str, ...] = ()
+    """Ids of rows that are left out of every split, e.g. ones that the data holds a second time."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return (self.group,) if isinstance(self.group, str) else self.group
+
+
+PLAIN_DATASET = DatasetRecipe()
+"""Fields that mean what they are called."""
+
+
+class WorldRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """What to record of the built-in world where the data folder is absent."""
+
+    train_episodes: Count = 60
+    val_episodes: Count = 15
+    seconds: Positive = 40.0
+    camera_hz: Positive = 3.0
+    learner_episodes: Annotated[int, Meta(ge=0)] = 0
+    """Drives of the trained bundle itself, labelled by the expert, to train once more on (DAgger); 0 = none."""
+    learner_epochs: Count = 4
+    learner_rate: Positive = 5e-4

@@ -1,0 +1,42 @@
+"""The keys of heads, and heads as a manifest describes them."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import msgspec
+from msgspec import Struct
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.heads import Head
+from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.regression import Value
+from edge_runtime.streams import Name, Positive
+
+
+class SideHeadRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """A head beside the first: told with every decision, and trained and judged with it."""
+
+    name: Name
+    head: str
+    decision: DecisionPolicy = DecisionPolicy()
+    labels: tuple[str, ...] = ()
+    values: tuple[Value, ...] = ()
+    weight: Positive = 1.0
+    """Of its loss."""
+
+
+def make_head(kind: str, output: str, labels: tuple[str, ...], values: tuple[Value, ...] = ()) -> Head:
+    """A head as a manifest describes it, reading `output`. Raises ConfigError (one line)."""
+    fields = next((one.__struct_fields__ for one in get_args(Head) if one.__struct_config__.tag == kind), ())
+    answers = {"labels": labels, "values": msgspec.to_builtins(values)}
+    # Labels may be found in the data later; what has none is not given any.
+    given = {name: answer for name, answer in answers.items() if answer or (name == "labels" and name in fields)}
+    if labels and values:
+        raise ConfigError(f"head = {kind!r}: labels and values exclude each other")
+    try:
+        head: Head = msgspec.convert({"kind": kind, "output": output, **given}, Head)
+    except msgspec.ValidationError as error:
+        kinds = ", ".join(str(one.__struct_config__.tag) for one in get_args(Head))
+        raise ConfigError(f"head = {kind!r}: {error}; kinds of heads are {kinds}") from None
+    return head

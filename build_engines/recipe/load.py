@@ -1,0 +1,53 @@
+"""A recipe's file, read and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import msgspec
+
+from build_engines.recipe.checks import check, check_common, check_onnx
+from build_engines.recipe.recipe import AnyRecipe, OnnxRecipe, Recipe
+from edge_runtime.config import convert_strict
+from edge_runtime.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
+    """The recipe at `path` and the sha256 of its bytes. Raises ConfigError (one line)."""
+    try:
+        raw = path.read_bytes()
+        data = tomllib.loads(raw.decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"recipe {path}: cannot be read ({error.strerror}); check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path}: is not TOML ({error})") from None
+    if "onnx" in data and "model" in data:
+        raise ConfigError(f"recipe {path}: has both [model] (to be trained) and [onnx] (one's own); keep one of them")
+    recipe: AnyRecipe
+    base = path.resolve().parent
+    if "onnx" in data:
+        recipe = own = _beside(convert_strict(data, OnnxRecipe, f"recipe {path}"), base)
+        problem = check_common(recipe) or check_onnx(own)
+    else:
+        recipe = trained = convert_strict(data, Recipe, f"recipe {path}")
+        problem = check(trained)
+    if problem:
+        raise ConfigError(f"recipe {path}: {problem}")
+    recordings = tuple(str(base / file) for file in recipe.calibrate.recordings)
+    recipe = msgspec.structs.replace(recipe, calibrate=msgspec.structs.replace(recipe.calibrate, recordings=recordings))
+    return recipe, hashlib.sha256(raw).hexdigest()
+
+
+def _beside(recipe: OnnxRecipe, base: Path) -> OnnxRecipe:
+    """`recipe` with its files' paths made absolute."""
+    model = recipe.onnx
+    stages = tuple(msgspec.structs.replace(stage, file=str(base / stage.file)) for stage in model.stages)
+    tokenizer = str(base / model.tokenizer) if model.tokenizer else ""
+    return msgspec.structs.replace(recipe, onnx=msgspec.structs.replace(model, stages=stages, tokenizer=tokenizer))

@@ -1,0 +1,52 @@
+"""The keys of `[model]`: the encoders and what fuses their features."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from build_engines.bounds import Fraction, NotNegative
+from build_engines.modalities import MODALITIES
+from build_engines.modalities.audio.recipe import AudioRecipe
+from build_engines.modalities.modality import EncoderRecipe
+from build_engines.modalities.sensors.recipe import SensorsRecipe
+from build_engines.modalities.text.recipe import TextRecipe
+from build_engines.modalities.vision.recipe import VisionRecipe
+from edge_runtime.streams import Count
+
+
+class FusionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the features become one decision; `tagger` gives one per word of the text."""
+
+    kind: Literal["concat", "weighted", "gated", "attention", "tagger"]
+    width: Count = 128
+    heads: Count = 4
+    dropout: Fraction = 0.1
+    weights: dict[str, NotNegative] = {}
+    """For kind `weighted`: stream to its weight, fixed instead of learned; `build-engines compare` chooses them by
+    cross-validation."""
+
+
+class ModelRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """The four stages; an encoder that is left out has no stage."""
+
+    features: Annotated[int, Meta(ge=4, le=4096)]
+    """d: the length of every encoder's output."""
+    fusion: FusionRecipe
+    vision: VisionRecipe | None = None
+    text: TextRecipe | None = None
+    sensors: SensorsRecipe | None = None
+    audio: AudioRecipe | UnsetType = UNSET
+    """Not written where it is not given: what is known of older models stays the same to the byte."""
+
+    @property
+    def encoders(self) -> dict[str, EncoderRecipe]:
+        """Name of its stage to each encoder that is given, in the order of the presence mask."""
+        return {name: encoder for name in MODALITIES if (encoder := getattr(self, name))}
+
+    def only(self, name: str) -> ModelRecipe:
+        """The same with no encoder but the one called `name`."""
+        absent = {field.name: field.default for field in msgspec.structs.fields(self) if field.name in MODALITIES}
+        return msgspec.structs.replace(self, **absent | {name: self.encoders[name]})

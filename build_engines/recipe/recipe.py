@@ -1,0 +1,97 @@
+"""The recipe as a whole: of a model to be trained, or of one's own ONNX files."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from build_engines.modalities.text.recipe import TokenizerRecipe
+from build_engines.recipe.dataset import PLAIN_DATASET, DatasetRecipe, WorldRecipe
+from build_engines.recipe.gate import GateRecipe
+from build_engines.recipe.heads import SideHeadRecipe, make_head
+from build_engines.recipe.model import ModelRecipe
+from build_engines.recipe.onnx import OnnxModel
+from build_engines.recipe.reduce import CalibrateRecipe, CompileRecipe, QuantiseRecipe
+from build_engines.recipe.train import OppositeRecipe, TrainRecipe
+from edge_runtime.heads import Head
+from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.regression import Value
+from edge_runtime.streams import Name, StreamSpec
+from edge_runtime.tensor_source import stage_output
+
+
+class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every recipe says, wherever its model comes from."""
+
+    name: Name
+    version: str
+    layout: str
+    """The data's layout: a key of `datasets.LAYOUTS`."""
+    labels: tuple[str, ...] = ()
+    """In the order of the head's outputs; empty for a regression head, and allowed to be for the layout `ner`: then the
+    training data's tags."""
+    trigger: str
+    streams: dict[Name, StreamSpec]
+    decision: DecisionPolicy
+    dataset: DatasetRecipe = PLAIN_DATASET
+    """For the samples layout."""
+    data: str = ""
+    """Data folder where `--data` is not given, relative to the working directory."""
+    seed: int = 0
+    calibrate: CalibrateRecipe = CalibrateRecipe()
+    quantise: QuantiseRecipe = QuantiseRecipe()
+    compile: CompileRecipe = CompileRecipe()
+    gate: GateRecipe = GateRecipe()
+    description: str = ""
+    licence: str = ""
+    attribution: tuple[str, ...] = ()
+    evaluate_split: str = "val"
+
+
+class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model to be trained."""
+
+    model: ModelRecipe
+    train: TrainRecipe
+    head: str = "softmax"
+    """Kind of the head: `softmax` (one label of n), `sigmoid` (independent labels), `tagging` (a label per word) or
+    `regression` (named values)."""
+    values: tuple[Value, ...] = ()
+    """Of a regression head, instead of labels."""
+    side_heads: tuple[SideHeadRecipe, ...] = ()
+    """Heads beside the first, on the same features."""
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    world: WorldRecipe = WorldRecipe()
+    opposites: tuple[OppositeRecipe, ...] = ()
+
+    @property
+    def output_head(self) -> Head:
+        """The head as a manifest describes it. Raises ConfigError."""
+        return make_head(self.head, str(stage_output("fusion", "logits")), self.labels, self.values)
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """All heads by name; the first, which has an empty one, reads `logits` of the stage `fusion`, each other the
+        output of its name. Raises ConfigError."""
+        return {"": self.output_head} | {
+            one.name: make_head(one.head, str(stage_output("fusion", one.name)), one.labels, one.values)
+            for one in self.side_heads
+        }
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The model's streams in the order of the presence mask: cameras, text, sensors, sound."""
+        return tuple(stream for encoder in self.model.encoders.values() for stream in encoder.streams)
+
+
+class OnnxRecipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model that somebody else trained."""
+
+    onnx: OnnxModel
+
+    @property
+    def output_head(self) -> Head:
+        """The head as a manifest describes it. Raises ConfigError."""
+        return make_head(self.onnx.head, self.onnx.output, self.labels)
+
+
+AnyRecipe = Recipe | OnnxRecipe
