@@ -1,18 +1,33 @@
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
+from typing import Annotated, get_args
 
+import msgspec
 import pytest
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.config import (
     INSECURE_PHRASE,
     CameraSource,
+    Config,
+    EngineConfig,
+    ImagesSource,
+    ProcessSource,
+    PublishConfig,
     RecordConfig,
+    RecordingSink,
     RecordingSource,
+    SinkConfig,
+    SourceConfig,
+    StdinSource,
+    WorldSource,
     ZmqSink,
     ZmqSource,
     check_endpoint,
+    convert_strict,
     load_config,
 )
 from edge_runtime.errors import ConfigError
@@ -111,3 +126,249 @@ def test_a_public_address_needs_the_words() -> None:
         check_endpoint("tcp://0.0.0.0:1", "yes")
     with pytest.raises(ConfigError):
         check_endpoint("tcp://example.org:1")
+
+
+def loaded(tmp_path: Path, *lines: str) -> Config:
+    return load_config(write(tmp_path, "\n".join(('name = "hub"', 'bundle = "b"', *lines))))
+
+
+def refused(tmp_path: Path, *lines: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, *lines)
+    return str(caught.value)
+
+
+DEFAULTS: dict[str, tuple[str, dict[str, object]]] = {
+    "zmq": ("", {"bind": "tcp://127.0.0.1:5561", "rate_limit": 8.0}),
+    "camera": ('stream="c"\ndevice=0', {"width": None, "height": None, "fps": None, "gstreamer": False}),
+    "video": ('stream="c"\npath="/v"', {"speed": 1.0, "loop": False}),
+    "images": ('stream="c"\npath="/v"', {"rate_hz": 10.0, "loop": False}),
+    "file": ('stream="c"\npath="/v"', {"time": "t_s", "columns": {}, "text": "text", "speed": 1.0}),
+    "stdin": ("", {"stream": "text"}),
+    "wav": ('stream="c"\npath="/v"', {"speed": 1.0, "loop": False, "chunk_ms": 100}),
+    "process": ('command=["a"]', {"name": "", "restart": True, "environment": {}}),
+    "world": ("", {"seed": 1, "duration_s": 75.0, "unplug": (), "unplug_at_s": 20.0, "score": None}),
+    "recording": ('path="/v"', {"speed": 1.0, "loop": False}),
+}
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_a_source_s_settings_are_as_documented_where_nobody_sets_them(tmp_path: Path, kind: str) -> None:
+    text, expected = DEFAULTS[kind]
+    (row,) = loaded(tmp_path, "[[source]]", f'kind="{kind}"', text).source
+    assert {name: getattr(row, name) for name in expected} == expected
+
+
+def test_every_kind_of_source_has_its_defaults_checked() -> None:
+    assert set(DEFAULTS) == {kind.__struct_config__.tag for kind in get_args(SourceConfig)}
+
+
+def test_the_file_s_own_settings_are_as_documented_where_nobody_sets_them(tmp_path: Path) -> None:
+    config = loaded(tmp_path, "source=[]")
+    assert (config.source, config.sink, config.publish, config.record) == ((), (), None, None)
+    assert (config.trusted_keys, config.allow_unsigned, config.stop_at_end) == ((), False, False)
+    engine = config.engine
+    assert (engine.backend, engine.fallback, engine.cuda, engine.cache, engine.threads) == (
+        "auto",
+        None,
+        "auto",
+        None,
+        1,
+    )
+    assert config.sinks == (ZmqSink("tcp://127.0.0.1:5560", 256),)
+    assert loaded(tmp_path, "source=[]", "[publish]").sinks == (ZmqSink("tcp://127.0.0.1:5560", 256),)
+    recording = RecordingSink(str(tmp_path / "r.mcap"), None, None)
+    assert loaded(tmp_path, "source=[]", "[record]", 'path="r.mcap"').sinks == (ZmqSink(), recording)
+
+
+def test_sinks_are_those_written_and_a_publisher_in_any_case(tmp_path: Path) -> None:
+    rows = ("[[sink]]", 'kind="recording"', 'path="a.mcap"', "[[sink]]", 'kind="zmq"', 'bind="ipc:///run/x"')
+    recording, socket = RecordingSink(str(tmp_path / "a.mcap")), ZmqSink("ipc:///run/x")
+    assert loaded(tmp_path, "source=[]", *rows[:3]).sinks == (ZmqSink(), recording)
+    assert loaded(tmp_path, "source=[]", *rows).sinks == (recording, socket)
+    earlier = ("[publish]", "high_water_mark=7", "[record]", 'path="b.mcap"', "max_gb=2.0", "jpeg_quality=90")
+    both = loaded(tmp_path, "source=[]", *rows[:3], *earlier).sinks
+    assert both == (recording, ZmqSink(high_water_mark=7), RecordingSink(str(tmp_path / "b.mcap"), 2.0, 90))
+
+
+def test_whether_the_cpu_steps_in_follows_from_the_back_end_unless_it_is_said() -> None:
+    assert [EngineConfig(backend).falls_back for backend in ("auto", "onnxruntime", "tensorrt")] == [True, False, False]
+    assert EngineConfig("tensorrt", fallback=True).falls_back is True
+    assert EngineConfig("auto", fallback=False).falls_back is False
+
+
+def test_the_earlier_tables_are_named_as_such_and_nothing_else_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded(tmp_path, "source=[]", "[[sink]]", 'kind="zmq"')
+    assert not caplog.records
+    loaded(tmp_path, "source=[]", "[record]", 'path="r"')
+    assert [record.getMessage() for record in caplog.records] == [
+        f'config {tmp_path / "edge.toml"}: [record] is deprecated; write [[sink]] with kind = "recording"'
+    ]
+
+
+def test_the_world_is_short_for_a_socket_and_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    config = Config("hub", "b", (StdinSource(), WorldSource("ipc:///run/w")))
+    first, socket, process = config.sources
+    drive = (sys.executable, "-m", "edge_runtime.world", "drive", "--inputs", "{inputs}", "--decisions", "{decisions}")
+    assert (first, socket) == (StdinSource(), ZmqSource("ipc:///run/w"))
+    plain = ("--seed", "1", "--duration", "75.0", "--unplug-at", "20.0")
+    assert process == ProcessSource((*drive, *plain), "world", restart=False, environment={})
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    told = WorldSource(seed=7, duration_s=9.0, unplug=("camera", "text"), unplug_at_s=3.0, score="/s.json").rows[1]
+    assert told.environment == {"PYTHONPATH": "/somewhere"}
+    unplug = ("--unplug", "camera", "--unplug", "text", "--unplug-at", "3.0")
+    assert told.command == (*drive, "--seed", "7", "--duration", "9.0", *unplug, "--score", "/s.json")
+
+
+def test_every_path_starts_at_the_file_but_for_what_is_absolute_or_shipped(tmp_path: Path) -> None:
+    config = loaded(
+        tmp_path,
+        'trusted_keys=["a.pem", "/b.pem"]',
+        "[[source]]",
+        'kind="world"',
+        'score="s.json"',
+        "[[source]]",
+        'kind="images"\nstream="c"\npath="/pictures"',
+        "[[sink]]",
+        'kind="recording"\npath="r.mcap"',
+        "[engine]",
+        'cache="engines"',
+        "[record]",
+        'path="q.mcap"',
+    )
+    assert config.trusted_keys == (str(tmp_path / "a.pem"), "/b.pem")
+    assert config.source == (WorldSource(score=str(tmp_path / "s.json")), ImagesSource("c", "/pictures"))
+    assert config.sink == (RecordingSink(str(tmp_path / "r.mcap")),)
+    assert (config.engine.cache, config.bundle) == (str(tmp_path / "engines"), str(tmp_path / "b"))
+    assert config.record == RecordConfig(str(tmp_path / "q.mcap"))
+    assert load_config(write(tmp_path, 'name="a"\nbundle="shipped:home"\nsource=[]')).bundle == "shipped:home"
+
+
+def test_every_socket_is_checked_wherever_it_is_written(tmp_path: Path) -> None:
+    public = 'bind="tcp://0.0.0.0:5560"'
+    for rows in (
+        ("[[source]]", 'kind="zmq"', public),
+        ("[[source]]", 'kind="world"', public),
+        ("source=[]", "[[sink]]", 'kind="zmq"', public),
+        ("source=[]", "[publish]", public),
+    ):
+        assert "is open to the network" in refused(tmp_path, *rows)
+        loaded(tmp_path, f"insecure_public_bind={INSECURE_PHRASE!r}", *rows)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "allowed"),
+    [
+        ("tcp://127.0.0.1:5560", True),
+        ("tcp://127.1.2.3:*", True),
+        ("tcp://localhost:1", True),
+        ("tcp://[::1]:1", True),
+        ("inproc://x", True),
+        ("ipc://", False),
+        ("inproc://", False),
+        ("udp://127.0.0.1:5", False),
+        ("tcp://127.0.0.1", False),
+        ("tcp://[::]:1", False),
+        ("tcp://*:1", False),
+        ("tcp://12.7.0.1:1", False),
+    ],
+)
+def test_an_endpoint_is_this_host_s_or_refused(endpoint: str, allowed: bool) -> None:
+    if allowed:
+        check_endpoint(endpoint)
+        return
+    with pytest.raises(ConfigError, match=f"endpoint '{re.escape(endpoint)}'"):
+        check_endpoint(endpoint)
+
+
+def test_a_file_is_read_up_to_one_mebibyte_and_with_a_byte_order_mark(tmp_path: Path) -> None:
+    text = 'name="a"\nbundle="b"\nsource=[]\n#'
+    path = write(tmp_path, "\ufeff" + text)
+    assert load_config(path).name == "a"
+    path.write_bytes((text + "x" * (1024 * 1024 - len(text))).encode())
+    assert load_config(path).name == "a"
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ConfigError, match="cannot be read .more than 1048576 bytes"):
+        load_config(path)
+    path.write_bytes(b'name="\xff"')
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load_config(path)
+    path.write_text("a = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ConfigError, match="is nested too deeply|is not TOML"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (("source=3",), "source"),
+        (("source=[3]",), "source: item 1: kind is None; there are zmq, camera, video"),
+        (("[[source]]", 'bind="x"'), "source: item 1: kind is None; there are"),
+        (
+            ("[[source]]", 'kind="stdin"', "[[source]]", 'kind="radio"'),
+            "source: item 2: kind is 'radio'; there are zmq,",
+        ),
+        (("source=[]", "[[sink]]", 'kind="stdin"'), "sink: item 1: kind is 'stdin'; there are zmq, recording"),
+        (("source=[]", "[engine]", "thread=1"), "engine: unknown key 'thread'; valid keys are backend, cache, cuda,"),
+        (("source=[]", "[engine]", "threads=65"), "threads"),
+        (("source=[]", "[publish]", "high=1"), "publish: unknown key 'high'; valid keys are bind, high_water_mark"),
+        (("[[source]]", 'kind="process"', "command=[]"), "command"),
+        (("[[source]]", 'kind="wav"', 'stream="a"', 'path="b"', "chunk_ms=9"), "chunk_ms"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_place(tmp_path: Path, lines: tuple[str, ...], expected: str) -> None:
+    assert expected in refused(tmp_path, *lines)
+
+
+def test_every_table_is_strict_by_itself() -> None:
+    """Not only where a file is read: whoever converts one of them is told of a key that it lacks."""
+    tables = [*get_args(SourceConfig), *get_args(SinkConfig), PublishConfig, RecordConfig, EngineConfig, Config]
+    for table in tables:
+        assert table.__struct_config__.forbid_unknown_fields, table
+
+
+class Inner(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="inner"):
+    a: int = 1
+
+
+class Other(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="other"):
+    b: int = 1
+
+
+class Plain(msgspec.Struct, forbid_unknown_fields=True):
+    c: int = 1
+
+
+class Outer(msgspec.Struct, forbid_unknown_fields=True):
+    one: Inner | Other | None = None
+    maybe: Plain | None = None
+    several: Annotated[tuple[Plain, ...], msgspec.Meta(max_length=3)] = ()
+    mixed: list[Inner | Other] = []
+    free: dict[str, int] = {}
+    named: int = msgspec.field(default=0, name="called")
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"one": {"kind": "inner", "b": 1}}, "x: one: unknown key 'b'; valid keys are a"),
+        ({"one": {"kind": "third"}}, "x: one: kind is 'third'; there are inner, other"),
+        ({"maybe": {"d": 1}}, "x: maybe: unknown key 'd'; valid keys are c"),
+        ({"several": [{"c": 1}, {"d": 1}]}, "x: several: item 2: unknown key 'd'; valid keys are c"),
+        ({"mixed": [{"kind": "other", "a": 1}]}, "x: mixed: item 1: unknown key 'a'; valid keys are b"),
+        ({"named": 1}, "x: unknown key 'named'; valid keys are called, free, maybe, mixed, one, several"),
+        ({"free": {"a": "b"}}, "x: Expected `int`, got `str` - at `$.free[...]`".replace("`", "").replace("$.", "")),
+    ],
+)
+def test_an_unknown_key_is_named_with_those_that_are_valid_there(data: dict[str, object], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        convert_strict(data, Outer, "x")
+    assert str(caught.value) == expected
+
+
+def test_what_is_right_is_converted() -> None:
+    data = {"one": {"kind": "other", "b": 3}, "maybe": None, "several": [{"c": 2}], "free": {"k": 1}, "called": 4}
+    assert convert_strict(data, Outer, "x") == Outer(Other(3), None, (Plain(2),), [], {"k": 1}, 4)

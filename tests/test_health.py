@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.clock import rfc3339
-from edge_runtime.health import RateMeter, Thermometer, WallClockWatch, resident_mb
+from edge_runtime.health import WALL_JUMP_NS, RateMeter, Thermometer, WallClockWatch, resident_mb
 
 S = 1_000_000_000
 
@@ -18,6 +18,44 @@ def test_a_rate_follows_the_last_seconds() -> None:
     for second in range(20, 30):
         rate = meter.update(second * S, 30 * 19)
     assert rate == 0
+
+
+def test_a_rate_is_the_count_over_the_time_between_the_oldest_look_in_the_window_and_now() -> None:
+    meter = RateMeter(window_ns=2 * S)
+    looks = ((0, 0), (1, 10), (2, 40), (3, 40), (4, 100), (10, 160))
+    rates = [meter.update(second * S, count) for second, count in looks]
+    # From 0 s while 1 s is younger than the window; then from the look that is the window's age or just beyond it.
+    assert rates == pytest.approx([0.0, 10.0, 20.0, 15.0, 30.0, 10.0])
+    assert RateMeter().update(5 * S, 99) == 0.0, "one look is no rate"
+
+
+def test_a_rate_is_by_default_over_five_seconds() -> None:
+    meter = RateMeter()
+    for second in range(5):
+        meter.update(second * S, 0)
+    assert meter.update(5 * S, 50) == pytest.approx(10)
+    assert meter.update(6 * S, 50) == pytest.approx(10)
+    assert meter.update(10 * S, 50) == 0
+
+
+def test_looks_at_the_same_moment_give_no_rate() -> None:
+    meter = RateMeter()
+    meter.update(S, 1)
+    assert meter.update(S, 5) == 0.0
+
+
+def test_the_wall_clock_has_jumped_beyond_a_tenth_of_a_second_either_way() -> None:
+    for sign in (1, -1):
+        watch = WallClockWatch(S, 10**18)
+        watch.look(2 * S, 10**18 + S + sign * WALL_JUMP_NS)
+        assert watch.jumps == 0
+        watch.look(3 * S, 10**18 + 2 * S + sign * (2 * WALL_JUMP_NS + 1))
+        assert watch.jumps == 1
+        watch.look(4 * S, 10**18 + 3 * S + sign * (2 * WALL_JUMP_NS + 1))
+        assert watch.jumps == 1, "a jump is counted once"
+        watch.look(5 * S, 10**18 + 4 * S)
+        assert watch.jumps == 2, "and the way back is another"
+    assert WALL_JUMP_NS == 100_000_000
 
 
 def test_jumps_of_the_wall_clock_are_counted_and_slewing_is_not() -> None:
@@ -39,8 +77,18 @@ def test_the_hottest_zone_counts_and_broken_ones_are_skipped(tmp_path: Path) -> 
     assert Thermometer(tmp_path).read() == 55.5
 
 
-def test_memory_is_plausible() -> None:
-    assert 10 < resident_mb() < 10_000
+def test_memory_is_what_the_kernel_says_resident_is() -> None:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kib = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+    assert resident_mb() == pytest.approx(kib / 1024, rel=0.1)
+
+
+def test_where_there_is_no_proc_the_memory_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: Path) -> str:
+        raise FileNotFoundError(str(self))
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert resident_mb() == 0.0
 
 
 def test_wall_time_is_rfc3339() -> None:

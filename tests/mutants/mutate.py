@@ -91,6 +91,8 @@ def _says_nothing(node: ast.AST) -> bool:
     """Docstrings, texts, imports, and what only words an error or a log line."""
     if isinstance(node, ast.Import | ast.ImportFrom | ast.JoinedStr | ast.Raise):
         return True
+    if isinstance(node, ast.keyword) and node.arg == "frozen":  # the type checker notices who writes
+        return True
     if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
         return True
     if not isinstance(node, ast.Expr):

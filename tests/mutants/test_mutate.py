@@ -55,6 +55,7 @@ def test_what_may_be_done(source: str, expected: set[str]) -> None:
         'log.warning("%d of 3", 2)',
         "raise ValueError(1 + 1)",
         "import a",
+        "class A(Struct, frozen=True):\n    pass",
         "if TYPE_CHECKING:\n    import a",
         'x = f"{a + 1}"',
     ],
