@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tarfile
@@ -10,10 +11,18 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from edge_runtime import bundles
-from edge_runtime.bundle import MANIFEST, SIGNATURE, encode_manifest, open_bundle, parse_manifest
+from edge_runtime.bundle import (
+    MANIFEST,
+    SIGNATURE,
+    Bundle,
+    encode_manifest,
+    open_bundle,
+    parse_manifest,
+    sign_bundle,
+)
 from edge_runtime.errors import BundleError
 from edge_runtime.signing import SignatureFile
 
@@ -225,3 +234,176 @@ def test_a_path_that_is_no_bundle_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"hello")
     with pytest.raises(BundleError, match="copy the bundle again"):
         open_bundle(tmp_path / "file", allow_unsigned=True)
+
+
+def opened(bundle: Path) -> Bundle:
+    return open_bundle(bundle, allow_unsigned=True)
+
+
+def refused(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> str:
+    change(bundle, edit)
+    with pytest.raises(BundleError) as caught:
+        opened(bundle)
+    return str(caught.value)
+
+
+def test_a_plan_is_the_back_end_s_own_or_the_default_one(bundle: Path) -> None:
+    manifest = opened(bundle).manifest
+    other = msgspec.structs.replace(manifest, precision={"default": {"a": "fp32"}, "tensorrt": {"a": "int8"}})
+    bundle_of = Bundle(bundle, other, "digest", None)
+    assert bundle_of.plan("tensorrt") == {"a": "int8"}
+    assert bundle_of.plan("onnxruntime") == {"a": "fp32"}
+
+
+def test_a_stage_names_what_it_reads_each_once_and_a_bundle_the_streams_that_are_read(bundle: Path) -> None:
+    manifest = opened(bundle).manifest
+    vision, text, _, fusion = manifest.stages
+    assert (vision.streams, vision.stages) == (("camera",), ())
+    assert (text.streams, [str(source) for source in text.sources]) == (
+        ("text",),
+        ["stream:text:ids", "stream:text:mask"],
+    )
+    assert (fusion.streams, fusion.stages) == ((), ("vision", "text", "sensors"))
+    assert manifest.streams_read == ("camera", "sensors", "text")
+    alone = msgspec.structs.replace(manifest, stages=(text, vision))
+    assert alone.streams_read == ("camera", "text"), "in the manifest's order"
+
+
+def test_what_nobody_writes_into_a_manifest_is_empty(bundle: Path) -> None:
+    names = ("description", "licence", "attribution", "training", "engines", "figures", "side_heads")
+    change(bundle, lambda m: [m.pop(name, None) for name in names])
+    manifest = opened(bundle).manifest
+    assert [getattr(manifest, name) for name in names] == ["", "", (), {}, (), {}, ()]
+
+
+def test_no_part_of_a_manifest_has_fields_that_this_runtime_does_not_know(bundle: Path) -> None:
+    for edit in (
+        lambda m: m["stages"][0].update(surprise=1),
+        lambda m: m["stages"][0]["inputs"][0].update(surprise=1),
+        lambda m: m["stages"][0]["outputs"][0].update(surprise=1),
+        lambda m: m["decision"].update(surprise=1),
+        lambda m: m["head"].update(surprise=1),
+        lambda m: m["streams"]["text"].update(surprise=1),
+        lambda m: m["streams"]["sensors"]["channels"][0].update(surprise=1),
+        lambda m: m.update(side_heads=[side("one", "stage:fusion:logits") | {"surprise": 1}]),
+        lambda m: m.update(engines=[engine(surprise=1)]),
+    ):
+        before = (bundle / MANIFEST).read_bytes()
+        assert "unknown field `surprise`" in refused(bundle, edit)
+        (bundle / MANIFEST).write_bytes(before)
+
+
+def engine(**changes: object) -> dict[str, object]:
+    made: dict[str, object] = {
+        "stage": "vision",
+        "precision": "fp32",
+        "flavour": "tensorrt",
+        "version": "10.3.0.30",
+        "compute": ["8.7"],
+        "onnx_sha256": "",
+        "file": "engines/vision.engine",
+    }
+    return made | changes
+
+
+def with_engine(bundle: Path, **changes: object) -> Callable[[dict[str, Any]], object]:
+    graph = opened(bundle).manifest.files["stages/vision.fp32.onnx"]
+    return lambda m: m.update(engines=[engine(**{"onnx_sha256": graph, "file": "stages/vision.fp32.onnx", **changes})])
+
+
+def test_an_engine_belongs_to_a_stage_s_graph_and_has_a_digest(bundle: Path) -> None:
+    good = (bundle / MANIFEST).read_bytes()
+    change(bundle, with_engine(bundle))
+    assert [one.compute for one in opened(bundle).manifest.engines] == [("8.7",)]
+    for changes, expected in (
+        ({"stage": "nose"}, "there is no 'fp32' graph of a stage 'nose'"),
+        ({"precision": "int8"}, "there is no 'int8' graph of a stage 'vision'"),
+        ({"onnx_sha256": "0" * 64}, "it was made from another graph than stages/vision.fp32.onnx"),
+        ({"file": "engines/none"}, "engine engines/none: the file has no digest in `files`"),
+        ({"flavour": "other"}, "not a manifest this runtime knows"),
+        ({"compute": ["eight"]}, "not a manifest this runtime knows"),
+    ):
+        (bundle / MANIFEST).write_bytes(good)
+        assert expected in refused(bundle, with_engine(bundle, **changes))
+
+
+def test_an_input_s_rows_are_its_sources_together_and_the_rest_of_its_shape_theirs(bundle: Path) -> None:
+    good = (bundle / MANIFEST).read_bytes()
+    for edit, expected in (
+        (lambda m: m["stages"][0]["inputs"][0].update(shape=[2, 24, 32, 3]), "which make 1 along the first axis"),
+        (lambda m: m["stages"][3]["inputs"][3].update(shape=[1, 4]), "does not fit presence, which is [1, 3]"),
+        (lambda m: m["stages"][3]["inputs"][0].update(source="stage:vision:nothing"), "no output of an earlier stage"),
+        (lambda m: m["stages"][0]["inputs"][0].update(source="stream:camera:sound"), "is no stream's field"),
+        (lambda m: m["stages"][0]["inputs"][0].update(shape=[0, 24, 32, 3]), "Expected `int` >= 1"),
+        (lambda m: m["stages"][0]["files"].update(int8="stages/vision.int8.onnx"), "has no digest in `files`"),
+        (lambda m: m["precision"].update(tensorrt={}), "precision.tensorrt: stage vision has no None file"),
+        (lambda m: m["stages"][3]["outputs"][0].update(dtype="int64"), "head.output is int64"),
+    ):
+        (bundle / MANIFEST).write_bytes(good)
+        assert expected in refused(bundle, edit)
+        (bundle / MANIFEST).write_bytes(good)
+    half = {"dtype": "float16"}
+    change(bundle, lambda m: m["stages"][3]["outputs"][0].update(half))
+    assert opened(bundle).manifest.stages[3].outputs[0].dtype == "float16", "a head reads halves too"
+
+
+def test_names_that_leave_the_bundle_are_refused_before_anything_is_read(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    sha256 = hashlib.sha256(b"secret").hexdigest()
+    for name in (str(tmp_path / "secret"), "../secret", "stages/../../secret"):
+        before = (bundle / MANIFEST).read_bytes()
+        assert "leaves the bundle" in refused(bundle, lambda m, name=name: m["files"].update({name: sha256}))
+        (bundle / MANIFEST).write_bytes(before)
+    with pytest.raises(BundleError, match="'stages/none' is not listed in its manifest"):
+        opened(bundle).read("stages/none")
+
+
+def test_a_manifest_and_a_signature_have_their_greatest_length(bundle: Path, tmp_path: Path) -> None:
+    manifest = (bundle / MANIFEST).read_bytes()
+    (bundle / MANIFEST).write_bytes(manifest + b" " * (1024 * 1024 - len(manifest)))
+    opened(bundle)
+    (bundle / MANIFEST).write_bytes((bundle / MANIFEST).read_bytes() + b" ")
+    with pytest.raises(BundleError, match="more than 1048576 bytes"):
+        opened(bundle)
+    (bundle / MANIFEST).write_bytes(manifest)
+    key = Ed25519PrivateKey.generate()
+    trusted = public_key(key, tmp_path / "factory.pem")
+    sign(bundle, key)
+    signature = (bundle / SIGNATURE).read_bytes()
+    (bundle / SIGNATURE).write_bytes(signature + b" " * (4096 - len(signature)))
+    assert open_bundle(bundle, [trusted]).signed_by == "factory"
+    (bundle / SIGNATURE).write_bytes((bundle / SIGNATURE).read_bytes() + b" ")
+    with pytest.raises(BundleError, match="it is not signed"):
+        open_bundle(bundle, [trusted])
+
+
+def test_a_signature_counts_where_there_are_keys_and_is_needed_where_nothing_else_is_allowed(
+    bundle: Path, tmp_path: Path
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    trusted = public_key(key, tmp_path / "factory.pem")
+    assert open_bundle(bundle, [trusted], allow_unsigned=True).signed_by is None
+    sign(bundle, key)
+    assert open_bundle(bundle, [trusted], allow_unsigned=True).signed_by == "factory"
+    assert open_bundle(bundle, allow_unsigned=True).signed_by is None, "signed by whoever, trusted as unsigned"
+    with pytest.raises(BundleError):
+        open_bundle(bundle)
+
+
+def test_only_a_directory_is_signed_and_every_file_is_checked_before(bundle: Path, tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    private = tmp_path / "private.pem"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    private.chmod(0o600)
+    trusted = public_key(key, tmp_path / "factory.pem")
+    with pytest.raises(BundleError, match="only a bundle directory can be signed"):
+        sign_bundle(private, private)
+    file = bundle / "stages" / "text.fp32.onnx"
+    good = file.read_bytes()
+    file.write_bytes(good[:-1])
+    with pytest.raises(BundleError, match="changed or cut short"):
+        sign_bundle(bundle, private)
+    assert not (bundle / SIGNATURE).exists()
+    file.write_bytes(good)
+    assert sign_bundle(bundle, private).digest == open_bundle(bundle, [trusted]).digest
+    assert open_bundle(bundle, [trusted]).digest == hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()

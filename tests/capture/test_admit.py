@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import unicodedata
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +20,9 @@ from edge_runtime.admit import (
     admit_stamp,
     admit_text,
     decode_jpeg,
+    decode_picture,
 )
+from edge_runtime.pictures import MAX_PIXELS
 from edge_runtime.streams import CameraStream, Channel, SensorStream, TextStream
 from tests.conftest import jpeg, noise
 
@@ -139,3 +142,96 @@ def test_a_camera_is_alive_if_one_byte_moves() -> None:
         picture[0, 0, 0] = index
         assert detector.admit(picture) is None
     assert detector.admit(noise(80, 1)[:, :-1]) is None, "another size is another picture"
+
+
+def test_every_reading_is_judged_by_itself() -> None:
+    answer = admit_sample(SENSORS, {"co2_ppm": 400, "temp_c": 81.0, "smell": 1.0})
+    assert not isinstance(answer, Refusal)
+    kept, refused = answer
+    assert kept == {"co2_ppm": 400.0}
+    assert refused == {
+        "temp_c": Refusal("out_of_range", "= 81.0 C, not in -40..80"),
+        "smell": Refusal("unknown_channel"),
+    }
+    assert admit_sample(SENSORS, {"temp_c": None, "co2_ppm": "off"}) == Refusal("null", "temp_c")
+    assert admit_sample(SENSORS, {"co2_ppm": "off" * 20}) == Refusal("not_a_number", f"co2_ppm = {('off' * 11)[:32]!r}")
+
+
+@pytest.mark.parametrize(("value", "taken"), [(-40, True), (80, True), (-40.001, False), (80.001, False), (True, True)])
+def test_the_ends_of_a_range_are_in_it(value: float, taken: bool) -> None:
+    assert (admit_sample(SENSORS, {"temp_c": value}) == ({"temp_c": float(value)}, {})) == taken
+
+
+def test_a_stamp_s_last_nanosecond_counts() -> None:
+    now = 10**12
+    assert admit_stamp(now, now - MAX_STAMP_AGE_NS) == now - MAX_STAMP_AGE_NS
+    assert admit_stamp(now, now + 1) == now, "never later than now"
+    answer = admit_stamp(now, now + 2 * 10**9)
+    assert answer == Refusal("bad_timestamp", "captured_ns is +2.000 s from now")
+    assert (FUTURE_TOLERANCE_NS, MAX_STAMP_AGE_NS) == (50_000_000, 60_000_000_000)
+
+
+def test_a_sentence_of_exactly_the_greatest_length_is_whole() -> None:
+    assert admit_text(TEXT, "x" * 10) == ("x" * 10, False)
+    assert admit_text(TEXT, "a\x00b") == Refusal("control_character", "U+0000")
+
+
+def test_a_jpeg_of_exactly_the_greatest_size_is_looked_at() -> None:
+    assert MAX_JPEG_BYTES == 8 * 1024 * 1024
+    assert reason(decode_jpeg(bytes(MAX_JPEG_BYTES))) == "not_jpeg"
+    decoded = decode_jpeg(memoryview(jpeg(noise(80, 1))))
+    assert isinstance(decoded, np.ndarray) and decoded.shape == (24, 32, 3)
+    whole = decode_picture(bytes(cv2.imencode(".png", noise(80, 1))[1]))
+    assert isinstance(whole, np.ndarray) and (whole == noise(80, 1)).all()
+
+
+def test_a_picture_of_the_least_size_is_one() -> None:
+    wide = CameraStream(32, 24, 30, 100)
+    assert reason(admit_image(wide, np.zeros((8, 8, 3), np.uint8))) is None
+    for shape in ((7, 8, 3), (8, 7, 3)):
+        assert reason(admit_image(wide, np.zeros(shape, np.uint8))) == "bad_size"
+    for shape in ((24, 32, 4), (24, 32, 1), (1, 24, 32, 3)):
+        assert reason(admit_image(wide, np.zeros(shape, np.uint8))) == "bad_format"
+    assert reason(admit_image(wide, np.zeros((24, 32, 3), np.uint16))) == "bad_format"  # type: ignore[arg-type]
+
+
+def test_a_picture_of_the_greatest_size_is_one() -> None:
+    lazily = np.broadcast_to(np.uint8(9), (1024, MAX_PIXELS // 1024, 3))  # no memory of its own
+    assert lazily.shape[0] * lazily.shape[1] == MAX_PIXELS
+    assert reason(admit_image(CAMERA, lazily)) is None
+    longer = np.broadcast_to(np.uint8(9), (1024, MAX_PIXELS // 1024 + 1, 3))
+    assert reason(admit_image(CAMERA, longer)) == "bad_size"
+
+
+def test_one_bright_pixel_of_the_grid_in_any_channel_is_light() -> None:
+    for channel in range(3):
+        dark = np.zeros((64, 64, 3), np.uint8)
+        dark[56, 40, channel] = 5
+        assert reason(admit_image(CAMERA, dark)) is None
+        dark[56, 40, channel] = 4
+        assert reason(admit_image(CAMERA, dark)) == "black"
+    between = np.zeros((64, 64, 3), np.uint8)
+    between[57, 41] = 255
+    assert reason(admit_image(CAMERA, between)) == "black", "a hot pixel beside the grid is not looked at"
+    assert reason(admit_image(CameraStream(32, 24, 30, 100), np.zeros((24, 32, 3), np.uint8))) is None
+
+
+def test_without_a_limit_a_camera_may_repeat_itself_for_ever() -> None:
+    detector = FreezeDetector(CameraStream(32, 24, 30, 100))
+    still = noise(80, 1)
+    assert [detector.admit(still) for _ in range(100)] == [None] * 100
+
+
+def test_repeats_are_counted_from_the_last_picture_that_moved() -> None:
+    detector = FreezeDetector(CameraStream(32, 24, 30, 100, frozen_after=1))
+    one, other = noise(80, 1), noise(80, 2)
+    assert [reason(detector.admit(picture)) for picture in (one, one, other, one, one)] == [
+        None,
+        "frozen",
+        None,
+        None,
+        "frozen",
+    ]
+    middle = one.copy()
+    middle[12, 0, 0] ^= 1
+    assert detector.admit(middle) is None, "the row that is looked at first is a row like others"
