@@ -102,8 +102,9 @@ def replay(
             history.add(message)
         aligned = align(streams, history.messages, moment.reference_ns, moment.reference_ns)
         yield moment, aligned
+        history.decided(moment.reference_ns)
         for part in aligned.slices.values():
-            history.settle(part)
+            history.settle(part, moment.reference_ns)
 
 
 def _admissions(streams: Mapping[str, StreamSpec]) -> dict[str, Admit]:

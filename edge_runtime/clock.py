@@ -1,7 +1,8 @@
 """The clock that messages are stamped and decisions are timed by.
 
 Ordering and ages use integer nanoseconds of one monotonic clock (`CLOCK_MONOTONIC`: the same in every process of
-this host, untouched by wall-clock jumps). Wall time travels beside it, for people.
+this host, untouched by wall-clock jumps). It stands still while the machine sleeps: `SleepWatch` tells of that. Wall
+time travels beside it, for people.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import time
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Protocol
+
+_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Where there is no such clock, sleep is not seen."""
 
 
 class Clock(Protocol):
@@ -23,6 +27,10 @@ class Clock(Protocol):
         """Wall time in nanoseconds since the Unix epoch."""
         ...
 
+    def boot_ns(self) -> int:
+        """Monotonic time in nanoseconds that goes on while the machine sleeps."""
+        ...
+
 
 class RealClock:
     """The host's clock."""
@@ -32,6 +40,33 @@ class RealClock:
 
     def wall_ns(self) -> int:
         return time.time_ns()
+
+    def boot_ns(self) -> int:
+        return time.clock_gettime_ns(_BOOT)
+
+
+class SleepWatch:
+    """Tells how long the machine has slept, from the two clocks of which one stands still then. One thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._low_ns, self._high_ns = self._bounds()
+
+    def slept_ns(self) -> int:
+        """Nanoseconds asleep since the last call; 0 unless it is certain: the clocks are not read at one moment."""
+        low_ns, high_ns = self._bounds()
+        slept_ns = max(0, low_ns - self._high_ns)
+        if slept_ns:
+            self._low_ns, self._high_ns = low_ns, high_ns
+        else:  # the difference stands still: every look narrows down what it is
+            self._low_ns, self._high_ns = max(self._low_ns, low_ns), min(self._high_ns, high_ns)
+        return slept_ns
+
+    def _bounds(self) -> tuple[int, int]:
+        """The least and the most by which the clock that sleeps not may be ahead of the other."""
+        before_ns = self._clock.now_ns()
+        boot_ns = self._clock.boot_ns()
+        return boot_ns - self._clock.now_ns(), boot_ns - before_ns
 
 
 def rfc3339(wall_ns: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.heads import Head
-from edge_runtime.heads.policy import DecisionPolicy, Inputs, PolicyState, Step
+from edge_runtime.heads.policy import DecisionPolicy, Inputs, PolicyState, Step, uncounted
 from edge_runtime.messages import AlignedSet, Inference
 from edge_runtime.streams import StreamSpec
 
@@ -42,12 +42,13 @@ def decide(
     blocked: str | None,
     inference: Inference,
     inputs: Inputs | None = None,
+    counts: bool = True,
 ) -> Step:
     """What `head` says of `inference.output`, and the state for the next call.
 
     `blocked` is `blocking_input`'s answer. A missing or non-finite output gives the safe decision, which also
     forgets the hysteresis: after an outage the model's first answer stands on its own. Without `inputs` nothing that
-    depends on them is asked.
+    depends on them is asked. What does not count (a heartbeat) lets no label win and leaves the hysteresis as it was.
     """
     if blocked is not None:
         return head.safe(policy, blocked), PolicyState()
@@ -55,4 +56,6 @@ def decide(
         return head.safe(policy, inference.error or "no output"), PolicyState()
     if not finite(inference.output):
         return head.safe(policy, "output not finite"), PolicyState()
-    return head.decide(policy, state, inference.output[0], inputs)
+    if counts:
+        return head.decide(policy, state, inference.output[0], inputs)
+    return head.decide(uncounted(policy), state, inference.output[0], inputs)[0], state

@@ -6,8 +6,11 @@ import os
 from collections import deque
 from pathlib import Path
 
+from edge_runtime.clock import Clock
+
 WALL_JUMP_NS = 100_000_000
-"""NTP slews by at most 0.5 ms a second; a larger step between two looks is a jump."""
+"""A larger step than this, and than this much for every second since the last look, is a jump: nothing slews faster
+(adjtimex(2) by 0.5 ms a second, chrony(8) by 83 ms unless told otherwise)."""
 
 
 class RateMeter:
@@ -27,17 +30,30 @@ class RateMeter:
 
 
 class WallClockWatch:
-    """Counts jumps of the wall clock against the monotonic one. Loop thread only."""
+    """Counts jumps of the wall clock against the host's own. Loop thread only."""
 
-    def __init__(self, now_ns: int, wall_ns: int) -> None:
-        self._offset_ns = wall_ns - now_ns
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last_ns, self._low_ns, self._high_ns = self._bounds()
         self.jumps = 0
 
-    def look(self, now_ns: int, wall_ns: int) -> None:
-        offset_ns = wall_ns - now_ns
-        if abs(offset_ns - self._offset_ns) > WALL_JUMP_NS:
+    def look(self) -> None:
+        """Compare once more. Neither a pause between two readings, nor slewing since the last look, nor sleep of the
+        machine is a jump.
+        """
+        now_ns, low_ns, high_ns = self._bounds()
+        slewed_ns = WALL_JUMP_NS * max(1, now_ns - self._last_ns) // 1_000_000_000
+        allowed_ns = max(WALL_JUMP_NS, slewed_ns)
+        if low_ns - self._high_ns > allowed_ns or self._low_ns - high_ns > allowed_ns:
             self.jumps += 1
-        self._offset_ns = offset_ns
+        self._last_ns, self._low_ns, self._high_ns = now_ns, low_ns, high_ns
+
+    def _bounds(self) -> tuple[int, int, int]:
+        """Now, and the least and the most by which the wall clock may be ahead of the clock that sleeps not."""
+        before_ns = self._clock.boot_ns()
+        wall_ns = self._clock.wall_ns()
+        after_ns = self._clock.boot_ns()
+        return after_ns, wall_ns - after_ns, wall_ns - before_ns
 
 
 def resident_mb() -> float:

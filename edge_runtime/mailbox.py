@@ -47,7 +47,7 @@ class Account:
 
 
 class Mailbox:
-    """A bounded box that keeps the newest `keep` messages; what they replace is counted as `replaced`."""
+    """A bounded box that keeps the `keep` messages captured last; the others are counted as `replaced`."""
 
     def __init__(self, keep: int, wake: Callable[[], None] | None = None, account: Account | None = None) -> None:
         """`account`: go on with these counters."""
@@ -65,8 +65,13 @@ class Mailbox:
             if self._retired:
                 account.drop(RELOAD)
                 return
-            self._waiting.append(make(account.next_seq))
+            message = make(account.next_seq)
             account.next_seq += 1
+            # By capture time: what comes late must not replace what is newer.
+            place = len(self._waiting)
+            while place and self._waiting[place - 1].captured_ns > message.captured_ns:
+                place -= 1
+            self._waiting.insert(place, message)
             if len(self._waiting) > self._keep:
                 self._waiting.popleft()
                 account.drop("replaced")
@@ -96,7 +101,7 @@ class Mailbox:
             return dict(self._account.parts)
 
     def take(self) -> list[Message]:
-        """All waiting messages, oldest first; the caller must settle each. Loop thread."""
+        """All waiting messages in order of capture time; the caller must settle each. Loop thread."""
         with self._account.lock:
             taken = list(self._waiting)
             self._waiting.clear()

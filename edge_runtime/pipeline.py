@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from edge_runtime.admit import Refusal
-from edge_runtime.align import History, align
+from edge_runtime.align import RULES, History, align
 from edge_runtime.bundle import Bundle
 from edge_runtime.config import EngineConfig
 from edge_runtime.decide import blocking_input, decide, finite
@@ -69,6 +69,8 @@ class Pipeline:
         # What the trigger's next message will need besides itself can be had before it comes.
         self._ahead = {name: manifest.streams[name] for name in manifest.streams_read if name != manifest.trigger}
         self._history = History(manifest.streams)
+        self._now_ns = 0
+        self._rules = RULES
         self._states: dict[str, PolicyState] = {}
         self._down: str | None = None
         self._restart_after_ns = 0
@@ -78,13 +80,17 @@ class Pipeline:
         """Remember `message` for the decisions to come."""
         self._history.add(message)
 
-    def decide(self, reference_ns: int, now_ns: int, blocking: bool = True) -> Outcome:
+    def decide(self, reference_ns: int, now_ns: int, blocking: bool = True, heartbeat: bool = False) -> Outcome:
         """Decide from the messages captured at or before `reference_ns`; ages are taken at `now_ns`.
 
         An engine that fails gives the safe decision, and is restarted. `blocking` = False asks the model even where
-        a required input is missing: for measuring what each input is worth, never for acting.
+        a required input is missing: for measuring what each input is worth, never for acting. A `heartbeat` answers no
+        message: hysteresis does not count it, and messages captured before it still get their decisions.
         """
-        aligned = align(self.streams, self._history.messages, reference_ns, now_ns)
+        heartbeat = heartbeat and self._rules > 1
+        self._history.decided(reference_ns, heartbeat)
+        self._now_ns = now_ns
+        aligned = align(self.streams, self._history.messages, reference_ns, now_ns, pair=self._rules > 1)
         blocked = blocking_input(self.streams, aligned) if blocking else None
         inference = Inference(None) if blocked is not None else self._infer(aligned, now_ns)
         inputs = Inputs(self.streams, aligned)
@@ -93,7 +99,7 @@ class Pipeline:
             answer = inference if not name else Inference(inference.side.get(name), error=inference.error)
             asked = policy if blocking or not policy.needs else replace(policy, needs={})
             state = self._states.get(name, PolicyState())
-            said[name], self._states[name] = decide(head, asked, state, blocked, answer, inputs)
+            said[name], self._states[name] = decide(head, asked, state, blocked, answer, inputs, not heartbeat)
         return Outcome(aligned, inference, said.pop(""), said)
 
     def predict(self, inputs: Mapping[str, object]) -> Outcome:
@@ -123,8 +129,12 @@ class Pipeline:
             return  # the decision will meet the same error, and deal with it
 
     def settle(self, part: Slice) -> tuple[int, Counter[str]]:
-        """Close the account of the messages that a decision considered: see `History.settle`."""
-        return self._history.settle(part)
+        """Close the account of the messages that the last decision considered: see `History.settle`."""
+        return self._history.settle(part, self._now_ns)
+
+    def answers(self, captured_ns: int) -> bool:
+        """Whether a message captured then still gets a decision of its own: references never go backwards."""
+        return captured_ns >= self._history.floor_ns
 
     def pending(self, stream: str) -> int:
         """Messages of `stream` that no decision has considered yet."""
@@ -135,8 +145,11 @@ class Pipeline:
         messages = self._history.messages[stream]
         return messages[-1].captured_ns if messages else None
 
-    def reset(self) -> None:
-        """Forget all messages and the policy's state, as after a cut between two recordings."""
+    def reset(self, rules: int = RULES) -> None:
+        """Forget all messages and the policy's state, as after a cut between two recordings; decide by `rules` from
+        here on.
+        """
+        self._rules = rules
         self._history = History(self.streams)
         self._states = {}
         self._graph.forget()

@@ -97,13 +97,15 @@ def replay(recording: Recording, pipeline: Pipeline) -> Iterator[tuple[DecisionM
     """
     for event in recording.events():
         if isinstance(event, Session):
-            pipeline.reset()
+            pipeline.reset(event.rules)
         elif isinstance(event, Message):
             message = _fitting(pipeline.streams.get(event.stream), event)
             if message is not None:
                 pipeline.add(message)
         elif isinstance(event, DecisionMessage):
-            outcome = pipeline.decide(event.captured_ns, taken_ns(event))
+            # What waited for nothing answered no message: a heartbeat.
+            heartbeat = event.latency_ms.queue == 0
+            outcome = pipeline.decide(event.captured_ns, taken_ns(event), heartbeat=heartbeat)
             for part in outcome.aligned.slices.values():
                 pipeline.settle(part)
             yield event, _answer(event, outcome)

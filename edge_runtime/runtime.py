@@ -194,19 +194,20 @@ class Runtime:
 
     def _turn(self) -> None:
         self._wait()
-        references = self._session.take()
-        for reference_ns in references:
+        answered = False
+        for reference_ns in self._session.take():
             self._decide(reference_ns, triggered=True)
+            answered = True
         now_ns = self._clock.now_ns()
         if now_ns - self._last_decided_ns >= self._session.heartbeat_ns:
             self._decide(now_ns, triggered=False)
-        if not references:
+        if not answered:
             self._session.pipeline.prefetch(now_ns)
         for outlet in self._outlets:
             outlet.serve()
         # The time just after a decision is the quietest; without one, a turn is waited for at most.
         late_ns = now_ns - self._next_status_ns
-        if late_ns >= (0 if references else TURN_NS):
+        if late_ns >= (0 if answered else TURN_NS):
             self._publish_status("degraded" if self._session.trouble(now_ns) else "ready")
             gc.collect()
 
@@ -224,7 +225,7 @@ class Runtime:
         session = self._session
         # A heartbeat waits for nothing: its queue time is exactly 0, which is how subscribers tell it apart.
         taken_ns = self._clock.now_ns() if triggered else reference_ns
-        outcome = session.pipeline.decide(reference_ns, taken_ns)
+        outcome = session.pipeline.decide(reference_ns, taken_ns, heartbeat=not triggered)
         times = Times(reference_ns, taken_ns, self._clock.now_ns(), self._clock.now_ns())
         message = self._message(outcome, times)
         self._publish(message)

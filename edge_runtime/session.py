@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from edge_runtime.bundles import bundle_path
 from edge_runtime.capture import OpenSources, open_sources
 from edge_runtime.capture.intake import Intake, Unrouted
 from edge_runtime.capture.source import Source
+from edge_runtime.choose import captured
 from edge_runtime.clock import Clock
 from edge_runtime.config import Config
 from edge_runtime.health import RateMeter
@@ -153,18 +154,30 @@ class Session:
         """Messages refused before they had a stream, by reason."""
         return self._books.unrouted.counts()
 
-    def take(self) -> list[int]:
-        """Move waiting messages into the pipeline; capture times that call for a decision, oldest first."""
-        references: list[int] = []
+    def take(self) -> Iterator[int]:
+        """Move waiting messages into the pipeline; capture times that call for a decision, oldest first. Each is to be
+        decided before the next is asked for.
+
+        Every sentence deserves its own answer, one of the same stamp as another too; of frames and samples the newest
+        by capture time stands for all. One whose moment was decided before it came gets none.
+        """
+        calling: list[Message] = []
         for name, mailbox in self.mailboxes.items():
             for message in mailbox.take():
-                self.pipeline.add(message)
-                if self._tap is not None:
-                    self._tap(message)
                 if name == self.trigger:
-                    references.append(message.captured_ns)
-        # Every sentence deserves its own answer; of frames and samples the newest stands for all.
-        return sorted(references) if self.each_answered else references[-1:]
+                    calling.append(message)
+                else:
+                    self._remember(message)
+        calling.sort(key=captured)
+        for number, message in enumerate(calling, 1):
+            self._remember(message)
+            if (self.each_answered or number == len(calling)) and self.pipeline.answers(message.captured_ns):
+                yield message.captured_ns
+
+    def _remember(self, message: Message) -> None:
+        self.pipeline.add(message)
+        if self._tap is not None:
+            self._tap(message)
 
     def settle(self, aligned: AlignedSet) -> None:
         """Close the accounts of the messages that a decision considered."""

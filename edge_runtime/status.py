@@ -28,7 +28,7 @@ class Status:
         self._started_ns = clock.now_ns()
         self._times = TimeKeeper()
         self._thermometer = Thermometer()
-        self._wall = WallClockWatch(clock.now_ns(), clock.wall_ns())
+        self._wall = WallClockWatch(clock)
         self._seq = 0
         self.decisions = 0
         self._safe_decisions = 0
@@ -49,7 +49,7 @@ class Status:
     ) -> StatusMessage:
         """The next status."""
         now_ns = self._clock.now_ns()
-        self._wall.look(now_ns, self._clock.wall_ns())
+        self._wall.look()
         streams = session.health(now_ns)
         timings = self._times.timings(now_ns, session.period_ms)
         self._seq += 1

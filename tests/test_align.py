@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from edge_runtime.align import History, align
+from edge_runtime.align import MAX_HELD_BYTES, History, align
 from edge_runtime.messages import Frame, Message, Sample, Slice, Utterance
 from edge_runtime.streams import NS_PER_MS, CameraStream, Channel, SensorStream, StreamSpec, TextStream, kind_of
 from tests.conftest import noise
@@ -121,8 +121,9 @@ def test_every_message_is_settled_exactly_once(arrivals: list[tuple[str, int]], 
         history.add(make[stream](added[stream], max(0, now - late)))
         added[stream] += 1
         if count % every == 0:
+            history.decided(now * MS, heartbeat=count % 2 == 0)
             for name, part in align(STREAMS, history.messages, now * MS, now * MS).slices.items():
-                decided, dropped = history.settle(part)
+                decided, dropped = history.settle(part, now * MS)
                 settled[name] += decided + sum(dropped.values())
         for name in STREAMS:
             assert added[name] == settled[name] + history.pending(name)
@@ -134,8 +135,9 @@ def test_history_stays_bounded() -> None:
         history.add(sample(seq, seq))
         history.add(frame(seq, seq))
         history.add(utterance(seq, seq))
+        history.decided(seq * MS)
         for part in align(STREAMS, history.messages, seq * MS, seq * MS).slices.values():
-            history.settle(part)
+            history.settle(part, seq * MS)
     assert len(history.messages["camera"]) == 1
     assert len(history.messages["text"]) == 1
     assert len(history.messages["sensors"]) < 500
@@ -226,8 +228,10 @@ def test_a_required_channel_is_fresh_as_long_as_the_stream_s_age_and_one_hop() -
 
 def settled(history: History, now_ms: float) -> dict[str, tuple[int, dict[str, int], int]]:
     """Per stream: decided, dropped by reason, still pending."""
-    parts = align(STREAMS, history.messages, int(now_ms * MS), int(now_ms * MS)).slices
-    accounts = {name: history.settle(part) for name, part in parts.items()}
+    now_ns = int(now_ms * MS)
+    history.decided(now_ns)
+    parts = align(STREAMS, history.messages, now_ns, now_ns).slices
+    accounts = {name: history.settle(part, now_ns) for name, part in parts.items()}
     return {name: (decided, dict(dropped), history.pending(name)) for name, (decided, dropped) in accounts.items()}
 
 
@@ -272,8 +276,9 @@ def test_what_the_history_forgets_no_later_decision_would_have_chosen(
         everything[name].sort(key=lambda one: one.captured_ns)
         remembered = align(streams, history.messages, now * MS, now * MS).slices
         assert remembered == align(streams, everything, now * MS, now * MS).slices
+        history.decided(now * MS)
         for part in remembered.values():
-            history.settle(part)
+            history.settle(part, now * MS)
 
 
 def test_no_message_is_kept_beyond_its_reach() -> None:
@@ -285,7 +290,123 @@ def test_no_message_is_kept_beyond_its_reach() -> None:
         history.add(at_ns("sensors", seq, when))
     for seq, when in enumerate((newest - 2, newest - 1, newest + 1)):
         history.add(at_ns("camera", seq, when))
+    history.decided(newest)
     for part in align(STREAMS, history.messages, newest, newest).slices.values():
-        history.settle(part)
+        history.settle(part, newest)
     assert [one.seq for one in history.messages["sensors"]] == [1, 2]
     assert [one.seq for one in history.messages["camera"]] == [1, 2], "the newest considered, and what is to come"
+
+
+HOPPING = SensorStream(SENSORS.channels, 20, 150, window=3, step_ms=40, hop_ms=100)
+MANY: dict[str, StreamSpec] = STREAMS | {"camera.side": CAMERA, "hopping": HOPPING}
+MAKE = {
+    "camera": frame,
+    "camera.side": lambda seq, at: Frame("camera.side", seq, int(at * MS), IMAGE),
+    "text": utterance,
+    "sensors": lambda seq, at: sample(seq, at, *(("a", "b") if seq % 3 else ("b",))),
+    "hopping": lambda seq, at: Sample("hopping", seq, int(at * MS), {"a": 1.0} if seq % 4 else {"b": 1.0}),
+}
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(
+        st.one_of(
+            # a message of some stream, captured a little or long ago, comes after some milliseconds...
+            st.tuples(st.sampled_from(sorted(MANY)), st.integers(0, 40), st.sampled_from([0, 1, 7, 30, 90, 400, 2000])),
+            # ... or nothing comes for a heartbeat, or for long
+            st.tuples(st.just("heartbeat"), st.sampled_from([50, 200, 61_000]), st.just(0)),
+        ),
+        max_size=80,
+    ),
+    st.sampled_from(sorted(MANY)),
+)
+def test_what_is_forgotten_changes_no_decision(events: list[tuple[str, int, int]], trigger: str) -> None:
+    """For any order of arrival, heartbeats included: bounded history decides exactly as one that forgets nothing."""
+    history = History(MANY)
+    everything: dict[str, list[Message]] = {name: [] for name in MANY}
+    seq: Counter[str] = Counter()
+    accounts: Counter[str] = Counter()
+    now = 100_000
+    for what, step, lag in events:
+        now += step
+        heartbeat = what == "heartbeat"
+        reference = now * MS
+        if not heartbeat:
+            message = MAKE[what](seq[what], now - lag)
+            seq[what] += 1
+            history.add(message)
+            everything[what].append(message)
+            everything[what].sort(key=lambda one: one.captured_ns)
+            reference = message.captured_ns
+            if what != trigger or reference < history.floor_ns:
+                continue
+        history.decided(reference, heartbeat)
+        bounded = align(MANY, history.messages, reference, now * MS)
+        assert bounded == align(MANY, everything, reference, now * MS)
+        for part in bounded.slices.values():
+            decided, dropped = history.settle(part, now * MS)
+            accounts[part.stream] += decided + sum(dropped.values())
+    assert all(seq[name] == accounts[name] + history.pending(name) for name in MANY)
+
+
+def test_a_heartbeat_costs_no_later_decision_its_input() -> None:
+    history = History(STREAMS)
+    for message in (utterance(0, 10), utterance(1, 15)):
+        history.add(message)
+    history.decided(20 * MS, heartbeat=True)
+    for part in align(STREAMS, history.messages, 20 * MS, 20 * MS).slices.values():
+        history.settle(part, 20 * MS)
+    history.add(frame(0, 12))
+    slices = align(STREAMS, history.messages, 12 * MS, 21 * MS).slices
+    assert slices["text"].key == 0, "the sentence that was current when the frame was taken"
+    assert slices["camera"].present
+
+
+def test_what_comes_after_its_moment_was_decided_is_late() -> None:
+    history = History(STREAMS)
+    history.add(frame(0, 30))
+    history.decided(30 * MS)
+    for part in align(STREAMS, history.messages, 30 * MS, 30 * MS).slices.values():
+        history.settle(part, 30 * MS)
+    history.add(frame(1, 20))
+    history.add(frame(2, 60))
+    history.decided(60 * MS)
+    part = align(STREAMS, history.messages, 60 * MS, 60 * MS).slices["camera"]
+    assert history.settle(part, 60 * MS) == (1, Counter(late=1))
+
+
+def test_cameras_pair_within_half_a_frame_and_no_further() -> None:
+    pair: dict[str, StreamSpec] = {"camera": CAMERA, "camera.side": CAMERA}
+    side = MAKE["camera.side"]
+    seen = [frame(0, 67), frame(1, 100), side(0, 69), side(1, 103)]
+    assert aligned(seen, 100, 110, pair)["camera.side"].key == 1
+    assert aligned([*seen, side(2, 118)], 100, 120, pair)["camera.side"].key == 1, "30 Hz: 16.7 ms"
+    # By the side camera's frame the other way round; and a single camera never sees the future.
+    assert aligned(seen, 103, 110, pair)["camera"].key == 1
+    assert aligned(seen, 69, 110, pair)["camera"].key == 0
+    assert aligned([frame(0, 90), frame(1, 101)], 100, 110, {"camera": CAMERA})["camera"].key == 0
+    old = align(pair, {"camera": seen[:2], "camera.side": seen[2:]}, 100 * MS, 110 * MS, pair=False)
+    assert old.slices["camera.side"].key == 0, "as recordings were made before"
+
+
+def test_pictures_that_wait_for_a_silent_trigger_take_bounded_memory() -> None:
+    large = noise(100, 0, (1080, 1920))
+    history = History(STREAMS)
+    for seq in range(200):
+        history.add(Frame("camera", seq, seq * MS, large))
+    held = sum(one.image.nbytes for one in history.messages["camera"] if isinstance(one, Frame))
+    assert held <= MAX_HELD_BYTES
+    assert align(STREAMS, history.messages, 199 * MS, 199 * MS).slices["camera"].key == 199
+
+
+def test_of_what_is_too_old_only_the_time_is_kept() -> None:
+    history = History(STREAMS)
+    for seq in range(100):
+        history.add(frame(seq, 10 * seq))
+    history.decided(1000 * MS, heartbeat=True)
+    for part in align(STREAMS, history.messages, 1000 * MS, 1000 * MS).slices.values():
+        history.settle(part, 1000 * MS)
+    assert sum(isinstance(one, Frame) for one in history.messages["camera"]) == 10
+    slices = align(STREAMS, history.messages, 500 * MS, 1000 * MS).slices
+    assert (slices["camera"].reason, slices["camera"].age_ns) == ("stale", 500 * MS)

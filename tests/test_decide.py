@@ -34,6 +34,21 @@ def labels(policy: DecisionPolicy, *winners: str) -> list[str]:
     return said
 
 
+def test_a_heartbeat_counts_for_no_hold() -> None:
+    """Frames say go, stop, stop, with heartbeats that see what the frame before them showed."""
+    policy, state, said = DecisionPolicy("stop", hold=2), PolicyState(), []
+    for winner, counts in (("go", True), ("slow", True), ("slow", False), ("slow", False), ("slow", True)):
+        logits = [5.0 if label == winner else 0.0 for label in LABELS]
+        verdict, state = decide(HEAD, policy, state, None, inference(*logits), counts=counts)
+        said.append(verdict.label)
+    assert said == ["go", "go", "go", "go", "slow"]
+    # After an outage that a heartbeat met, the first answer stands on its own.
+    _, state = decide(HEAD, policy, state, "camera stale", Inference(None), counts=False)
+    assert decide(HEAD, policy, state, None, inference(5.0, 0.0, 0.0))[0].label == "go"
+    # Without a hold a heartbeat says what the model says.
+    assert decide(HEAD, POLICY, PolicyState("slow"), None, inference(5.0, 0.0, 0.0), counts=False)[0].label == "go"
+
+
 def test_the_most_likely_label_wins_with_its_softmax_probability() -> None:
     verdict, _ = decide(HEAD, POLICY, PolicyState(), None, inference(1.0, 2.0, 0.5))
     total = sum(math.exp(value) for value in (1.0, 2.0, 0.5))

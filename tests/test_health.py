@@ -44,29 +44,64 @@ def test_looks_at_the_same_moment_give_no_rate() -> None:
     assert meter.update(S, 5) == 0.0
 
 
+class Clocks:
+    """Two clocks that go on together unless a test moves one; each reading may take a while."""
+
+    def __init__(self) -> None:
+        self.boot, self.wall, self.pauses = 50 * S, 10**18, [0]
+
+    def go(self, ns: int, slewed: int = 0) -> None:
+        self.boot += ns
+        self.wall += ns + slewed
+
+    def now_ns(self) -> int:
+        return self.boot
+
+    def boot_ns(self) -> int:
+        self.go(self.pauses.pop() if self.pauses else 0)
+        return self.boot
+
+    def wall_ns(self) -> int:
+        self.go(self.pauses.pop() if self.pauses else 0)
+        return self.wall
+
+
 def test_the_wall_clock_has_jumped_beyond_a_tenth_of_a_second_either_way() -> None:
     for sign in (1, -1):
-        watch = WallClockWatch(S, 10**18)
-        watch.look(2 * S, 10**18 + S + sign * WALL_JUMP_NS)
-        assert watch.jumps == 0
-        watch.look(3 * S, 10**18 + 2 * S + sign * (2 * WALL_JUMP_NS + 1))
-        assert watch.jumps == 1
-        watch.look(4 * S, 10**18 + 3 * S + sign * (2 * WALL_JUMP_NS + 1))
-        assert watch.jumps == 1, "a jump is counted once"
-        watch.look(5 * S, 10**18 + 4 * S)
-        assert watch.jumps == 2, "and the way back is another"
+        clocks = Clocks()
+        watch = WallClockWatch(clocks)
+        for step, jumps in ((WALL_JUMP_NS, 0), (WALL_JUMP_NS + 1, 1), (0, 1), (-2 * WALL_JUMP_NS - 1, 2)):
+            clocks.go(S, slewed=sign * step)
+            watch.look()
+            assert watch.jumps == jumps
     assert WALL_JUMP_NS == 100_000_000
 
 
 def test_jumps_of_the_wall_clock_are_counted_and_slewing_is_not() -> None:
-    wall_ns = 10**18
-    watch = WallClockWatch(0, wall_ns)
-    for second in range(1, 101):
-        wall_ns += S + 500_000  # NTP's fastest slew
-        watch.look(second * S, wall_ns)
+    clocks = Clocks()
+    watch = WallClockWatch(clocks)
+    for _ in range(100):
+        clocks.go(S, slewed=500_000)
+        watch.look()
     assert watch.jumps == 0
-    watch.look(100 * S, wall_ns - 3600 * S)
+    clocks.wall -= 3600 * S
+    watch.look()
+    watch.look()
     assert watch.jumps == 1
+    clocks.wall += 150_000_000
+    watch.look()
+    assert watch.jumps == 2
+
+
+def test_a_standstill_is_no_jump_of_the_wall_clock() -> None:
+    clocks = Clocks()
+    watch = WallClockWatch(clocks)
+    for place in range(3):  # before, between and after the readings
+        clocks.pauses = [S if place == at else 0 for at in (2, 1, 0)]
+        watch.look()
+    clocks.go(3600 * S, slewed=1_800_000_000)  # stopped for an hour, slewed as NTP does
+    watch.look()
+    assert watch.jumps == 0
 
 
 def test_the_hottest_zone_counts_and_broken_ones_are_skipped(tmp_path: Path) -> None:

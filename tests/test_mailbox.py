@@ -25,6 +25,14 @@ def test_it_keeps_the_newest_and_counts_what_they_replaced() -> None:
     assert balanced(counts)
 
 
+def test_what_comes_late_does_not_replace_what_is_newer() -> None:
+    mailbox = Mailbox(2)
+    for at in (30, 10, 40, 20):
+        mailbox.put(lambda seq, at=at: Utterance("text", seq, at, "go"))  # type: ignore[misc]
+    assert [message.captured_ns for message in mailbox.take()] == [30, 40]
+    assert mailbox.counts(2).dropped == {"replaced": 2}
+
+
 def test_refused_messages_count_as_captured_and_dropped() -> None:
     mailbox = Mailbox(2)
     mailbox.refuse("not_finite")

@@ -71,6 +71,17 @@ def test_reset_forgets_messages_features_and_hysteresis(tmp_path: Path) -> None:
     assert pipeline.decide(0, 0).verdict.label == "dark"
 
 
+@pytest.mark.parametrize(("rules", "label"), [(1, "dark"), (2, "bright")])
+def test_heartbeats_count_as_the_rules_say_that_a_recording_was_made_by(tmp_path: Path, rules: int, label: str) -> None:
+    policy = DecisionPolicy("stop", hold=2)
+    pipeline = Pipeline(open_bundle(tiny.write_bundle(tmp_path / "b", policy=policy), allow_unsigned=True))
+    pipeline.reset(rules)
+    for seq, brightness in enumerate((250, 5)):
+        pipeline.add(frame(seq, brightness, 10 * seq))
+        pipeline.decide(10 * seq * NS_PER_MS, 10 * seq * NS_PER_MS)
+    assert pipeline.decide(20 * NS_PER_MS, 20 * NS_PER_MS, heartbeat=True).verdict.label == label
+
+
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
 def test_an_engine_without_finite_answers_is_safe_and_restarted_ever_more_slowly(tmp_path: Path, scale: float) -> None:
     pipeline = Pipeline(open_bundle(tiny.write_bundle(tmp_path / "b", scale=scale), allow_unsigned=True))

@@ -153,8 +153,8 @@ class _Listening(Pipeline):
         super().__init__(bundle, engine, plan=plan)
         self.logits: list[Tensor | None] = []
 
-    def decide(self, reference_ns: int, now_ns: int, blocking: bool = True) -> Outcome:
-        outcome = super().decide(reference_ns, now_ns, blocking)
+    def decide(self, reference_ns: int, now_ns: int, blocking: bool = True, heartbeat: bool = False) -> Outcome:
+        outcome = super().decide(reference_ns, now_ns, blocking, heartbeat)
         self.logits.append(outcome.inference.output)
         return outcome
 

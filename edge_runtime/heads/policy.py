@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from edge_runtime.messages import AlignedSet, Verdict
 from edge_runtime.streams import Name, Positive, StreamSpec
@@ -64,3 +66,8 @@ def set_away_from_default(policy: DecisionPolicy) -> frozenset[str]:
     """Names of the settings that differ from what they are where nobody sets them."""
     plain = DecisionPolicy()
     return frozenset(name for name in policy.__struct_fields__ if getattr(policy, name) != getattr(plain, name))
+
+
+def uncounted(policy: DecisionPolicy) -> DecisionPolicy:
+    """`policy` for a decision that counts for no hold: what was said goes on, unless there is no hold at all."""
+    return policy if policy.hold == 1 else replace(policy, hold=sys.maxsize)

@@ -44,6 +44,7 @@ class Camera(Kind[CameraStream, Frame, CompressedImage]):
     content = (bytes, memoryview, np.ndarray)
     record = CompressedImage
     schema = "foxglove.CompressedImage"
+    pairs = True
 
     def admission(self, spec: CameraStream) -> Admit:
         """Decodes JPEG; refuses what is no picture, black, or repeated (`frozen_after`)."""
@@ -103,6 +104,9 @@ class Camera(Kind[CameraStream, Frame, CompressedImage]):
 
     def weight(self, message: Frame) -> int:
         return message.image.nbytes if message.encoded is None else len(message.encoded)
+
+    def footprint(self, message: Frame) -> int:
+        return message.image.nbytes + (0 if message.encoded is None else len(message.encoded))
 
     def encoded(self, message: Frame) -> bool:
         return message.encoded is not None

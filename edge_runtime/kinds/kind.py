@@ -63,6 +63,8 @@ class Kind(ABC, Generic[Spec, M, R]):
     """How many messages wait for the loop before the oldest is replaced (and counted)."""
     each_answered: ClassVar[bool] = False
     """As a trigger: every message gets a decision of its own; else the newest stands for all that wait."""
+    pairs: ClassVar[bool] = False
+    """Whether several such streams see the same moment, a little apart."""
     surplus: ClassVar[str] = "superseded"
     """Why a message was left out though its stream is present."""
     files: ClassVar[tuple[str, ...]] = ()
@@ -105,8 +107,12 @@ class Kind(ABC, Generic[Spec, M, R]):
         return self.schema, schema_of(self.record, self.schema)
 
     def weight(self, message: M) -> int:
-        """Bytes that `message` holds beyond some hundreds."""
+        """Bytes that `message` takes beyond some hundreds until it is recorded."""
         return 0
+
+    def footprint(self, message: M) -> int:
+        """Bytes of memory that `message` holds beyond some hundreds, decoded content included."""
+        return self.weight(message)
 
     def encoded(self, message: M) -> bool:
         """Whether its record costs nothing to make and holds less memory than the message."""

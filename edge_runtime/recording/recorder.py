@@ -15,6 +15,7 @@ import msgspec
 from mcap.writer import CompressionType, Writer
 from msgspec import Struct
 
+from edge_runtime.align import RULES
 from edge_runtime.clock import Clock
 from edge_runtime.config import Config
 from edge_runtime.errors import ConfigError
@@ -106,6 +107,7 @@ class Recorder(Sink):
         start = Session(
             FORMAT, config.name, version("edge-runtime"), bundle, config.bundle, config.engine,
             self._start_ns, self._start_wall_ns, msgspec.UNSET if self._jpeg_quality is None else self._jpeg_quality,
+            RULES,
         )  # fmt: skip
         self._add(self._clock.now_ns(), SESSION, start)
 

@@ -34,6 +34,8 @@ class Session(Struct, frozen=True):
     """... and the wall time of the same moment, from which all log times follow."""
     jpeg_quality: int | UnsetType = UNSET
     """Where given, decoded pictures were not kept losslessly, and a replay need not decide the same."""
+    rules: int = 1
+    """By which rules it decided: see `align.RULES`."""
 
 
 NAMES: dict[type, str] = {
