@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import BundleError
 from edge_runtime.messages import Sample, words_of
-from edge_runtime.preprocess import CLIP_SIGMA, Tokenizer, image_tensor, text_tensors, window_tensors
+from edge_runtime.preprocess import CLIP_SIGMA, Tokenizer, image_tensor, text_tensors, window_tensors, word_grid
 from edge_runtime.streams import NS_PER_MS, CameraStream, Channel, SensorStream, TextStream
 from tests import tiny
 from tests.conftest import noise
@@ -111,3 +112,101 @@ def test_a_word_of_which_nothing_is_left_is_still_a_word() -> None:
 def test_bytes_that_are_no_tokenizer_are_refused() -> None:
     with pytest.raises(BundleError, match="not a SentencePiece model"):
         Tokenizer(b"not a model")
+
+
+def test_values_are_standardised_by_the_channel_s_mean_and_deviation_and_clipped_either_way() -> None:
+    spec = SensorStream((Channel("a", "m", -99, 99, 10.0, 4.0), Channel("b", "s", -99, 99)), 10, 100)
+    tensors = window_tensors(spec, (sample(0, a=2.0, b=-99.0),))
+    assert tensors["window"].dtype == tensors["mask"].dtype == np.float32
+    assert tensors["window"].tolist() == [[[-2.0, -CLIP_SIGMA]]]
+    assert CLIP_SIGMA == 5.0
+
+
+def at_ns(captured_ns: int, **values: float) -> Sample:
+    return Sample("sensors", 0, captured_ns, values)
+
+
+def masks(*samples: Sample) -> list[list[float]]:
+    """Of each step, which channels are measured."""
+    found: list[list[float]] = window_tensors(SPEC, samples)["mask"][0].tolist()
+    return found
+
+
+def test_a_value_is_held_as_long_as_the_maximum_age_to_the_nanosecond() -> None:
+    step, age = 100 * NS_PER_MS, 150 * NS_PER_MS
+    newest = at_ns(10 * step, b=1.0)
+    assert masks(at_ns(8 * step + step // 2, a=1.0), newest) == [[0, 0], [1, 0], [1, 1]], "150 ms before the last step"
+    assert masks(at_ns(8 * step + step // 2 - 1, a=1.0), newest) == [[0, 0], [1, 0], [0, 1]]
+    assert masks(at_ns(8 * step - age, a=1.0), newest) == [[1, 0], [0, 0], [0, 1]]
+    assert masks(at_ns(8 * step - age - 1, a=1.0), newest) == [[0, 0], [0, 0], [0, 1]]
+
+
+def test_a_sample_is_first_seen_by_the_step_at_or_after_it() -> None:
+    step = 100 * NS_PER_MS
+    newest = at_ns(10 * step, b=1.0)
+    assert masks(at_ns(9 * step, a=1.0), newest) == [[0, 0], [1, 0], [1, 1]]
+    assert masks(at_ns(9 * step + 1, a=1.0), newest) == [[0, 0], [0, 0], [1, 1]]
+    assert masks(at_ns(8 * step, a=1.0), newest) == [[1, 0], [1, 0], [0, 1]]
+
+
+def test_of_two_samples_in_one_step_the_later_counts() -> None:
+    spec = SensorStream((Channel("a", "m", -99, 99),), 10, 150, window=2, step_ms=100)
+    tensors = window_tensors(spec, (sample(10, a=1.0), sample(60, a=2.0), sample(100, a=3.0), sample(100, a=4.0)))
+    assert tensors["window"][0, :, 0].tolist() == [0.0, 4.0], "nothing was measured at 0 ms or before"
+    tensors = window_tensors(spec, (sample(-10, a=1.0), sample(-5, a=2.0), sample(100, a=3.0)))
+    assert tensors["window"][0, :, 0].tolist() == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("shape", [(24, 64), (48, 32), (12, 64), (48, 16), (12, 16), (23, 31)])
+def test_a_picture_of_another_size_is_scaled_whichever_side_differs(shape: tuple[int, int]) -> None:
+    spec = CameraStream(32, 24, 30, 100)
+    halves = np.zeros((*shape, 3), np.uint8)
+    halves[:, shape[1] // 2 :] = (50, 100, 200)
+    tensor = image_tensor(spec, halves)
+    assert (tensor.shape, tensor.dtype) == ((1, 24, 32, 3), np.uint8)
+    assert (tensor[0, :, :12] == 0).all() and (tensor[0, :, 20:] == (50, 100, 200)).all()
+
+
+def test_what_is_enlarged_is_smooth_and_what_is_shrunk_is_averaged() -> None:
+    spec = CameraStream(32, 24, 30, 100)
+    small = np.zeros((12, 16, 3), np.uint8)
+    small[:, 8:] = 200
+    steps = set(np.unique(image_tensor(spec, small)).tolist())
+    assert len(steps - {0, 200}) >= 1, "between dark and bright there is a middle"
+    for shape in ((12, 64), (48, 16)):  # smaller one way is enlarged, whatever it is the other way
+        picture = noise(90, 1, shape)
+        enlarged = cv2.resize(picture, (32, 24), interpolation=cv2.INTER_LINEAR)
+        assert (image_tensor(spec, picture)[0] == enlarged).all()
+
+
+def test_a_picture_is_written_where_one_says() -> None:
+    spec = CameraStream(32, 24, 30, 100)
+    for image in (noise(90, 1, (24, 32)), noise(90, 1, (48, 64))):
+        out = np.zeros((1, 24, 32, 3), np.uint8)
+        assert image_tensor(spec, image, out) is out
+        assert (out == image_tensor(spec, image)).all() and out.any()
+
+
+def test_a_sentence_s_pieces_come_in_order_from_the_first() -> None:
+    pieces = WORDS.encode("please stop now")
+    tensors = text_tensors(TextStream(16, 1000), WORDS, "please stop now")
+    assert tensors["ids"][0, : len(pieces)].tolist() == pieces
+    assert tensors["mask"].tolist() == [[1.0] * len(pieces) + [0.0] * (16 - len(pieces))]
+    assert (tensors["mask"].dtype, tensors["ids"].shape) == (np.float32, (1, 16))
+    cut = text_tensors(TextStream(2, 1000), WORDS, "please stop now")
+    assert cut["ids"][0].tolist() == pieces[:2]
+    assert 0 < max(pieces) < WORDS.size
+
+
+def test_words_and_pieces_beyond_the_grid_are_cut_off() -> None:
+    spec = TextStream(2, 1000, word_pieces=2)
+    ids, mask = word_grid(spec, [[5, 6, 7], [8], [9]])
+    assert (ids.tolist(), mask.tolist()) == ([[5, 6], [8, 0]], [[1, 1], [1, 0]])
+    assert (ids.dtype, mask.dtype) == (np.int32, np.float32)
+    ids, mask = word_grid(spec, [])
+    assert not ids.any() and not mask.any()
+    sentence = text_tensors(spec, WORDS, "stop now then")
+    assert (
+        sentence["ids"].shape == (1, 2, 2)
+        and (sentence["ids"][0] == word_grid(spec, WORDS.encode_words(["stop", "now"]))[0]).all()
+    )

@@ -1,0 +1,91 @@
+"""A camera's row: what is kept of a picture beside its pixels, and how it is written."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from edge_runtime.admit import Refusal
+from edge_runtime.kinds.camera import Camera
+from edge_runtime.kinds.record import wall_time
+from edge_runtime.messages import Frame
+from edge_runtime.streams import CameraStream, kind_of
+from tests.conftest import jpeg, noise
+
+SPEC = CameraStream(32, 24, 30, 100, frozen_after=1, min_brightness=5)
+ROW = Camera()
+PICTURE = noise(80, 1)
+AT = wall_time(1_500_000_000)
+
+
+def test_bytes_are_decoded_and_kept_and_pixels_are_taken_as_they_are() -> None:
+    data = jpeg(PICTURE)
+    make = ROW.admission(SPEC)(data)
+    assert not isinstance(make, Refusal)
+    frame = make("front", 3, 7, "x")
+    assert (frame.stream, frame.seq, frame.captured_ns, frame.id, frame.encoded) == ("front", 3, 7, "x", data)
+    assert (frame.image == cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)).all()
+    plain = ROW.admission(SPEC)(PICTURE)("front", 3, 7, None)
+    assert plain.image is PICTURE and plain.encoded is None and plain.id is None
+    again = ROW.admission(SPEC)(frame)("front", 4, 8, None)
+    assert again.image is frame.image and again.encoded is data
+
+
+def test_each_refusal_is_the_one_of_its_check() -> None:
+    admit = ROW.admission(SPEC)
+    assert admit(b"no picture").reason == "not_jpeg"
+    assert admit(np.zeros((24, 32, 3), np.uint8)).reason == "black"
+    assert not isinstance(admit(PICTURE), Refusal)
+    assert admit(PICTURE).reason == "frozen"
+    assert not isinstance(ROW.admission(SPEC)(PICTURE), Refusal), "every stream has a memory of its own"
+
+
+@pytest.mark.parametrize(
+    ("encoded", "quality", "form", "lossless"),
+    [(True, None, "jpeg", False), (True, 60, "jpeg", False), (False, None, "png", True), (False, 60, "jpeg", False)],
+)
+def test_a_picture_is_recorded_as_it_came_or_without_loss_unless_loss_is_asked_for(
+    encoded: bool, quality: int | None, form: str, lossless: bool
+) -> None:
+    data = jpeg(PICTURE) if encoded else None
+    frame = Frame("front", 3, 7, PICTURE, data, id="x")
+    record = ROW.to_record(frame, AT, quality)
+    assert (record.format, record.frame_id, record.seq, record.captured_ns, record.id) == (form, "front", 3, 7, "x")
+    assert (record.timestamp.sec, record.timestamp.nsec) == (1, 500_000_000)
+    assert bytes(record.data[:2]) == (b"\xff\xd8" if form == "jpeg" else b"\x89P")
+    if encoded:
+        assert record.data is data, "never encoded again"
+    back = ROW.to_message("front", replace(record, data=bytes(record.data)))
+    assert (back.image == PICTURE).all() == lossless
+    assert (back.stream, back.seq, back.captured_ns, back.id) == ("front", 3, 7, "x")
+    assert back.encoded == (bytes(record.data) if form == "jpeg" else None)
+
+
+def test_a_lower_quality_makes_fewer_bytes() -> None:
+    frame = Frame("front", 3, 7, noise(80, 1, (240, 320)))
+    sizes = [len(ROW.to_record(frame, AT, quality).data) for quality in (50, 95)]
+    assert 2 * sizes[0] < sizes[1]
+    assert ROW.to_record(frame, AT, None).id is UNSET
+
+
+def test_a_record_that_is_no_picture_is_named() -> None:
+    record = ROW.to_record(Frame("front", 3, 7, PICTURE), AT, None)
+    with pytest.raises(ValueError, match="picture 3 of front"):
+        ROW.to_message("front", replace(record, data=b"\xff\xd8no"))
+
+
+def test_a_frame_weighs_what_it_holds() -> None:
+    data = jpeg(PICTURE)
+    assert ROW.weight(Frame("front", 0, 0, PICTURE)) == 24 * 32 * 3
+    assert ROW.weight(Frame("front", 0, 0, PICTURE, data)) == len(data)
+    assert [ROW.encoded(Frame("front", 0, 0, PICTURE, one)) for one in (None, data)] == [False, True]
+
+
+def test_the_newest_frame_stands_for_all_that_wait() -> None:
+    row = kind_of(SPEC)
+    assert (row.keep, row.each_answered, row.surplus, row.files) == (1, False, "superseded", ())
+    assert row.reach_ns(SPEC) is None
+    assert row.detail(SPEC).startswith("32x24")
