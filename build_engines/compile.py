@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from build_engines.job import Job
+from build_engines.build import Build
 from build_engines.quantisation.plan import read_plan
 from edge_runtime.bundle import Bundle, EngineFile
 from edge_runtime.errors import BundleError, EngineError, GateRefused
@@ -27,7 +27,7 @@ def find_compiler() -> Library | None:
     return find_library(("tensorrt_rtx",))
 
 
-def compile_engines(job: Job, bundle: Bundle, folder: Path) -> None:
+def compile_engines(build: Build, bundle: Bundle, folder: Path) -> None:
     """Engines of every stage and reduced precision (FP32 where the plan has it) for all targets, into `folder`.
 
     Raises GateRefused for a graph that is not taken, a build that fails and an engine that looks wrong; ConfigError
@@ -37,12 +37,12 @@ def compile_engines(job: Job, bundle: Bundle, folder: Path) -> None:
     folder.mkdir(parents=True)
     library = find_compiler()
     made: list[EngineFile] = []
-    targets = job.recipe.compile.targets
+    targets = build.recipe.compile.targets
     if library is None:
-        job.console.print("compile: no TensorRT here; devices will build their own engines from the bundle's graphs")
+        build.console.print("compile: no TensorRT here; devices will build their own engines from the bundle's graphs")
     elif targets:
-        work = list(_graphs(job, bundle))
-        with _progress(job.console) as progress:
+        work = list(_graphs(build, bundle))
+        with _progress(build.console) as progress:
             task = progress.add_task("compile", total=len(work))
             for number, (stage, precision, model) in enumerate(work):
                 progress.update(task, description=f"{stage} {precision}")
@@ -51,7 +51,7 @@ def compile_engines(job: Job, bundle: Bundle, folder: Path) -> None:
                     progress.update(task, completed=before + part)
 
                 built = compile_graph(
-                    library, model, f"{stage} in {precision}", targets, job.recipe.compile.workspace_mb, step
+                    library, model, f"{stage} in {precision}", targets, build.recipe.compile.workspace_mb, step
                 )
                 name = f"{stage}.{precision}.engine"
                 (folder / name).write_bytes(built.plan)
@@ -60,7 +60,7 @@ def compile_engines(job: Job, bundle: Bundle, folder: Path) -> None:
                     EngineFile(stage, precision, library.flavour, library.version, targets, digest, f"engines/{name}")
                 )
                 progress.update(task, completed=number + 1)
-                job.console.print(
+                build.console.print(
                     f"compile: {stage} {precision} for {', '.join(targets)}: {len(built.plan) / 1e6:.1f} MB in "
                     f"{built.seconds:.1f} s",
                     highlight=False,
@@ -91,12 +91,12 @@ def compile_graph(
     return built
 
 
-def _graphs(job: Job, bundle: Bundle) -> Iterator[tuple[str, str, bytes]]:
+def _graphs(build: Build, bundle: Bundle) -> Iterator[tuple[str, str, bytes]]:
     """Stage, precision and ONNX bytes of all that may ship on TensorRT."""
-    plan = read_plan(job.work / "quantised").plan
+    plan = read_plan(build.work / "quantised").plan
     for stage in bundle.manifest.stages:
         for precision in ("fp16", "int8"):
-            path = job.work / "quantised" / f"{stage.name}.{precision}.onnx"
+            path = build.work / "quantised" / f"{stage.name}.{precision}.onnx"
             if path.is_file():
                 yield stage.name, precision, path.read_bytes()
         if plan[stage.name] == "fp32":

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from build_engines.build import Build
 from build_engines.comparison.classical import classical
 from build_engines.comparison.compare_tagging import compare_tagging
 from build_engines.comparison.comparison import Comparison
@@ -24,7 +25,6 @@ from build_engines.data.datasets import Batch, Prepared, Source, answer_names, l
 from build_engines.evaluation.degrade import limited
 from build_engines.evaluation.report import words
 from build_engines.heads.labelled import LabelHead
-from build_engines.job import Job
 from build_engines.model.fused import Fusion
 from build_engines.model.train import WEIGHTS, Trained, load_trained, train
 from build_engines.recipe import FusionRecipe, Recipe
@@ -36,21 +36,21 @@ MOST = 12_000
 """Training moments that heads on frozen encoders and classical methods see: whole groups, evenly chosen."""
 
 
-def compare(job: Job, shared: bool = False, epochs: int | None = None) -> Comparison:
+def compare(build: Build, shared: bool = False, epochs: int | None = None) -> Comparison:
     """Train and judge every row. `shared`: heads on the recipe's own frozen encoders instead of a training each.
 
     Raises UserError for an own ONNX model, which cannot be trained.
     """
-    if not isinstance(job.recipe, Recipe):
-        raise UserError(f"compare: {job.recipe.name} is an ONNX model of one's own; there is nothing to train")
-    recipe = job.recipe
+    if not isinstance(build.recipe, Recipe):
+        raise UserError(f"compare: {build.recipe.name} is an ONNX model of one's own; there is nothing to train")
+    recipe = build.recipe
     head = recipe.output_head
     if isinstance(head, TaggingHead):
-        return compare_tagging(job, _shortened(recipe, epochs))
+        return compare_tagging(build, _shortened(recipe, epochs))
     if not isinstance(head, LabelHead):
         raise UserError(f"compare: is for heads with labels; {recipe.name} has a {head.kind} head")
-    prepared = layout_of_recipe(recipe).prepare(recipe, job.data, job.work / "cache")
-    arena = _Arena(job, _shortened(recipe, epochs), prepared, shared)
+    prepared = layout_of_recipe(recipe).prepare(recipe, build.data, build.work / "cache")
+    arena = _Arena(build, _shortened(recipe, epochs), prepared, shared)
     arena.run()
     return arena.result()
 
@@ -64,12 +64,12 @@ def _shortened(recipe: Recipe, epochs: int | None) -> Recipe:
 class _Arena:
     """One comparison of a head with labels. One thread."""
 
-    def __init__(self, job: Job, recipe: Recipe, prepared: Prepared, shared: bool) -> None:
-        self.job, self.recipe, self.prepared, self.shared = job, recipe, prepared, shared
+    def __init__(self, build: Build, recipe: Recipe, prepared: Prepared, shared: bool) -> None:
+        self.build, self.recipe, self.prepared, self.shared = build, recipe, prepared, shared
         layout = layout_of_recipe(recipe)
-        read = partial(layout.read, job.data, "train", prepared.streams)
+        read = partial(layout.read, build.data, "train", prepared.streams)
         self.train = read_split(recipe, prepared, limited(read, MOST)())
-        self.val = read_split(recipe, prepared, layout.read(job.data, recipe.evaluate_split, prepared.streams))
+        self.val = read_split(recipe, prepared, layout.read(build.data, recipe.evaluate_split, prepared.streams))
         self.names = answer_names(recipe)
         self.numbers = {name: index for index, name in enumerate(self.names)}
         self.labels = torch.tensor([self.numbers[name] for name in self.train.labels])
@@ -77,7 +77,7 @@ class _Arena:
         self.grid: list[GridPoint] = []
 
     def run(self) -> None:
-        console, recipe = self.job.console, self.recipe
+        console, recipe = self.build.console, self.recipe
         base, origin = self._base()
         features, judged = features_of(base.model, self.train), features_of(base.model, self.val)
         groups = modality_groups(recipe)
@@ -97,11 +97,11 @@ class _Arena:
 
     def _base(self) -> tuple[Trained, str]:
         """The recipe's own model: what the build left in the work folder if encoders are shared, else a new one."""
-        folder = self.job.work / self.job.model
+        folder = self.build.work / self.build.model
         if self.shared and (folder.parent / WEIGHTS).is_file():
             return load_trained(self.recipe, folder.parent), "built before"
-        self.job.console.print(f"compare: {self.recipe.model.fusion.kind} (the recipe's own)")
-        return train(self.recipe, self.job.recipe_digest, self.prepared, self.job.console), ""
+        self.build.console.print(f"compare: {self.recipe.model.fusion.kind} (the recipe's own)")
+        return train(self.recipe, self.build.recipe_digest, self.prepared, self.build.console), ""
 
     def _single(
         self, name: str, columns: Sequence[int], features: torch.Tensor, judged: torch.Tensor,
@@ -116,9 +116,9 @@ class _Arena:
             head = fit_fusion(self.recipe, FusionRecipe("concat"), features[:, places], train_there, self.labels)
             self._said(name, "single", said_by(self.recipe, head, judged[:, places], there), "")
         else:
-            self.job.console.print(f"compare: {name} alone")
+            self.build.console.print(f"compare: {name} alone")
             recipe, prepared = only(self.recipe, self.prepared, name)
-            trained = train(recipe, self.job.recipe_digest, prepared, self.job.console)
+            trained = train(recipe, self.build.recipe_digest, prepared, self.build.console)
             self._add(name, "single", trained, "", list(columns))
 
     def _fusion(self, kind: str, features: torch.Tensor, judged: torch.Tensor, base: Trained, origin: str) -> None:
@@ -136,10 +136,10 @@ class _Arena:
             there = torch.from_numpy(self.val.presence)
             self._said(name, "fusion", said_by(self.recipe, head, judged, there), note)
         else:
-            self.job.console.print(f"compare: {kind}")
+            self.build.console.print(f"compare: {kind}")
             model = msgspec.structs.replace(self.recipe.model, fusion=fusion)
             recipe = msgspec.structs.replace(self.recipe, model=model)
-            self._add(name, "fusion", train(recipe, self.job.recipe_digest, self.prepared, self.job.console), note)
+            self._add(name, "fusion", train(recipe, self.build.recipe_digest, self.prepared, self.build.console), note)
 
     def _add(self, name: str, kind: str, trained: Trained, note: str, columns: Sequence[int] | None = None) -> None:
         fusion = trained.model.fusion

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from build_engines.build import Build
 from build_engines.comparison.classical_tagging import classical_tags
 from build_engines.comparison.comparison import Comparison
 from build_engines.comparison.contest import Contest
 from build_engines.data.datasets import layout_of_recipe
 from build_engines.data.ner import sentences
 from build_engines.heads.tagging import report
-from build_engines.job import Job
 from build_engines.model.train import WEIGHTS, load_trained, predict, train
 from build_engines.recipe import Recipe
 
 Tags = Sequence[Sequence[str]]
 
 
-def compare_tagging(job: Job, recipe: Recipe) -> Comparison:
+def compare_tagging(build: Build, recipe: Recipe) -> Comparison:
     """The recipe's tagger (as built, else trained now) against the classical one, word by word.
 
     Words beyond what the model reads are left out for both.
     """
-    prepared = layout_of_recipe(recipe).prepare(recipe, job.data, job.work / "cache")
-    folder = (job.work / job.model).parent
+    prepared = layout_of_recipe(recipe).prepare(recipe, build.data, build.work / "cache")
+    folder = (build.work / build.model).parent
     if (folder / WEIGHTS).is_file():
         trained = load_trained(recipe, folder)
     else:
-        trained = train(recipe, job.recipe_digest, prepared, job.console)
+        trained = train(recipe, build.recipe_digest, prepared, build.console)
     logits, _ = predict(trained.model, prepared.val)
     said = [recipe.labels[int(index)] for index in logits.argmax(1)]
     fit, judged = (
-        [(one.words, one.tags) for one in sentences(job.data, split)] for split in ("train", recipe.evaluate_split)
+        [(one.words, one.tags) for one in sentences(build.data, split)] for split in ("train", recipe.evaluate_split)
     )
     read = [min(len(words), prepared.val[0].label.shape[1]) for words, _ in judged]
     classic = [tags[:count] for tags, count in zip(classical_tags(fit, judged), read, strict=True)]

@@ -8,6 +8,7 @@ from functools import partial
 
 import msgspec
 
+from build_engines.build import Build
 from build_engines.compile import ENGINES
 from build_engines.data.datasets import layout_of_recipe
 from build_engines.evaluation import evaluate as ev
@@ -15,7 +16,6 @@ from build_engines.evaluation.degrade import degrade, limited
 from build_engines.evaluation.evaluate import Evaluation
 from build_engines.evaluation.report import analyse, full_report, words
 from build_engines.gate.limits import Judged
-from build_engines.job import Job
 from build_engines.quantisation.sensitivity import Sensitivity
 from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import Bundle, EngineFile, Manifest
@@ -25,25 +25,25 @@ DEGRADED = 600
 """At most so many moments are put through every way of going bad, or the gate would take longer than the training."""
 
 
-def everything(job: Job, bundle: Bundle) -> tuple[Manifest, dict[str, bytes]]:
+def everything(build: Build, bundle: Bundle) -> tuple[Manifest, dict[str, bytes]]:
     """The bundle with every graph that the quantise stage made, and every engine compiled of them."""
     files = {name: bundle.read(name) for name in bundle.manifest.files}
     stages = []
     for stage in bundle.manifest.stages:
         graphs = dict(stage.files)
         for precision in ("fp16", "int8"):
-            path = job.work / "quantised" / f"{stage.name}.{precision}.onnx"
+            path = build.work / "quantised" / f"{stage.name}.{precision}.onnx"
             if path.is_file():
                 graphs[precision] = f"stages/{path.name}"
                 files[f"stages/{path.name}"] = path.read_bytes()
         stages.append(msgspec.structs.replace(stage, files=graphs))
-    engines = msgspec.json.decode((job.work / "engines" / ENGINES).read_bytes(), type=tuple[EngineFile, ...])
-    files |= {engine.file: (job.work / engine.file).read_bytes() for engine in engines}
+    engines = msgspec.json.decode((build.work / "engines" / ENGINES).read_bytes(), type=tuple[EngineFile, ...])
+    files |= {engine.file: (build.work / engine.file).read_bytes() for engine in engines}
     return msgspec.structs.replace(bundle.manifest, stages=tuple(stages), engines=engines), files
 
 
 def write_candidate(
-    job: Job,
+    build: Build,
     trial: Bundle,
     exact: Evaluation,
     judged: Sequence[Judged],
@@ -73,11 +73,11 @@ def write_candidate(
         if not name.startswith(("stages/", "engines/")) or name in kept
     }
     best = next(one for one in judged if one.plan == dict(plan))
-    files |= {f"report/{name}": data for name, data in (_evaluation(job, trial, exact, best) | dict(report)).items()}
+    files |= {f"report/{name}": data for name, data in (_evaluation(build, trial, exact, best) | dict(report)).items()}
     files["report/gate.json"] = msgspec.json.format(msgspec.json.encode([judged, notes, found]), indent=1)
     for kind in ("md", "png"):
-        files[f"report/calibration.{kind}"] = (job.work / "calibration" / f"coverage.{kind}").read_bytes()
-    ranges = (job.work / "calibration" / "ranges.json").read_bytes()
+        files[f"report/calibration.{kind}"] = (build.work / "calibration" / f"coverage.{kind}").read_bytes()
+    ranges = (build.work / "calibration" / "ranges.json").read_bytes()
     key = next(name for name in exact.model.summary if name != "accuracy")
     figures = {
         **exact.scores.summary,
@@ -89,7 +89,7 @@ def write_candidate(
         **{f"{name}.{what}": value for name, one in exact.side.items() for what, value in one.model.summary.items()},
     }
     candidate = write_bundle(
-        job.work / "candidate",
+        build.work / "candidate",
         msgspec.structs.replace(
             manifest,
             stages=stages,
@@ -103,17 +103,17 @@ def write_candidate(
     return candidate.digest
 
 
-def _evaluation(job: Job, trial: Bundle, exact: Evaluation, best: Judged) -> dict[str, bytes]:
+def _evaluation(build: Build, trial: Bundle, exact: Evaluation, best: Judged) -> dict[str, bytes]:
     """The full report of FP32's evaluation, by file name; `best` is what ships where reduced precision can run."""
-    layout, split = layout_of_recipe(job.recipe), job.recipe.evaluate_split
+    layout, split = layout_of_recipe(build.recipe), build.recipe.evaluate_split
     pipeline = Pipeline(trial)
     try:
-        read = limited(partial(layout.read, job.data, split, pipeline.streams), DEGRADED)
-        degradation = degrade(pipeline, read, job.console)
+        read = limited(partial(layout.read, build.data, split, pipeline.streams), DEGRADED)
+        degradation = degrade(pipeline, read, build.console)
     finally:
         pipeline.close()
-    ev.show(job.console, trial, split, exact)
-    job.console.print(degradation.table())
+    ev.show(build.console, trial, split, exact)
+    build.console.print(degradation.table())
     gate = f"passed; the plan's {exact.build.figure} is {words(best.figure)}, {words(best.difference)} to FP32"
-    findings = analyse(trial, exact, job.recipe.seed, degradation=degradation, gate=gate)
+    findings = analyse(trial, exact, build.recipe.seed, degradation=degradation, gate=gate)
     return full_report(trial, split, exact, findings)

@@ -9,6 +9,7 @@ from itertools import islice
 import msgspec
 from msgspec import Struct
 
+from build_engines.build import Build
 from build_engines.data.moments import evaluation_moments
 from build_engines.evaluation import evaluate as ev
 from build_engines.evaluation.evaluate import Evaluation
@@ -28,7 +29,6 @@ from build_engines.gate.on_tensorrt import MOMENTS, Gpu, find_gpu, settings, sta
 from build_engines.gate.summary import as_markdown, plot, show
 from build_engines.heads.intervals import Interval, interval, resamples
 from build_engines.heads.kind import Pairs
-from build_engines.job import Job
 from build_engines.quantisation.calibrate import StageInputs
 from build_engines.quantisation.plan import read_plan
 from build_engines.quantisation.sensitivity import Sensitivity
@@ -45,37 +45,37 @@ RESAMPLES = 300
 LOWER = {"int8": "fp16", "fp16": "fp32"}
 
 
-def judge_candidate(job: Job, bundle: Bundle) -> None:
+def judge_candidate(build: Build, bundle: Bundle) -> None:
     """Write report/ and, if it passes, candidate/ below the work folder. Raises GateRefused saying what fell."""
     for name in ("candidate", "report"):
-        shutil.rmtree(job.work / name, ignore_errors=True)
-    (job.work / "report").mkdir(parents=True)
-    found = read_plan(job.work / "quantised")
-    manifest, files = everything(job, bundle)
-    trial = write_bundle(job.work / "trial", manifest, files)
-    judge = Judge(job, trial)
+        shutil.rmtree(build.work / name, ignore_errors=True)
+    (build.work / "report").mkdir(parents=True)
+    found = read_plan(build.work / "quantised")
+    manifest, files = everything(build, bundle)
+    trial = write_bundle(build.work / "trial", manifest, files)
+    judge = Judge(build, trial)
     exact = judge.reference.evaluation
-    refuse_poor_reference(exact, job.recipe.gate)
+    refuse_poor_reference(exact, build.recipe.gate)
     notes: list[str] = list(found.reasons)
     for name in ("fp16", "int8"):
         plan = {stage.name: _nearest(name, stage.files) for stage in manifest.stages}
         if name in plan.values():
             judge.add(name, plan)
-    plan, chosen = _settle(job, judge, manifest, found, notes)
+    plan, chosen = _settle(build, judge, manifest, found, notes)
     passed = chosen.passed
-    gpu = find_gpu(job)
+    gpu = find_gpu(build)
     notes.append(_judged_on(gpu, passed))
     if gpu.description and passed:
         passed = judge.add_on_gpu(plan, gpu).passed
-    job.console.print(f"evaluate: {notes[-1]}", highlight=False)
-    show(job.console, judge.judged)
+    build.console.print(f"evaluate: {notes[-1]}", highlight=False)
+    show(build.console, judge.judged)
     report = {"gate.md": as_markdown(judge.judged, notes, found).encode(), "gate.png": plot(judge.judged, found)}
     for name, data in report.items():
-        (job.work / "report" / name).write_bytes(data)
-    digest = write_candidate(job, trial, exact, judge.judged, plan, found, report, notes) if passed else ""
+        (build.work / "report" / name).write_bytes(data)
+    digest = write_candidate(build, trial, exact, judge.judged, plan, found, report, notes) if passed else ""
     verdict = Verdict(passed, digest, chosen.name, tuple(judge.judged), tuple(notes))
-    (job.work / VERDICT).write_bytes(msgspec.json.format(msgspec.json.encode(verdict), indent=1) + b"\n")
-    shutil.rmtree(job.work / "trial")
+    (build.work / VERDICT).write_bytes(msgspec.json.format(msgspec.json.encode(verdict), indent=1) + b"\n")
+    shutil.rmtree(build.work / "trial")
     if not passed:
         lines = "\n".join(f"  {one.name}: {failure}" for one in judge.judged for failure in one.failures)
         what = (
@@ -87,12 +87,12 @@ def judge_candidate(job: Job, bundle: Bundle) -> None:
 
 
 def _settle(
-    job: Job, judge: Judge, manifest: Manifest, found: Sensitivity, notes: list[str]
+    build: Build, judge: Judge, manifest: Manifest, found: Sensitivity, notes: list[str]
 ) -> tuple[dict[str, str], Judged]:
     """The plan after the fallbacks that the recipe allows, each told in `notes`, and how it was judged."""
     plan = dict(found.plan)
     chosen = judge.add("plan", plan)
-    while not chosen.passed and job.recipe.gate.fallback and set(plan.values()) != {"fp32"}:
+    while not chosen.passed and build.recipe.gate.fallback and set(plan.values()) != {"fp32"}:
         worst = _costliest(found, plan)
         plan = plan | {worst: LOWER[plan[worst]] if LOWER[plan[worst]] in _files_of(manifest, worst) else "fp32"}
         notes.append(f"gate: {chosen.failures[0]}; {worst} falls back to {plan[worst]}")
@@ -162,14 +162,14 @@ class _Listening(Pipeline):
 class Judge:
     """Evaluates plans of one bundle on the same moments and compares each with FP32. One thread."""
 
-    def __init__(self, job: Job, bundle: Bundle) -> None:
-        self._job = job
+    def __init__(self, build: Build, bundle: Bundle) -> None:
+        self._job = build
         self._bundle = bundle
         exact = {stage.name: "fp32" for stage in bundle.manifest.stages}
         self.reference = self._run(exact)
         # A pair for each answer that is judged: a moment's, or each word's of a tagged sentence.
         self._resamples = {
-            name: resamples(pairs.groups, RESAMPLES, job.recipe.seed) for name, pairs in self.reference.pairs.items()
+            name: resamples(pairs.groups, RESAMPLES, build.recipe.seed) for name, pairs in self.reference.pairs.items()
         }
         self._reference_draws = self.reference.pairs[""].bootstrap(self._resamples[""])
         self.judged: list[Judged] = [self._judged("fp32", exact, self.reference, ())]

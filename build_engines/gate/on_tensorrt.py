@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 from msgspec import Struct
 
+from build_engines.build import Build
 from build_engines.gate.limits import Agreement
-from build_engines.job import Job
 from build_engines.quantisation.calibrate import StageInputs
 from edge_runtime.bundle import Bundle
 from edge_runtime.config import EngineConfig
@@ -32,15 +32,15 @@ class Gpu(Struct, frozen=True):
     """Why there is none."""
 
 
-def settings(job: Job) -> EngineConfig:
+def settings(build: Build) -> EngineConfig:
     """TensorRT or nothing, its engines kept in the work folder."""
-    return EngineConfig(backend="tensorrt", fallback=False, cache=str(job.work / "device-engines"))
+    return EngineConfig(backend="tensorrt", fallback=False, cache=str(build.work / "device-engines"))
 
 
-def find_gpu(job: Job) -> Gpu:
+def find_gpu(build: Build) -> Gpu:
     """This machine's. Raises GateRefused for a GPU that is there but fails."""
     try:
-        with TensorRTBackend.open(settings(job)) as backend:
+        with TensorRTBackend.open(settings(build)) as backend:
             return Gpu(description=backend.description)
     except UserError as error:
         return Gpu(reason=str(error))
@@ -48,13 +48,13 @@ def find_gpu(job: Job) -> Gpu:
         raise GateRefused(f"evaluate: there is a GPU, but it fails: {error}") from None
 
 
-def stage_agreements(job: Job, bundle: Bundle, plan: Mapping[str, str], fed: StageInputs) -> dict[str, Agreement]:
+def stage_agreements(build: Build, bundle: Bundle, plan: Mapping[str, str], fed: StageInputs) -> dict[str, Agreement]:
     """Every stage of `plan` on TensorRT and in the oracle, on the same inputs: those that FP32 stages would give it.
 
     Raises GateRefused naming the stage whose engine cannot be had or run.
     """
     found: dict[str, Agreement] = {}
-    with TensorRTBackend.open(settings(job)) as backend:
+    with TensorRTBackend.open(settings(build)) as backend:
         for stage in bundle.manifest.stages:
             precision = plan[stage.name]
             model, inputs = bundle.read(stage.files[precision]), [item.spec for item in stage.inputs]

@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import torch
 
+from build_engines.build import Build
 from build_engines.comparison.frozen import BATCH, features_of
 from build_engines.comparison.split import read_split
 from build_engines.data.datasets import answer_names, layout_of_recipe
 from build_engines.evaluation.degrade import limited
 from build_engines.heads import build_of
 from build_engines.heads.kind import Loss
-from build_engines.job import Job
 from build_engines.model.export import export
 from build_engines.model.train import Trained, load_trained, predict, save
 from build_engines.model.trained_bundle import write_trained
@@ -30,13 +30,13 @@ RATE = 1e-3
 MOST = 20_000
 
 
-def reweighed(job: Job, recipe: Recipe, worst: Sequence[str]) -> tuple[Bundle, str]:
+def reweighed(build: Build, recipe: Recipe, worst: Sequence[str]) -> tuple[Bundle, str]:
     """The FP32 bundle of the recipe's model fine-tuned on the training split, below `work`/improved, and the line for
     the recipe. Raises UserError if there is no trained model."""
-    folder = (job.work / job.model).parent
-    prepared = layout_of_recipe(recipe).prepare(recipe, job.data, job.work / "cache")
+    folder = (build.work / build.model).parent
+    prepared = layout_of_recipe(recipe).prepare(recipe, build.data, build.work / "cache")
     trained = load_trained(recipe, folder)
-    read = partial(layout_of_recipe(recipe).read, job.data, "train", prepared.streams)
+    read = partial(layout_of_recipe(recipe).read, build.data, "train", prepared.streams)
     split = read_split(recipe, prepared, limited(read, MOST)())
     names = {name: index for index, name in enumerate(answer_names(recipe))}
     labels = torch.tensor([names[label] for label in split.labels])
@@ -49,13 +49,13 @@ def reweighed(job: Job, recipe: Recipe, worst: Sequence[str]) -> tuple[Bundle, s
     tuned = copy.deepcopy(trained.model)
     counts = np.bincount(labels.numpy(), minlength=len(names)).astype(float)
     head = recipe.output_head
-    build = build_of(head)
-    loss_of = build.loss(head, counts, msgspec.structs.replace(plan, class_weights=weights))
+    row = build_of(head)
+    loss_of = row.loss(head, counts, msgspec.structs.replace(plan, class_weights=weights))
     _fit(recipe, tuned, features_of(trained.model, split), torch.from_numpy(split.presence), labels, loss_of)
-    temperature = build.fitted(head, *predict(tuned, prepared.val))["temperature"]
+    temperature = row.fitted(head, *predict(tuned, prepared.val))["temperature"]
     record = msgspec.structs.replace(trained.record, temperature=temperature)
     result = Trained(tuned.eval(), record)
-    target = job.work / "improved"
+    target = build.work / "improved"
     save(recipe, result, prepared, target)
     export(recipe, result, target)
     return write_trained(recipe, record, target, target / "model"), line

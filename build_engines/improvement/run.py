@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from build_engines.build import Build, model_bundle
 from build_engines.data.moments import evaluation_moments
 from build_engines.evaluation.run import write_files
 from build_engines.improvement.improve import Loop, show
-from build_engines.job import Job, model_bundle
 from build_engines.recipe import Recipe
 from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import open_bundle
@@ -31,14 +31,14 @@ def improve_bundle(loop: Loop, console: Console, folder: Path) -> None:
         console.print(f"improve: {folder / 'bundle'} ({bundle.digest[:12]}, not signed)", highlight=False)
 
 
-def improve_build(job: Job, folder: Path) -> None:
+def improve_build(build: Build, folder: Path) -> None:
     """The same for what a recipe's build left, and the step that fine-tunes the model. Raises UserError."""
     from build_engines.improvement.reweigh import reweighed
 
-    candidate = job.work / "candidate"
-    bundle = open_bundle(candidate, allow_unsigned=True) if candidate.is_dir() else model_bundle(job)
-    loop = Loop(bundle, partial(evaluation_moments, job, bundle), job.recipe.evaluate_split, job.recipe.seed)
-    if isinstance(job.recipe, Recipe):
-        other, line = reweighed(job, job.recipe, loop.worst)
+    candidate = build.work / "candidate"
+    bundle = open_bundle(candidate, allow_unsigned=True) if candidate.is_dir() else model_bundle(build)
+    loop = Loop(bundle, partial(evaluation_moments, build, bundle), build.recipe.evaluate_split, build.recipe.seed)
+    if isinstance(build.recipe, Recipe):
+        other, line = reweighed(build, build.recipe, loop.worst)
         loop.model(other, ", ".join(loop.worst) + " twice the weight", line)
-    improve_bundle(loop, job.console, folder)
+    improve_bundle(loop, build.console, folder)

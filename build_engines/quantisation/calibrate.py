@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from build_engines.build import Build
 from build_engines.data.moments import calibration_moments, evaluation_moments
-from build_engines.job import Job
 from build_engines.quantisation.coverage import Coverage, as_markdown, plot
 from build_engines.quantisation.quantise import Site, prepare, sites
 from build_engines.recipe import BuildRecipe
@@ -49,18 +49,18 @@ def quantisable(recipe: BuildRecipe, graphs: Mapping[str, ModelProto]) -> dict[s
     }
 
 
-def calibrate(job: Job, bundle: Bundle, folder: Path) -> None:
+def calibrate(build: Build, bundle: Bundle, folder: Path) -> None:
     """Write ranges.json, coverage.md and coverage.png into `folder`.
 
     Raises GateRefused if the set does not stand for the field.
     """
-    recipe = job.recipe
-    everything, kept = _read(bundle, calibration_moments(job, bundle))
-    evaluation, kept_others = _read(bundle, evaluation_moments(job, bundle))
+    recipe = build.recipe
+    everything, kept = _read(bundle, calibration_moments(build, bundle))
+    evaluation, kept_others = _read(bundle, evaluation_moments(build, bundle))
     distinct = without_doubles(everything)
     chosen = choose(distinct, recipe.calibrate.samples, recipe.seed)
     for lack in narrowness(everything, chosen, evaluation):
-        job.console.print(f"calibrate: [yellow]warning[/]: {lack}; ranges are those of what it saw", highlight=False)
+        build.console.print(f"calibrate: [yellow]warning[/]: {lack}; ranges are those of what it saw", highlight=False)
     near = refuse_leak(chosen, evaluation, recipe.calibrate.near_leak)
     # As many moments of the evaluation split, chosen by the same rule: like is compared with like.
     likewise = choose(evaluation, recipe.calibrate.samples, recipe.seed)
@@ -75,7 +75,7 @@ def calibrate(job: Job, bundle: Bundle, folder: Path) -> None:
         seen = collect(graphs[name], partial(fed_others.of, name), tensors)
         apart = refuse_misfit(name, observed, seen)
         ranges[name] = tensor_ranges(observed, recipe.quantise.methods)
-        job.console.print(
+        build.console.print(
             f"calibrate: {name}: {len(tensors)} activations over {len(samples)} moments, "
             f"at most {apart:.2f} from the evaluation split's",
             highlight=False,

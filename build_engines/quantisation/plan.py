@@ -11,9 +11,9 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from build_engines.build import Build
 from build_engines.data.moments import evaluation_moments
 from build_engines.graphs import tensor_types
-from build_engines.job import Job
 from build_engines.quantisation.bank import Bank
 from build_engines.quantisation.calibrate import RANGES, StageInputs, prepared_graphs, quantisable
 from build_engines.quantisation.lint import refuse
@@ -30,14 +30,14 @@ PLAN = "plan.json"
 OVERFLOW_MOMENTS = 16
 
 
-def choose_plan(job: Job, bundle: Bundle, folder: Path) -> None:
+def choose_plan(build: Build, bundle: Bundle, folder: Path) -> None:
     """Write `<stage>.<precision>.onnx` and plan.json into `folder`. Raises GateRefused for a graph that cannot ship."""
-    recipe = job.recipe
+    recipe = build.recipe
     graphs = prepared_graphs(bundle)
     wanted = quantisable(recipe, graphs)
     raw = {stage.name: bundle.read(stage.files["fp32"]) for stage in bundle.manifest.stages}
-    ranges = read_ranges(job.work / "calibration" / RANGES, raw)
-    samples = _evaluation_samples(job, bundle)
+    ranges = read_ranges(build.work / "calibration" / RANGES, raw)
+    samples = _evaluation_samples(build, bundle)
     fed = StageInputs(bundle, samples[:OVERFLOW_MOMENTS])
     subjects = [
         Subject(
@@ -50,7 +50,7 @@ def choose_plan(job: Job, bundle: Bundle, folder: Path) -> None:
         for name, graph in graphs.items()
     ]
     columns = (SpinnerColumn(), TextColumn("quantise: {task.completed} variants tried"), TimeElapsedColumn())
-    with Progress(*columns, console=job.console, transient=True) as progress:
+    with Progress(*columns, console=build.console, transient=True) as progress:
         task = progress.add_task("quantise")
         bank = Bank(bundle.manifest, samples, lambda: progress.advance(task))
         found = Examiner(bank, subjects, recipe.quantise, recipe.gate).examine()
@@ -70,11 +70,11 @@ def choose_plan(job: Job, bundle: Bundle, folder: Path) -> None:
                 (folder / f"{subject.name}.{precision}.onnx").write_bytes(data)
     (folder / PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     for name, proof in proofs.items():
-        job.console.print(
+        build.console.print(
             f"quantise: {name}: oracle: {proof.sites} sites exact within {proof.worst:.1e}", highlight=False
         )
     for line in found.reasons:
-        job.console.print(f"quantise: {line}", highlight=False)
+        build.console.print(f"quantise: {line}", highlight=False)
 
 
 def read_plan(folder: Path) -> Sensitivity:
@@ -85,12 +85,12 @@ def read_plan(folder: Path) -> Sensitivity:
         raise UserError(f"{folder / PLAN}: cannot be read ({error}); run the quantise stage") from None
 
 
-def _evaluation_samples(job: Job, bundle: Bundle) -> list[CalibrationSample]:
+def _evaluation_samples(build: Build, bundle: Bundle) -> list[CalibrationSample]:
     """The moments that the sensitivity pass looks at: of every stratum of the evaluation split."""
     store = SampleStore()
-    samples = store.keeping(read_samples(bundle, evaluation_moments(job, bundle)))
+    samples = store.keeping(read_samples(bundle, evaluation_moments(build, bundle)))
     marks = [signature(i, one) for i, one in enumerate(samples)]
-    return store.take(one.index for one in choose(marks, job.recipe.quantise.samples, job.recipe.seed))
+    return store.take(one.index for one in choose(marks, build.recipe.quantise.samples, build.recipe.seed))
 
 
 def largest_values(model: ModelProto, fed: StageInputs, name: str) -> dict[str, float]:

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from build_engines.line import export_stage, train_stage
 from build_engines.recipe import Recipe
-from build_engines.stages import make_job
+from build_engines.run import make_build
+from build_engines.stages.export import export_stage
+from build_engines.stages.train import train_stage
 from tests.build_engines.calling import call
 
 
@@ -19,10 +20,10 @@ from tests.build_engines.calling import call
 def bundle(recipe: Recipe, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("work")
     short = msgspec.structs.replace(recipe, train=msgspec.structs.replace(recipe.train, epochs=8))
-    job = make_job(short, "0" * 64, world, work, work, Console(quiet=True))
-    train_stage(job)
-    export_stage(job)
-    return job.work / job.model
+    build = make_build(short, "0" * 64, world, work, work, Console(quiet=True))
+    train_stage(build)
+    export_stage(build)
+    return build.work / build.model
 
 
 def test_evaluate_writes_report_and_tests_against_a_rival(

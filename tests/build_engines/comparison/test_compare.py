@@ -19,7 +19,7 @@ from build_engines.comparison.contest import Contest
 from build_engines.comparison.frozen import choose_weights, fit_fusion, simplex
 from build_engines.model.fused import Fusion
 from build_engines.recipe import FusionRecipe, Recipe, check
-from build_engines.stages import make_job
+from build_engines.run import make_build
 from edge_runtime.heads.softmax import SoftmaxHead
 from tests.build_engines.conftest import NO, YES
 
@@ -69,10 +69,10 @@ def test_fusion_helps_only_where_it_must(
     monkeypatch.setattr(frozen_module, "FOLDS", 2)
     for split, seed in (("train", 1), ("val", 2)):
         write_split(tmp_path / "data" / split, seed, joint)
-    job = make_job(
+    build = make_build(
         binary(recipe, "tiny", 8), "0" * 64, tmp_path / "data", tmp_path, tmp_path / "work", Console(quiet=True)
     )
-    found = compare(job, shared=True)
+    found = compare(build, shared=True)
     rows = {row.name: row for row in found.rows}
     assert {"vision", "text", "sensors", "concat (the recipe's)", "weighted", "gated", "attention"} <= set(rows)
     assert {"classical vision", "classical, averaged", "classical, stacked"} <= set(rows)

@@ -16,9 +16,10 @@ from sklearn.metrics import f1_score
 from build_engines.improvement.improve import Loop
 from build_engines.improvement.policy_fit import Answers, fitted_thresholds, out_of_fold_decisions, out_of_fold_losses
 from build_engines.improvement.run import improve_build, improve_bundle
-from build_engines.line import export_stage, train_stage
 from build_engines.recipe import Recipe
-from build_engines.stages import make_job
+from build_engines.run import make_build
+from build_engines.stages.export import export_stage
+from build_engines.stages.train import train_stage
 from calibration.moments import LabelledSet
 from edge_runtime.bundle import open_bundle
 from edge_runtime.heads.policy import DecisionPolicy
@@ -148,15 +149,15 @@ def test_class_weights_that_starve_a_label_are_mended_from_the_recipe(
 ) -> None:
     plan = msgspec.structs.replace(recipe.train, epochs=6, class_weights={"two": 0.02, "three": 0.02})
     starved = msgspec.structs.replace(recipe, train=plan)
-    job = make_job(starved, "0" * 64, world, tmp_path, tmp_path / "work", Console(quiet=True))
-    train_stage(job)
-    export_stage(job)
+    build = make_build(starved, "0" * 64, world, tmp_path, tmp_path / "work", Console(quiet=True))
+    train_stage(build)
+    export_stage(build)
     generous = msgspec.structs.replace(plan, class_weights={"two": 25.0, "three": 25.0})
-    job = make_job(
+    build = make_build(
         msgspec.structs.replace(recipe, train=generous), "0" * 64, world, tmp_path, tmp_path / "work",
         Console(quiet=True),
     )  # fmt: skip
-    improve_build(job, tmp_path / "out")
+    improve_build(build, tmp_path / "out")
     settings = (tmp_path / "out" / "improve.toml").read_text()
     assert "class_weights" in settings
     assert tomllib.loads(settings)["train"]["class_weights"]["three"] >= 25.0

@@ -13,7 +13,7 @@ from edge_runtime.bundle import Bundle, open_bundle
 
 
 @dataclass(frozen=True)
-class Job:
+class Build:
     """The recipe, where its data, work and result lie, and where to report."""
 
     recipe: AnyRecipe
@@ -38,6 +38,6 @@ class Job:
         return self._split_digests[split]
 
 
-def model_bundle(job: Job) -> Bundle:
+def model_bundle(build: Build) -> Bundle:
     """The FP32 bundle."""
-    return open_bundle(job.work / job.model, allow_unsigned=True)
+    return open_bundle(build.work / build.model, allow_unsigned=True)

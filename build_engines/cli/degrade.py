@@ -1,4 +1,4 @@
-"""The commands of the evaluation standard beside `evaluate`."""
+"""`build-engines degrade`."""
 
 from __future__ import annotations
 
@@ -64,49 +64,3 @@ def degrade_command(
         write_files(report, files)
     if not found.passed:
         raise GateRefused("degrade: " + "; ".join(found.verdicts))
-
-
-@click.command("compare")
-@click.argument("recipe_file", metavar="RECIPE", type=_PATH)
-@click.option("--data", type=_PATH, default=None, help="Data folder instead of the recipe's.")
-@click.option("--work", type=_PATH, default=Path("build"), show_default=True, help="Where builds leave their models.")
-@click.option("--epochs", type=click.IntRange(1), default=None, help="Shorten (or lengthen) every training to this.")
-@click.option("--shared-encoders", is_flag=True, help="Fit heads on the recipe's own encoders: quick.")
-@click.option("--report", type=_PATH, default=None, help="Write here instead of WORK/NAME/compare.")
-def compare_command(
-    recipe_file: Path, data: Path | None, work: Path, epochs: int | None, shared_encoders: bool, report: Path | None
-) -> None:
-    """Does fusion help? RECIPE's modalities alone, every fusion and classical methods on the same split."""
-    from build_engines.comparison.compare import compare
-    from build_engines.evaluation.run import write_files
-    from build_engines.line import provide_data
-    from build_engines.recipe import load_recipe
-    from build_engines.stages import make_job
-
-    recipe, digest = load_recipe(recipe_file)
-    console = Console()
-    job = make_job(recipe, digest, data, work, work, console)
-    provide_data(job)
-    found = compare(job, shared_encoders, epochs)
-    console.print(found.table())
-    for line in found.lines():
-        console.print(f"- {line}", highlight=False, soft_wrap=True)
-    folder = report or job.work / "compare"
-    write_files(folder, found.files())
-    console.print(f"compare: {folder / 'compare.md'}", highlight=False, soft_wrap=True)
-
-
-@click.command("improve")
-@click.argument("recipe_file", metavar="RECIPE", type=_PATH)
-@click.option("--data", type=_PATH, default=None, help="Data folder instead of the recipe's.")
-@click.option("--work", type=_PATH, default=Path("build"), show_default=True, help="Where the build left its models.")
-@click.option("--report", type=_PATH, default=None, help="Write here instead of WORK/NAME/improve.")
-def improve_command(recipe_file: Path, data: Path | None, work: Path, report: Path | None) -> None:
-    """From the worst labels and weakest stages of RECIPE's build, take the next step; keep it only if proven."""
-    from build_engines.improvement.run import improve_build
-    from build_engines.recipe import load_recipe
-    from build_engines.stages import make_job
-
-    recipe, digest = load_recipe(recipe_file)
-    job = make_job(recipe, digest, data, work, work, Console())
-    improve_build(job, report or job.work / "improve")

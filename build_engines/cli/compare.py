@@ -1,0 +1,39 @@
+"""`build-engines compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("compare")
+@click.argument("recipe_file", metavar="RECIPE", type=_PATH)
+@click.option("--data", type=_PATH, default=None, help="Data folder instead of the recipe's.")
+@click.option("--work", type=_PATH, default=Path("build"), show_default=True, help="Where builds leave their models.")
+@click.option("--epochs", type=click.IntRange(1), default=None, help="Shorten (or lengthen) every training to this.")
+@click.option("--shared-encoders", is_flag=True, help="Fit heads on the recipe's own encoders: quick.")
+@click.option("--report", type=_PATH, default=None, help="Write here instead of WORK/NAME/compare.")
+def compare_command(
+    recipe_file: Path, data: Path | None, work: Path, epochs: int | None, shared_encoders: bool, report: Path | None
+) -> None:
+    """Does fusion help? RECIPE's modalities alone, every fusion and classical methods on the same split."""
+    from build_engines.comparison.compare import compare
+    from build_engines.evaluation.run import write_files
+    from build_engines.recipe import load_recipe
+    from build_engines.run import make_build, provide_data
+
+    recipe, digest = load_recipe(recipe_file)
+    console = Console()
+    build = make_build(recipe, digest, data, work, work, console)
+    provide_data(build)
+    found = compare(build, shared_encoders, epochs)
+    console.print(found.table())
+    for line in found.lines():
+        console.print(f"- {line}", highlight=False, soft_wrap=True)
+    folder = report or build.work / "compare"
+    write_files(folder, found.files())
+    console.print(f"compare: {folder / 'compare.md'}", highlight=False, soft_wrap=True)
