@@ -1,12 +1,9 @@
-"""Capture to subscriber against the bare loop, alternating in one run."""
+"""Capture to subscriber beside the script that a user would write, alternating in one run, at any picture size."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,11 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from benchmarks.live import PARTS, SKIP, Frame, run_live
-from benchmarks.results import budgets, write_results
-from benchmarks.workload import FRAME_HZ, make_workload, percentile
+from benchmarks.live import PARTS, Heard, run_live, run_user_loop
+from benchmarks.results import Machine, budgets, progress, write_results
+from benchmarks.workload import DEFAULT_PICTURES, FRAME_HZ, make_workload, percentile, size_of
 from build_engines.model.monolith import compose_monolith, monolith_bundle, stage_graphs
 from edge_runtime.bundle import TOKENIZER, Bundle, open_bundle
 from edge_runtime.bundles import bundle_path
@@ -29,9 +25,16 @@ from edge_runtime.preprocess import Tokenizer, text_tensors
 from edge_runtime.streams import SensorStream, TextStream
 from edge_runtime.tensor_source import stream_tensor
 
-VARIANTS = ("bare loop", "runtime, same graph", "runtime, staged")
+USER, SAME, STAGED = VARIANTS = ("user's loop", "runtime, same graph", "runtime, staged")
 RECORDING = "runtime, staged, recording"
 PROCESS = (sys.executable, "-m", "benchmarks.runtime_process")
+USER_LOOP = (sys.executable, "-m", "benchmarks.user_loop")
+METHOD = (
+    "A frame counts from the moment the camera has given it (JPEG bytes, or a raw picture) until another process has "
+    "received the answer by ZeroMQ. The user's loop decodes, resizes by area, runs one whole graph, and sends JSON. "
+    "Variants alternate; each round is a process of its own, its first second left out. A figure is the median of "
+    "the rounds' figures."
+)
 
 
 @dataclass
@@ -41,49 +44,73 @@ class Measured:
     latency: list[float] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PARTS})
     rounds: list[dict[str, float]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, frames: Sequence[Frame]) -> None:
-        """One round's frames."""
-        latency = [sum(frame) for frame in frames]
+    def add(self, heard: Heard) -> None:
+        """One round."""
+        latency = [sum(frame) for frame in heard.frames]
         self.latency += latency
-        for name, values in zip(PARTS, zip(*frames, strict=True), strict=True):
+        for name, values in zip(PARTS, zip(*heard.frames, strict=True), strict=True):
             self.parts[name] += values
-        self.rounds.append({"p50": percentile(latency, 50), "p99": percentile(latency, 99)})
+        self.rounds.append({"p50": percentile(latency, 50), "p99": percentile(latency, 99), "cpu_ms": heard.cpu_ms})
+        self.facts = heard.facts
+
+    def median(self, figure: str) -> float:
+        """Of the rounds."""
+        return float(np.median([found[figure] for found in self.rounds]))
 
 
 @click.command()
 @click.option("--bundle", default="shipped:vehicle", show_default=True)
+@click.option(
+    "--pictures",
+    multiple=True,
+    default=(DEFAULT_PICTURES,),
+    show_default=True,
+    help="WIDTHxHEIGHT for JPEG, WIDTHxHEIGHT-raw for decoded ones; may be given several times.",
+)
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
-@click.option("--seconds", default=8.0, show_default=True, type=click.FloatRange(3), help="Per variant and round.")
+@click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(3), help="Per variant and round.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/latency"), show_default=True
 )
 @click.option("--record", is_flag=True, help="Also measure the staged runtime while it records to disk.")
 @click.option("--check", is_flag=True, help="Exit with code 3 if a figure breaks budgets.toml.")
-def latency(bundle: str, rounds: int, seconds: float, out: Path, record: bool, check: bool) -> None:
-    """Capture to subscriber against the bare loop with the same work."""
+def latency(
+    bundle: str, pictures: tuple[str, ...], rounds: int, seconds: float, out: Path, record: bool, check: bool
+) -> None:
+    """Capture to subscriber beside the script that a user would write, at any picture size."""
+    for size in pictures:
+        size_of(size)
+    machine = Machine()
     opened = open_bundle(bundle_path(bundle), allow_unsigned=True)
-    frames = int(seconds * FRAME_HZ)
-    measured = {name: Measured() for name in (*VARIANTS, *((RECORDING,) if record else ()))}
-    status: dict[str, Any] = {}
+    measured: dict[str, dict[str, Measured]] = {}
     with tempfile.TemporaryDirectory(prefix="edge-runtime-latency-") as folder:
         work = Path(folder)
         monolith = compose_monolith(stage_graphs(opened)).SerializeToString()
         (work / "monolith.onnx").write_bytes(monolith)
         np.savez(work / "inputs.npz", **_ready_inputs(opened))  # type: ignore[arg-type]
         whole = monolith_bundle(opened, monolith, work / "monolith")
-        for number in track(range(rounds), "rounds", console=Console(stderr=True)):
-            measured["bare loop"].add(_bare(work, frames))
-            for name in list(measured)[1:]:
-                path = whole if name == "runtime, same graph" else bundle_path(bundle)
-                more = [str(work / f"{number}.mcap")] if name == RECORDING else []
-                times, status[name] = run_live(PROCESS, str(path), f"ipc://{work}/decisions", frames, *more)
-                measured[name].add(times)
-    figures = _figures(measured, status)
-    Console().print(_table(measured))
-    Console().print(_parts(measured))
-    write_results(out, "latency", figures, _plot(measured))
-    broken = _broken(figures)
+        steps = [(size, number) for size in pictures for number in range(rounds)]
+        for size, number in progress(steps, lambda step: f"{step[0]}, round {step[1] + 1} of {rounds}"):
+            variants = measured.setdefault(size, {})
+            for name in (*VARIANTS, *((RECORDING,) if record else ())):
+                frames, endpoint = str(int(seconds * FRAME_HZ)), f"ipc://{work}/decisions"
+                if name == USER:
+                    files = (str(work / "monolith.onnx"), str(work / "inputs.npz"))
+                    heard = run_user_loop((*USER_LOOP, *files, endpoint, frames, size), endpoint)
+                else:
+                    path = whole if name == SAME else bundle_path(bundle)
+                    more = [str(work / f"{size}-{number}.mcap")] if name == RECORDING else []
+                    heard = run_live(PROCESS, str(path), endpoint, int(frames), size, *more)
+                variants.setdefault(name, Measured()).add(heard)
+    figures = {size: _figures(variants) for size, variants in measured.items()}
+    for size, variants in measured.items():
+        Console().print(_table(size, variants))
+        Console().print(_parts(size, variants))
+    Console().print(machine.sentence())
+    write_results(out, "latency", {"method": METHOD, "pictures": figures}, _plot(measured), machine)
+    broken = [line for size in figures for line in _broken(size, figures[size])]
     for line in broken:
         Console(stderr=True).print(f"[red]over budget[/] {line}")
     if check and broken:
@@ -105,90 +132,77 @@ def _ready_inputs(bundle: Bundle) -> dict[str, NDArray[np.generic]]:
     return inputs
 
 
-def _bare(work: Path, frames: int) -> list[Frame]:
-    command = [sys.executable, "-m", "benchmarks.bare_loop", str(work / "monolith.onnx")]
-    command += [str(work / "inputs.npz"), str(frames)]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    pairs = zip(found["latency_ms"], found["infer_ms"], strict=True)
-    # Decoding counts as preprocessing.
-    return [(0.0, latency - infer, infer, 0.0, 0.0) for latency, infer in pairs][SKIP:]
-
-
-def _figures(measured: dict[str, Measured], status: dict[str, Any]) -> dict[str, Any]:
-    variants = {
+def _figures(variants: dict[str, Measured]) -> dict[str, Any]:
+    """One picture size's; ratios are to the user's loop."""
+    user = variants[USER]
+    return {
         name: {
             "frames": len(item.latency),
-            "p50_ms": percentile(item.latency, 50),
-            "p99_ms": percentile(item.latency, 99),
+            "p50_ms": item.median("p50"),
+            "p99_ms": item.median("p99"),
             "max_ms": max(item.latency),
+            "cpu_ms": item.median("cpu_ms"),
             "mean_infer_ms": float(np.mean(item.parts["infer"])),
+            "p50_ratio": item.median("p50") / user.median("p50"),
+            "p99_ratio": item.median("p99") / user.median("p99"),
+            "cpu_ratio": item.median("cpu_ms") / user.median("cpu_ms"),
             "parts_p50_ms": {part: percentile(values, 50) for part, values in item.parts.items()},
             "rounds": item.rounds,
-            **status.get(name, {}),
+            **item.facts,
         }
-        for name, item in measured.items()
-    }
-    bare, same, staged = (variants[name] for name in VARIANTS)
-    recording = variants.get(RECORDING)
-    return {
-        "variants": variants,
-        "recording_p50_ratio": recording and recording["p50_ms"] / staged["p50_ms"],
-        "recording_p99_ratio": recording and recording["p99_ms"] / staged["p99_ms"],
-        "p50_ratio": same["p50_ms"] / bare["p50_ms"],
-        "p99_ratio": same["p99_ms"] / bare["p99_ms"],
-        "staged_compute_ratio": staged["mean_infer_ms"] / same["mean_infer_ms"],
-        "staged_p50_ratio": staged["p50_ms"] / bare["p50_ms"],
+        for name, item in variants.items()
     }
 
 
-def _broken(figures: dict[str, Any]) -> list[str]:
-    hold = budgets()["latency"]
-    bare, same, _ = (figures["variants"][name] for name in VARIANTS)
+def _broken(size: str, figures: dict[str, Any]) -> list[str]:
+    """What is over its budget, a line each."""
     found = []
-    for which in ("p50", "p99"):
-        limit = hold[f"{which}_ratio"] * bare[f"{which}_ms"] + hold[f"{which}_extra_ms"]
-        if same[f"{which}_ms"] > limit:
-            found.append(f"{which} {same[f'{which}_ms']:.2f} ms > {limit:.2f} ms")
-    if figures["staged_compute_ratio"] > hold["staged_compute_ratio"]:
-        found.append(f"staged compute {figures['staged_compute_ratio']:.2f} > {hold['staged_compute_ratio']}")
+    for name, limits in budgets()["latency"].get(size, {}).items():
+        variant = figures["runtime, " + name.replace("-", " ")]
+        for ratio, limit in limits.items():
+            if variant[ratio] > limit:
+                found.append(f"{size}, {name}: {ratio} {variant[ratio]:.2f} > {limit:.2f}")
     return found
 
 
-def _table(measured: dict[str, Measured]) -> Table:
-    table = Table(title="capture to subscriber, ms", title_justify="left")
-    for column in ("variant", "frames", "p50", "p90", "p99", "max", "mean infer", "p50 / bare", "p99 / bare"):
+def _table(size: str, variants: dict[str, Measured]) -> Table:
+    table = Table(title=f"{size}: capture to subscriber, ms, medians of rounds", title_justify="left")
+    columns = ("variant", "frames", "p50", "p99", "max", "CPU", "replaced", "p50 / user", "p99 / user", "CPU / user")
+    for column in columns:
         table.add_column(column, justify="left" if column == "variant" else "right")
-    bare = measured["bare loop"].latency
-    for name, item in measured.items():
-        values = [percentile(item.latency, q) for q in (50, 90, 99, 100)]
-        ratios = [percentile(item.latency, q) / percentile(bare, q) for q in (50, 99)]
-        cells = [f"{value:.2f}" for value in (*values, float(np.mean(item.parts["infer"])), *ratios)]
-        table.add_row(name, str(len(item.latency)), *cells)
+    for name, figure in _figures(variants).items():
+        values = [figure[key] for key in ("p50_ms", "p99_ms", "max_ms", "cpu_ms")]
+        ratios = [figure[key] for key in ("p50_ratio", "p99_ratio", "cpu_ratio")]
+        replaced = str(sum(figure.get("dropped", {}).values()))
+        cells = (*(f"{value:.2f}" for value in values), replaced, *(f"{value:.2f}" for value in ratios))
+        table.add_row(name, str(figure["frames"]), *cells)
     return table
 
 
-def _parts(measured: dict[str, Measured]) -> Table:
-    table = Table(title="where it goes: median of each part, ms", title_justify="left")
+def _parts(size: str, variants: dict[str, Measured]) -> Table:
+    table = Table(title=f"{size}: where it goes, median of each part, ms", title_justify="left")
     for column in ("variant", *PARTS):
         table.add_column(column, justify="left" if column == "variant" else "right")
-    for name, item in measured.items():
+    for name, item in variants.items():
         table.add_row(name, *(f"{percentile(values, 50):.2f}" for values in item.parts.values()))
     return table
 
 
-def _plot(measured: dict[str, Measured]) -> Any:
+def _plot(measured: dict[str, dict[str, Measured]]) -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    for name, item in measured.items():
-        values = np.sort(item.latency)
-        axes.plot(values, 100 * (np.arange(len(values)) + 1) / len(values), label=name)
-    axes.set(xlabel="capture to result at the subscriber (ms)", ylabel="% of frames", title="Latency")
-    axes.set_xlim(0, 1.3 * max(percentile(item.latency, 99) for item in measured.values()))
-    axes.axhline(99, color="0.8", linewidth=1, zorder=0)
-    axes.legend(loc="lower right")
-    axes.grid(alpha=0.3)
+    figure, rows = pyplot.subplots(1, len(measured), figsize=(1 + 5 * len(measured), 4), squeeze=False)
+    for axes, (size, variants) in zip(rows[0], measured.items(), strict=True):
+        for name, item in variants.items():
+            values = np.sort(item.latency)
+            axes.plot(values, 100 * (np.arange(len(values)) + 1) / len(values), label=name)
+        axes.set(xlabel="capture to result at the subscriber (ms)", ylabel="% of frames", title=size)
+        axes.set_xlim(0, 1.3 * max(percentile(item.latency, 99) for item in variants.values()))
+        axes.axhline(99, color="0.8", linewidth=1, zorder=0)
+        axes.legend(loc="lower right")
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
     return figure

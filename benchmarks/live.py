@@ -1,12 +1,18 @@
-"""A subscriber in this process to a runtime in another: where each frame's time goes."""
+"""A subscriber in this process to a runtime, or to a user's loop, in another: where each frame's time goes."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import zmq
 
 from benchmarks.workload import FRAME_HZ
 from edge_runtime import Subscriber
@@ -14,6 +20,8 @@ from edge_runtime.wire import DecisionMessage, StatusMessage
 
 SKIP = FRAME_HZ
 """Frames left out at the start of every run: caches, clocks and page tables warm up."""
+SILENCE_S = 60
+"""A workload of large pictures takes its time to be drawn."""
 PARTS = ("wait and decode", "preprocess", "infer", "decide", "publish")
 """What a frame's latency is made of."""
 
@@ -21,18 +29,49 @@ Frame = tuple[float, float, float, float, float]
 """One frame's milliseconds in each of `PARTS`."""
 
 
-def run_live(
-    process: Sequence[str], bundle: str, endpoint: str, frames: int, *more: str
-) -> tuple[list[Frame], dict[str, Any]]:
-    """Start `process` (a command that takes bundle, endpoint, frames and `more`) and hear it out.
+@dataclass
+class Heard:
+    """One run: every frame after the first SKIP, and what else was seen of it."""
 
-    Gives every frame that the model decided, and what the last status said. Raises TimeoutError if it falls silent.
+    frames: list[Frame] = field(default_factory=list)
+    cpu_ms: float = 0.0
+    """Processor time of the other process per frame, all its threads."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class _Cpu:
+    """Processor time of a process between two frames."""
+
+    def __init__(self, process: int) -> None:
+        self._stat = Path(f"/proc/{process}/stat")
+        self._begun = 0.0
+
+    def frame(self, number: int) -> None:
+        """Frame `number` (from 0) has come."""
+        if number == SKIP:
+            self._begun = self._spent()
+
+    def per_frame_ms(self, frames: int) -> float:
+        return 1000 * (self._spent() - self._begun) / max(1, frames - SKIP)
+
+    def _spent(self) -> float:
+        # proc(5): fields 14 and 15, in clock ticks; the name before them may hold anything, but ends with the last ")".
+        user, system = self._stat.read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def run_live(process: Sequence[str], bundle: str, endpoint: str, frames: int, *more: str) -> Heard:
+    """Start `process` (a command that takes bundle, endpoint, frames and `more`), a runtime, and hear it out.
+
+    Frames are those that the model decided; facts are what the last status said. Raises TimeoutError if it is silent.
     """
     command = [*process, bundle, endpoint, str(frames), *more]
-    found = []
-    with Subscriber(endpoint, timeout_s=20) as subscriber, subprocess.Popen(command) as started:
+    heard = Heard()
+    found: list[Frame] = []
+    with Subscriber(endpoint, timeout_s=SILENCE_S) as subscriber, subprocess.Popen(command) as started:
+        cpu = _Cpu(started.pid)
         while True:
-            message = subscriber.receive(20)
+            message = subscriber.receive(SILENCE_S)
             if message is None:
                 started.kill()
                 raise TimeoutError("the runtime fell silent")
@@ -40,15 +79,48 @@ def run_live(
                 told = message.latency_ms
                 all_ms = (subscriber.received_ns - message.captured_ns) / 1e6
                 known = (told.queue, told.preprocess, float(sum(told.infer.values())), told.decide)
+                cpu.frame(len(found))
                 found.append((*known, all_ms - sum(known)))
+            elif isinstance(message, StatusMessage) and message.state == "stopping":
+                heard.cpu_ms = cpu.per_frame_ms(len(found))
             elif isinstance(message, StatusMessage) and message.state == "stopped":
                 break
     camera = message.streams["camera.front"]
-    facts = {
+    heard.frames = found[SKIP:]
+    heard.facts = {
         "lost": subscriber.lost,
         "dropped": camera.dropped,
         "captured": camera.captured,
         "memory_mb": message.memory_mb,
         "recording": None if message.recording is None else msgspec.to_builtins(message.recording),
     }
-    return found[SKIP:], facts
+    return heard
+
+
+def run_user_loop(command: Sequence[str], endpoint: str) -> Heard:
+    """Start `command`, a user's loop (see user_loop.py) that publishes at `endpoint`, and hear it out.
+
+    Decoding counts as preprocessing. Raises TimeoutError if it falls silent.
+    """
+    heard = Heard()
+    found: list[Frame] = []
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket, subprocess.Popen(command) as started:
+        socket.subscribe(b"")
+        socket.connect(endpoint)
+        cpu = _Cpu(started.pid)
+        while True:
+            if not socket.poll(1000 * SILENCE_S):
+                started.kill()
+                raise TimeoutError("the user's loop fell silent")
+            topic, payload = socket.recv_multipart()
+            received_ns = time.monotonic_ns()
+            if topic == b"end":
+                break
+            told = json.loads(payload)
+            all_ms = (received_ns - told["captured_ns"]) / 1e6
+            cpu.frame(len(found))
+            rest_ms = all_ms - told["preprocess_ms"] - told["infer_ms"]
+            found.append((0.0, told["preprocess_ms"], told["infer_ms"], 0.0, rest_ms))
+        heard.cpu_ms = cpu.per_frame_ms(len(found))
+    heard.frames = found[SKIP:]
+    return heard

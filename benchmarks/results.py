@@ -6,20 +6,32 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+import edge_runtime
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+T = TypeVar("T")
+
 
 def budgets() -> dict[str, Any]:
     """`budgets.toml`."""
     loaded: dict[str, Any] = tomllib.loads((Path(__file__).parent / "budgets.toml").read_text(encoding="utf-8"))
     return loaded
+
+
+QUIET_LOAD = 0.25
+"""Processes waiting or running per core, over the last minute, up to which a machine counts as quiet."""
 
 
 def machine() -> dict[str, Any]:
@@ -30,9 +42,50 @@ def machine() -> dict[str, Any]:
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
+        "governor": _governor(),
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
+        "edge_runtime": edge_runtime.__version__,
     }
+
+
+class Machine:
+    """The machine of one run: made before it, asked after it."""
+
+    def __init__(self) -> None:
+        self._load_before = os.getloadavg()[0]
+
+    def provenance(self) -> dict[str, Any]:
+        """`machine()`, and how busy it was before (over a minute) and at the end."""
+        quiet = self._load_before <= QUIET_LOAD * len(os.sched_getaffinity(0))
+        return machine() | {"load_before": self._load_before, "load_after": os.getloadavg()[0], "quiet": quiet}
+
+    def sentence(self) -> str:
+        """The same for people."""
+        found = self.provenance()
+        text = (
+            f"{found['cpu']}, {found['cores']} cores, governor {found['governor']}, Python {found['python']}, ONNX "
+            f"Runtime {found['onnxruntime']}, load {found['load_before']:.2f} before, {found['load_after']:.2f} after"
+        )
+        return text if found["quiet"] else f"{text}. The machine was not quiet before: take ratios only, and with care."
+
+
+def progress(steps: Sequence[T], name: Callable[[T], str]) -> Iterator[T]:
+    """Give the steps; tell of each as it begins: a bar at a terminal, else a line."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(steps, "rounds", console=console)
+        return
+    for number, step in enumerate(steps, 1):
+        print(f"{number} of {len(steps)}: {name(step)}", file=sys.stderr, flush=True)
+        yield step
+
+
+def _governor() -> str:
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    except OSError:
+        return "unknown"
 
 
 def _cpu() -> str:
@@ -44,10 +97,13 @@ def _cpu() -> str:
     return names[0] if names else platform.machine()
 
 
-def write_results(out: Path, name: str, figures: dict[str, Any], plot: Any = None) -> None:
+def write_results(
+    out: Path, name: str, figures: dict[str, Any], plot: Any = None, measured_on: Machine | None = None
+) -> None:
     """Write NAME.json (figures beside the machine's description) and, if given, NAME.png into `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n", encoding="utf-8")
+    where = machine() if measured_on is None else measured_on.provenance()
+    (out / f"{name}.json").write_text(json.dumps({"machine": where, **figures}, indent=2) + "\n", encoding="utf-8")
     write_plot(out, name, plot)
 
 

@@ -1,6 +1,6 @@
 """The runtime under measurement, with the workload as its camera, sensors and voice.
 
-python -m benchmarks.runtime_process BUNDLE DECISIONS-ENDPOINT FRAMES [RECORDING]
+python -m benchmarks.runtime_process BUNDLE DECISIONS-ENDPOINT FRAMES [PICTURES [RECORDING]]
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ import time
 
 import cv2
 
-from benchmarks.workload import WorkloadSource, make_workload
-from edge_runtime.config import Config, EngineConfig, PublishConfig, RecordConfig
+from benchmarks.workload import DEFAULT_PICTURES, SETTLE_S, WorkloadSource, make_workload
+from edge_runtime.config import Config, EngineConfig, RecordingSink, ZmqSink
 from edge_runtime.runtime import Runtime
-
-SETTLE_S = 0.5
-"""The subscriber connects meanwhile."""
 
 
 class _Patient(WorkloadSource):
@@ -25,18 +22,22 @@ class _Patient(WorkloadSource):
 
 
 def main(
-    bundle: str, endpoint: str, frames: int, recording: str | None = None, engine: EngineConfig | None = None
+    bundle: str,
+    endpoint: str,
+    frames: int,
+    pictures: str = DEFAULT_PICTURES,
+    recording: str | None = None,
+    engine: EngineConfig | None = None,
 ) -> None:
     """Run until the workload has been played; `recording` is the MCAP file to write."""
     cv2.setNumThreads(1)
-    workload = make_workload()
+    workload = make_workload(pictures)
     config = Config(
         name="benchmark",
         bundle=bundle,
         source=(),
-        publish=PublishConfig(endpoint),
+        sink=(ZmqSink(endpoint), *(() if recording is None else (RecordingSink(recording),))),
         engine=engine or EngineConfig(),
-        record=None if recording is None else RecordConfig(recording),
         allow_unsigned=True,
         stop_at_end=True,
     )
@@ -44,4 +45,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] if sys.argv[4:] else None)
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:6])  # type: ignore[arg-type]

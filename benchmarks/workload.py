@@ -9,37 +9,50 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_runtime.capture.cameras import wait_until
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
+from edge_runtime.errors import UserError
 from edge_runtime.world import expert
 from edge_runtime.world.commands import Sentence
+from edge_runtime.world.lens import HEIGHT, WIDTH
 from edge_runtime.world.simulation import Reading, Simulation
 from edge_runtime.world.view import View, to_jpeg
 
+Picture = bytes | NDArray[np.uint8]
+
 FRAME_HZ = 30
 FRAMES = 90
+FEWER = 15
+"""Pictures where all would take much memory: large ones."""
+GRAIN = 4
+"""Levels of noise, either way, on every pixel of an enlarged picture: without it, JPEG finds them too easy."""
+DEFAULT_PICTURES = f"{WIDTH}x{HEIGHT}"
+SETTLE_S = 0.5
+"""The subscriber connects meanwhile."""
 TEXT_EVERY = 150
 """Frames between two sentences: 0.2 Hz."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What happens at one frame's time."""
-
-    jpeg: bytes
-    readings: tuple[Reading, ...]
 
 
 @dataclass(frozen=True)
 class Workload:
     """A few seconds of a drive, to be played in a loop."""
 
-    moments: tuple[Moment, ...]
+    pictures: tuple[Picture, ...]
+    readings: tuple[tuple[Reading, ...], ...]
     sentences: tuple[str, ...]
 
-    def moment(self, index: int) -> Moment:
-        return self.moments[index % len(self.moments)]
+    def picture(self, index: int) -> Picture:
+        """What the camera gives at frame `index`: JPEG, or an array [height, width, 3] BGR of the caller's own."""
+        picture = self.pictures[index % len(self.pictures)]
+        return picture if isinstance(picture, bytes) else picture.copy()
+
+    def sensed(self, index: int) -> tuple[Reading, ...]:
+        return self.readings[index % len(self.readings)]
 
     def sentence(self, index: int) -> str | None:
         """The sentence spoken at frame `index`, if any: another one each time."""
@@ -48,16 +61,36 @@ class Workload:
         return self.sentences[index // TEXT_EVERY % len(self.sentences)]
 
 
-def make_workload(seed: int = 7) -> Workload:
-    """Draw it (about a second)."""
+def size_of(pictures: str) -> tuple[int, int, bool]:
+    """Width, height and whether they are raw. Raises UserError."""
+    try:
+        width, height = map(int, pictures.removesuffix("-raw").split("x"))
+    except ValueError:
+        raise UserError(f"pictures are {pictures!r}; expected WIDTHxHEIGHT or WIDTHxHEIGHT-raw") from None
+    return width, height, pictures.endswith("-raw")
+
+
+def make_workload(pictures: str = DEFAULT_PICTURES, seed: int = 7) -> Workload:
+    """Draw it (seconds): pictures of that size, enlarged from the town's and with a sensor's grain on every pixel."""
+    width, height, raw = size_of(pictures)
     simulation = Simulation(seed)
     view = View(simulation.town, seed)
-    moments = []
-    for _ in range(FRAMES):
+    rng = np.random.default_rng(seed)
+    count = FRAMES if not raw and height <= HEIGHT else FEWER
+    shown: list[Picture] = []
+    readings = []
+    for index in range(FRAMES):
         sensed = simulation.step(1 / FRAME_HZ, expert.label(simulation.observe()))
-        data = to_jpeg(view.draw(simulation))
-        moments.append(Moment(data, tuple(item for item in sensed if not isinstance(item, Sentence))))
-    return Workload(tuple(moments), ("turn left at the next junction", "在下一个路口右转", "go straight ahead"))
+        readings.append(tuple(item for item in sensed if not isinstance(item, Sentence)))
+        if index % (FRAMES // count) == 0:
+            image = view.draw(simulation)
+            if (width, height) != (WIDTH, HEIGHT):
+                large = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+                grain = rng.integers(-GRAIN, GRAIN + 1, large.shape, np.int16)
+                image = np.clip(large + grain, 0, 255).astype(np.uint8)
+            shown.append(image if raw else to_jpeg(image))
+    sentences = ("turn left at the next junction", "在下一个路口右转", "go straight ahead")
+    return Workload(tuple(shown), tuple(readings), sentences)
 
 
 class WorkloadSource(Source):
@@ -75,19 +108,17 @@ class WorkloadSource(Source):
         for index in range(self._frames):
             if not wait_until(self, due_ns):
                 return
-            moment = self._workload.moment(index)
+            picture = self._workload.picture(index)
             sentence = self._workload.sentence(index)
             if sentence is not None:
                 self._intake.text("text", sentence, captured_ns=time.monotonic_ns())
-            for reading in moment.readings:
+            for reading in self._workload.sensed(index):
                 self._intake.sample(reading.stream, reading.values, time.monotonic_ns())
             # The camera is another device: its frame is there when it is there.
-            self._intake.jpeg("camera.front", moment.jpeg, time.monotonic_ns())
+            self._intake.put("camera.front", picture, time.monotonic_ns())
             due_ns += 1_000_000_000 // FRAME_HZ
 
 
 def percentile(values: Sequence[float], q: float) -> float:
     """Linear-interpolation percentile."""
-    import numpy as np
-
     return float(np.percentile(values, q))

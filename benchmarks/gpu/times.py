@@ -260,8 +260,8 @@ def live(findings: Findings, ways: Sequence[CudaChoice], seconds: float) -> None
         for engine in ("cpu", *ways):
             with tempfile.TemporaryDirectory(prefix="edge-runtime-live-") as folder:
                 command = [sys.executable, "-m", "benchmarks.gpu.live_process", engine]
-                frames, _facts = run_live(command, "shipped:vehicle", f"ipc://{folder}/decisions", int(30 * seconds))
-                spent.setdefault(engine, []).extend(sum(frame) for frame in frames)
+                heard = run_live(command, "shipped:vehicle", f"ipc://{folder}/decisions", int(30 * seconds))
+                spent.setdefault(engine, []).extend(sum(frame) for frame in heard.frames)
     findings.figure("live 30 Hz, vehicle, ms [p50, p99, max]", {name: _summary(ms) for name, ms in spent.items()})
 
 

@@ -13,7 +13,7 @@ OURS = {
     "edge_runtime": "import edge_runtime.infer.onnxruntime_engine",
     "calibration": "import calibration.ranges",
     "build_engines": "import build_engines.quantisation.plan",
-    "benchmarks": "import benchmarks.bare_loop",
+    "benchmarks": "import benchmarks.user_loop",
 }
 SESSION = """
 import onnxruntime
