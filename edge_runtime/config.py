@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct, UnsetType
 
-from edge_runtime import plugins
+from edge_runtime import endpoints, plugins
 from edge_runtime.errors import ConfigError
 from edge_runtime.plain_file import read_plain
 from edge_runtime.specs import Name, Positive
@@ -28,6 +28,10 @@ MAX_CONFIG_BYTES = 1 << 20
 INSECURE_PHRASE = "I know that anybody on this network can read decisions and send inputs"
 
 
+Mode = Annotated[str, Meta(pattern="^0?[0-7]{3}$")]
+"""Who may use a Unix socket, as for chmod: `0660` its user and group, `0666` everybody."""
+
+
 class ZmqSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="zmq"):
     """Sensors, text and JPEG frames from other processes, pushed to this endpoint."""
 
@@ -35,6 +39,10 @@ class ZmqSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind
     rate_limit: Annotated[float, Meta(ge=0)] = 8.0
     """A stream may send this many times what the bundle expects of it, and 20 messages a second in any case; more is
     refused as `over_rate`. 0 = no limit."""
+    mode: Mode = "0600"
+    """Of an `ipc://` path: who may send."""
+    group: str = ""
+    """Of an `ipc://` path: its group, one that this process is a member of."""
 
 
 class CameraSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="camera"):
@@ -166,6 +174,10 @@ class ZmqSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind",
     bind: str = "tcp://127.0.0.1:5560"
     high_water_mark: Annotated[int, Meta(ge=1, le=100_000)] = 256
     """Messages kept for a slow subscriber before its own are dropped."""
+    mode: Mode = "0666"
+    """Of an `ipc://` path: who may listen; as at a loopback address, everybody who may enter its folder."""
+    group: str = ""
+    """Of an `ipc://` path: its group, one that this process is a member of."""
 
 
 class RecordingSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="recording"):
@@ -335,16 +347,10 @@ def _rows(data: dict[str, Any], key: str, kinds: Any, group: str, where: str) ->
 
 
 def check_endpoint(endpoint: str, insecure_public_bind: str = "") -> None:
-    """Raise ConfigError for an endpoint that others than this host could reach, unless allowed in words."""
-    scheme, _, address = endpoint.partition("://")
-    if scheme in ("ipc", "inproc") and address:
-        return
-    if scheme != "tcp" or ":" not in address:
-        raise ConfigError(f"endpoint {endpoint!r}: expected tcp://ADDRESS:PORT or ipc://PATH")
-    host = address.rpartition(":")[0]
-    if host in ("127.0.0.1", "localhost", "[::1]") or host.startswith("127."):
-        return
-    if insecure_public_bind != INSECURE_PHRASE:
+    """Raise ConfigError for what is no endpoint, and for one that others than this host could reach, unless allowed in
+    words.
+    """
+    if not endpoints.is_local(endpoints.parse(endpoint)) and insecure_public_bind != INSECURE_PHRASE:
         raise ConfigError(
             f"endpoint {endpoint!r} is open to the network without encryption; use tcp://127.0.0.1:PORT, "
             f'or set insecure_public_bind = "{INSECURE_PHRASE}"'

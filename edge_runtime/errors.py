@@ -3,6 +3,7 @@
 EdgeError
 ├── UserError            the user's mistake: one line on stderr, exit 2, no trace
 │   ├── ConfigError      a configuration file or command line value
+│   │   └── HeldError    an endpoint that somebody else listens at: it passes, perhaps
 │   ├── BundleError      a bundle that must not, or cannot, be run
 │   └── CudaUnavailable  no CUDA here (edge_runtime.cuda)
 ├── GateRefused          a build gate said no: exit 3
@@ -23,6 +24,10 @@ class UserError(EdgeError):
 
 class ConfigError(UserError):
     """A configuration value is unknown, out of range or contradicts another."""
+
+
+class HeldError(ConfigError):
+    """An endpoint is held by another process. Nothing is wrong with the file: trying again may help."""
 
 
 class BundleError(UserError):

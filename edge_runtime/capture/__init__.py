@@ -35,7 +35,10 @@ _Maker = tuple[tuple[type, ...], Callable[[Any, _Setting], Source]]
 _ANY = tuple(row.spec for row in KINDS)
 
 SOURCES: dict[type, _Maker] = {
-    config.ZmqSource: (_ANY, lambda item, at: ZmqSource(at.intake, item.bind, item.rate_limit)),
+    config.ZmqSource: (
+        _ANY,
+        lambda item, at: ZmqSource(at.intake, item.bind, item.rate_limit, int(item.mode, 8), item.group),
+    ),
     config.ProcessSource: (_ANY, lambda item, at: ProcessSource(at.intake, item, at.inputs, at.decisions)),
     config.RecordingSource: (_ANY, lambda item, at: RecordingSource(at.intake, item, at.streams)),
     config.CameraSource: ((CameraStream,), lambda item, at: CameraSource(at.intake, item)),

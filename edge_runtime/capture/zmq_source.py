@@ -43,7 +43,9 @@ class ZmqSource(Source):
     ends: ClassVar[bool] = False
     passive: ClassVar[bool] = True
 
-    def __init__(self, intake: Intake, bind: str, rate_limit: float = 0.0) -> None:
+    def __init__(
+        self, intake: Intake, bind: str, rate_limit: float = 0.0, mode: int = sockets.PRIVATE, group: str = ""
+    ) -> None:
         super().__init__(f"zmq {bind}", intake)
         self._rate_limit = rate_limit
         self._shares: dict[str, Share] = {}
@@ -55,13 +57,17 @@ class ZmqSource(Source):
         self._socket.setsockopt(zmq.LINGER, 0)
         # A part beyond this ends the sender's connection before it can fill our memory.
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_JPEG_BYTES)
-        self.endpoint = sockets.bind(self._context, self._socket, bind, "source bind")
+        self._listener = sockets.bind(self._context, self._socket, bind, "source bind", mode, group)
+        self.endpoint = self._listener.endpoint
 
     def serves(self, settings: Struct, reads: object) -> bool:
         """By the endpoint alone: it reads nothing of the streams, and the limit can change while it runs."""
         if self._failure is not None or not isinstance(settings, config.ZmqSource):
             return False
-        return isinstance(self.settings, config.ZmqSource) and settings.bind in {self.settings.bind, self.endpoint}
+        own = self.settings
+        if not isinstance(own, config.ZmqSource) or (own.mode, own.group) != (settings.mode, settings.group):
+            return False
+        return settings.bind in {own.bind, self.endpoint}
 
     def hand_over(self, intake: Intake) -> None:
         """See Source."""
@@ -177,5 +183,6 @@ class ZmqSource(Source):
             self._intake.text(message.stream, message.text, message.lang, stamp, message.id)
 
     def _close(self) -> None:
+        self._listener.forget()
         self._socket.close()
         self._context.term()

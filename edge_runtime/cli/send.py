@@ -51,6 +51,7 @@ def _pair(item: str) -> tuple[str, float]:
 def _push(connect: str, message: dict[str, Any]) -> None:
     import zmq
 
+    from edge_runtime import sockets
     from edge_runtime.errors import UserError
 
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
@@ -59,9 +60,9 @@ def _push(connect: str, message: dict[str, Any]) -> None:
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
         try:
-            socket.connect(connect)
+            sockets.connect(socket, connect)
             socket.send(json.dumps(message, ensure_ascii=False).encode())
         except zmq.Again:
             raise UserError(f"send: no runtime takes inputs at {connect}; start one, or give --connect") from None
         except zmq.ZMQError as error:
-            raise UserError(f"send: {connect}: {error.strerror}; expected tcp://ADDRESS:PORT or ipc://PATH") from None
+            raise UserError(f"send: {connect}: {error.strerror}") from None

@@ -14,7 +14,7 @@ from edge_runtime.publish.sink import Sink
 def _publisher(item: config.ZmqSink, clock: Clock) -> Sink:
     from edge_runtime.publish.zmq_publisher import ZmqPublisher
 
-    return ZmqPublisher(item.bind, item.high_water_mark)
+    return ZmqPublisher(item.bind, item.high_water_mark, int(item.mode, 8), item.group)
 
 
 def _recorder(item: config.RecordingSink, clock: Clock) -> Sink:

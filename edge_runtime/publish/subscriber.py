@@ -9,6 +9,7 @@ from types import TracebackType
 import msgspec
 import zmq
 
+from edge_runtime import sockets
 from edge_runtime.wire import DecisionMessage, StatusMessage
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5560"
@@ -55,7 +56,7 @@ class Subscriber:
         self._socket.setsockopt(zmq.LINGER, 0)
         for kind in ("decision.", "status."):
             self._socket.subscribe(kind + name)
-        self._socket.connect(endpoint)
+        sockets.connect(self._socket, endpoint)
 
     @property
     def stale(self) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 import zmq
 from rich.console import Console
 
+from edge_runtime import sockets
 from edge_runtime.errors import UserError
 from edge_runtime.wire import SCHEMA
 from edge_runtime.world.car import LABELS
@@ -86,10 +87,10 @@ class Link:
         self._last: tuple[int, int] | None = None
         for socket, endpoint in ((self._push, inputs), (self._sub, decisions)):
             try:
-                socket.connect(endpoint)
-            except zmq.ZMQError as error:
+                sockets.connect(socket, endpoint)
+            except UserError:
                 self.close()
-                raise UserError(f"endpoint {endpoint!r}: {error}; expected tcp://ADDRESS:PORT or ipc://PATH") from None
+                raise
 
     def send(self, stream: str, fields: dict[str, object], *frames: bytes) -> None:
         """One message, with the time of capture (now) in its header."""

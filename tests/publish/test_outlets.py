@@ -101,7 +101,7 @@ def test_one_that_blocks_fills_its_own_queue_and_holds_nobody_up() -> None:
     assert outlet.health().dropped >= 99
     Memory.gate.set()
     wait_for(lambda: len(Memory.got) + outlet.health().dropped == total, "the rest")
-    assert Memory.got == list(range(len(Memory.got)))
+    assert Memory.got == sorted(set(Memory.got)), "in order, and none twice"
     outlet.close()
 
 
