@@ -103,19 +103,19 @@ def admit_text(spec: TextStream, text: str) -> tuple[str, bool] | Refusal:
     return kept, len(stripped) > spec.max_chars
 
 
-def decode_jpeg(data: bytes | memoryview) -> NDArray[np.uint8] | Refusal:
-    """Decode a JPEG to [height, width, 3] uint8 BGR. Releases the GIL while decoding."""
+def decode_jpeg(data: bytes | memoryview, fewest: pictures.Fewest | None = None) -> NDArray[np.uint8] | Refusal:
+    """Decode a JPEG to [height, width, 3] uint8 BGR, as far as `fewest` says. Releases the GIL while decoding."""
     if len(data) > MAX_JPEG_BYTES:
         return Refusal("too_big", f"{len(data)} bytes, at most {MAX_JPEG_BYTES}")
     if bytes(data[:2]) != b"\xff\xd8":
         return Refusal("not_jpeg")
-    return decode_picture(data)
+    return decode_picture(data, fewest)
 
 
-def decode_picture(data: bytes | memoryview) -> NDArray[np.uint8] | Refusal:
-    """Decode a JPEG, PNG, BMP or WebP to [height, width, 3] uint8 BGR, refused as `pictures.decode` says."""
+def decode_picture(data: bytes | memoryview, fewest: pictures.Fewest | None = None) -> NDArray[np.uint8] | Refusal:
+    """Decode a JPEG, PNG, BMP or WebP to [height, width, 3] uint8 BGR, as `pictures.decode` does."""
     try:
-        return pictures.decode(data)
+        return pictures.decode(data, fewest)
     except pictures.PictureError as error:
         return Refusal(error.reason, error.detail)
 
@@ -144,15 +144,26 @@ class FreezeDetector:
     def __init__(self, spec: CameraStream) -> None:
         self._limit = spec.frozen_after
         self._last: NDArray[np.uint8] | None = None
+        self._last_jpeg: bytes | memoryview | None = None
         self._repeats = 0
 
-    def admit(self, image: NDArray[np.uint8]) -> Refusal | None:
-        """Count `image`; a Refusal once `frozen_after` repeats of the same picture were seen."""
+    def admit(self, image: NDArray[np.uint8], jpeg: bytes | memoryview | None = None) -> Refusal | None:
+        """Count `image`; a Refusal once `frozen_after` repeats of the same picture were seen.
+
+        `jpeg`: what it was decoded from, where not all of it was: equal pixels then prove nothing by themselves.
+        """
         if self._limit == 0:
             return None
-        self._repeats = self._repeats + 1 if self._last is not None and _same(image, self._last) else 0
-        self._last = image
+        repeats = self._last is not None and _same(image, self._last)
+        if repeats and jpeg is not None and self._last_jpeg is not None:
+            repeats = _scans(jpeg) == _scans(self._last_jpeg)
+        self._repeats = self._repeats + 1 if repeats else 0
+        self._last, self._last_jpeg = image, jpeg
         return Refusal("frozen") if self._repeats >= self._limit else None
+
+
+def _scans(jpeg: bytes | memoryview) -> memoryview:
+    return memoryview(jpeg)[pictures.read_header(jpeg).scans_at :]
 
 
 def _same(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:

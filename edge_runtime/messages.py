@@ -13,6 +13,8 @@ import numpy as np
 from msgspec import UNSET, Struct, UnsetType, field
 from numpy.typing import NDArray
 
+from edge_runtime import pictures
+
 Tensor = NDArray[np.generic]
 Tensors = Mapping[str, Tensor]
 
@@ -33,10 +35,20 @@ class Message(_Captured, frozen=True, kw_only=True):
 class Frame(Message, frozen=True):
     """One camera picture."""
 
-    image: NDArray[np.uint8]
-    """[height, width, 3] uint8, BGR (OpenCV's order)."""
-    encoded: bytes | memoryview | None = None
-    """The JPEG that `image` was decoded from, where it came as one; never written into."""
+    picture: bytes | memoryview | NDArray[np.uint8]
+    """As it came, never written into: a JPEG's bytes, or [height, width, 3] uint8, BGR (OpenCV's order)."""
+    pixels: NDArray[np.uint8] | None = None
+    """[height, width, 3] uint8 BGR as the stream's model takes it; None until a stream has taken it."""
+
+    @property
+    def encoded(self) -> bytes | memoryview | None:
+        """The JPEG, where it came as one."""
+        return None if isinstance(self.picture, np.ndarray) else self.picture
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The whole picture, [height, width, 3] uint8 BGR; a JPEG is decoded each time. Raises PictureError."""
+        return self.picture if isinstance(self.picture, np.ndarray) else pictures.decode(self.picture)
 
 
 class Sample(Message, frozen=True):

@@ -32,6 +32,9 @@ _NO_MARKER = np.zeros(256, bool)
 _NO_MARKER[[0x00, 0xFF, *range(0xD0, 0xD8)]] = True
 """What may follow 0xFF inside a scan: a stuffed zero, fill bytes, restart marks (ITU-T T.81, B.1.1)."""
 PIECE_BYTES = 1 << 20
+REDUCTIONS = (8, 4, 2)
+"""A JPEG's blocks of 8 x 8 can be decoded to fewer pixels, for less work: by powers of two everywhere."""
+_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 _PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """Colour type to the sample depths that are allowed with it."""
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -39,6 +42,8 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 """Left, top, across and down of the seven passes of an interlaced picture."""
 _KEPT_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"eXIf")
 
+Fewest = Callable[[int, int], tuple[int, int]]
+"""A picture's width and height to how many pixels of each are needed at least."""
 
 cv2.utils.logging.setLogLevel(
     cv2.utils.logging.LOG_LEVEL_SILENT
@@ -67,6 +72,8 @@ class Header:
     components: int = 3
     exif: bool = False
     """Whether it may ask to be turned."""
+    scans_at: int = 0
+    """Where a JPEG's first scan begins: what comes before can differ from one copy of a picture to the next."""
 
 
 def read_header(data: bytes | memoryview) -> Header:
@@ -90,8 +97,12 @@ def read_header(data: bytes | memoryview) -> Header:
     return header
 
 
-def decode(data: bytes | memoryview) -> NDArray[np.uint8]:
+def decode(data: bytes | memoryview, fewest: Fewest | None = None) -> NDArray[np.uint8]:
     """The picture in `data` as [height, width, 3] uint8 BGR, turned as its EXIF says.
+
+    With `fewest`, a JPEG is decoded to 1/8, 1/4 or 1/2 of its width and height, the smallest that still has as many
+    pixels and divides both evenly (else the picture's edges would shift). That saves most of the time; every bit of it
+    is read and judged all the same.
 
     Raises PictureError as `read_header`, and `corrupt` where the decoder would have had to patch something up.
     Releases the GIL while decoding.
@@ -100,22 +111,40 @@ def decode(data: bytes | memoryview) -> NDArray[np.uint8]:
     header = read_header(view)
     if header.kind != "jpeg":
         return _by_opencv(_without_extras(view) if header.kind == "png" else view, header)
+    reduction = _reduction(header, fewest)
+    width, height = header.width // reduction, header.height // reduction
     try:
-        image = simplejpeg.decode_jpeg(view, "BGR", strict=True)
+        image = simplejpeg.decode_jpeg(view, "BGR", strict=True, min_width=width, min_height=height)
     except ValueError as error:
         raise PictureError("corrupt", str(error)) from None
     if header.components == 4 or header.exif:
         # OpenCV knows how to print colours and to turn; decoded twice, but proven whole before.
-        return _by_opencv(view, header)
+        return _by_opencv(view, header, reduction)
     return image  # type: ignore[no-any-return]
 
 
-def _by_opencv(view: memoryview, header: Header) -> NDArray[np.uint8]:
+def _reduction(header: Header, fewest: Fewest | None) -> int:
+    """By how much the sides of a JPEG may be divided; one that may be turned must have enough pixels either way."""
+    if fewest is None:
+        return 1
+    least = [fewest(header.width, header.height)]
+    if header.exif:
+        least.append(fewest(header.height, header.width)[::-1])
+    return next((by for by in REDUCTIONS if all(_has(header, by, *needed) for needed in least)), 1)
+
+
+def _has(header: Header, reduction: int, width: int, height: int) -> bool:
+    even = header.width % reduction == 0 and header.height % reduction == 0
+    return even and header.width // reduction >= width and header.height // reduction >= height
+
+
+def _by_opencv(view: memoryview, header: Header, reduction: int = 1) -> NDArray[np.uint8]:
+    pixels = (header.width // reduction) * (header.height // reduction)
     try:
-        image = cv2.imdecode(np.frombuffer(view, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(view, np.uint8), _REDUCED.get(reduction, cv2.IMREAD_COLOR))
     except cv2.error as error:
         raise PictureError("corrupt", f"{header.kind}: {error.err}") from None
-    if image is None or image.shape[0] * image.shape[1] != header.width * header.height:
+    if image is None or image.shape[0] * image.shape[1] != pixels:
         raise PictureError("corrupt", f"the {header.kind} cannot be decoded")
     return image  # type: ignore[return-value]  # IMREAD_COLOR gives uint8
 
@@ -131,7 +160,7 @@ def _jpeg(view: memoryview) -> Header:
     array = np.frombuffer(view, np.uint8)
     marks: NDArray[np.intp] | None = None
     frame: tuple[int, int, int] | None = None
-    scans, exif, at = 0, False, 2
+    scans, scans_at, exif, at = 0, 0, False, 2
     for _ in range(MAX_SEGMENTS):
         if _number(view, at, 1) != 0xFF:
             raise PictureError("corrupt", f"byte {at}: a segment was expected")
@@ -141,7 +170,7 @@ def _jpeg(view: memoryview) -> Header:
         if marker == 0xD9:
             if frame is None or not scans:
                 raise PictureError("corrupt", "it ends before it has a picture")
-            return Header("jpeg", frame[0], frame[1], scans, frame[2], exif)
+            return Header("jpeg", frame[0], frame[1], scans, frame[2], exif, scans_at)
         if marker in _OTHER_FRAMES or (marker in _WHOLE_PICTURE and frame is not None):
             raise PictureError("unsupported", f"a JPEG of kind SOF{marker - 0xC0}")
         if marker in _WHOLE_PICTURE:
@@ -155,6 +184,7 @@ def _jpeg(view: memoryview) -> Header:
         at += length
         if marker == 0xDA:
             scans += 1
+            scans_at = scans_at or at
             if marks is None:
                 found = np.flatnonzero(array[:-1] == 0xFF)
                 marks = found[~_NO_MARKER[array[found + 1]]]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
 from edge_runtime.errors import BundleError
 from edge_runtime.messages import Sample, Tensor, words_of
+from edge_runtime.pixels import pixels
 from edge_runtime.specs import NS_PER_MS, CameraStream, SensorStream, TextStream, max_age_ns
 
 TOKENIZER = "tokenizer.model"
@@ -49,24 +49,9 @@ class Tokenizer:
         return int(self._processor.GetPieceSize())
 
 
-def image_tensor(
-    spec: CameraStream, image: NDArray[np.uint8], out: NDArray[np.uint8] | None = None
-) -> NDArray[np.uint8]:
-    """`image` [h, w, 3] BGR scaled to [1, height, width, 3] uint8; written into `out` where given."""
-    if out is None:
-        out = np.empty((1, spec.height, spec.width, 3), np.uint8)
-    if image.shape[0] == spec.height and image.shape[1] == spec.width:
-        out[0] = image
-        return out
-    shrinking = image.shape[0] >= spec.height and image.shape[1] >= spec.width
-    # Area averaging keeps small bright things (lamps) when shrinking; it is nearest-neighbour when enlarging.
-    cv2.resize(
-        image,
-        (spec.width, spec.height),
-        dst=out[0],
-        interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR,
-    )
-    return out
+def image_tensor(spec: CameraStream, picture: bytes | memoryview | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`picture` (a JPEG's bytes, or [h, w, 3] uint8 BGR) as [1, height, width, 3] uint8. Raises PictureError."""
+    return pixels(spec, picture)[None]
 
 
 def word_grid(spec: TextStream, encoded: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -125,7 +125,10 @@ def _fitting(spec: StreamSpec | None, message: Message) -> Message | None:
     """`message` as far as the stream can take it: its own kind, the channels it has."""
     if spec is None or not isinstance(message, kind_of(spec).message):
         return None
-    return kind_of(spec).fitted(spec, message)
+    try:
+        return kind_of(spec).fitted(spec, message)
+    except ValueError as error:
+        raise UserError(f"recording: a message cannot be read ({error})") from None
 
 
 def answer_line(answer: Answer) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta, Struct
 
@@ -31,7 +31,7 @@ class CameraStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     """Frames; the newest only is kept."""
 
     width: Count
-    """Pixels, as the model takes them; frames of other sizes are scaled."""
+    """Pixels, as the model takes them; frames of other sizes are scaled, as `fit` and `scaling` say."""
     height: Count
     rate_hz: Positive
     max_age_ms: Positive
@@ -39,7 +39,15 @@ class CameraStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     frozen_after: Annotated[int, Meta(ge=0)] = 0
     """Refuse frames after this many byte-identical ones in a row (a hung camera); 0 = never."""
     min_brightness: Annotated[float, Meta(ge=0, le=255)] = 0.0
-    """Refuse frames whose brightest sampled pixel is below this (a covered or dead sensor); 0 = never."""
+    """Refuse frames whose brightest sampled pixel is below this (a covered or dead sensor); 0 = never. Of a JPEG the
+    pixels as they are decoded: with `scaling = "reduced"` each is the mean of its neighbours too."""
+    fit: Literal["stretch", "letterbox", "crop"] = "stretch"
+    """How a frame of another shape comes to `width` x `height`: distorted; whole, with grey bars; or its middle."""
+    scaling: Literal["whole", "reduced"] = "whole"
+    """How it is scaled down: `whole` decodes all of a JPEG and averages areas; `reduced` decodes a JPEG at 1/2, 1/4 or
+    1/8 and halves a raw frame as long as that covers what the model takes (and no side is odd), and averages the rest:
+    several times faster.
+    A model runs on what it was trained on."""
 
 
 class SensorStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sensors"):

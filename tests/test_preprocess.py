@@ -179,14 +179,6 @@ def test_what_is_enlarged_is_smooth_and_what_is_shrunk_is_averaged() -> None:
         assert (image_tensor(spec, picture)[0] == enlarged).all()
 
 
-def test_a_picture_is_written_where_one_says() -> None:
-    spec = CameraStream(32, 24, 30, 100)
-    for image in (noise(90, 1, (24, 32)), noise(90, 1, (48, 64))):
-        out = np.zeros((1, 24, 32, 3), np.uint8)
-        assert image_tensor(spec, image, out) is out
-        assert (out == image_tensor(spec, image)).all() and out.any()
-
-
 def test_a_sentence_s_pieces_come_in_order_from_the_first() -> None:
     pieces = WORDS.encode("please stop now")
     tensors = text_tensors(TextStream(16, 1000), WORDS, "please stop now")

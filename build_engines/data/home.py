@@ -29,9 +29,9 @@ from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
 from build_engines.modalities.sensors import fit_channels
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
-from edge_runtime.admit import Refusal, decode_jpeg
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Sample, Words
+from edge_runtime.pictures import PictureError
 from edge_runtime.preprocess import Tokenizer, image_tensor, text_tensors, window_tensors
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, streams_of
 
@@ -130,10 +130,10 @@ class _Parts:
         self.tokenizer = tokenizer
 
     def picture(self, path: Path) -> NDArray[np.uint8]:
-        image = decode_jpeg(read_file(path))
-        if isinstance(image, Refusal):
-            raise UserError(f"data {path}: is not a picture ({image.reason})")
-        return image_tensor(self.camera, image)
+        try:
+            return image_tensor(self.camera, read_file(path))
+        except PictureError as error:
+            raise UserError(f"data {path}: is not a picture ({error.reason})") from None
 
     def gestures(self, data: Path, split: str) -> tuple[NDArray[np.uint8], Ints]:
         """Pictures [N, 1, H, W, 3] and the digit each shows."""

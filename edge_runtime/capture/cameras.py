@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime import config
-from edge_runtime.admit import Refusal, decode_picture
+from edge_runtime.admit import MAX_JPEG_BYTES, Refusal, decode_picture
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError
@@ -232,7 +232,7 @@ class ImagesSource(Source):
             if isinstance(image, Refusal):
                 self._intake.refuse(stream, image)
             else:
-                self._intake.frame(stream, image, id=file.name)
+                self._intake.put(stream, image, id=file.name)
             due_ns += period_ns
         log_end(self, self._intake, stream, before, read, "pictures")
 
@@ -249,12 +249,17 @@ def picture_files(folder: Path) -> list[Path]:
     )
 
 
-def read_picture(file: Path) -> NDArray[np.uint8] | Refusal:
-    """Decode a picture file to [height, width, 3] uint8 BGR; what it is, its content says and not its name."""
+def read_picture(file: Path) -> bytes | NDArray[np.uint8] | Refusal:
+    """A JPEG's bytes, as far as a camera may send them, else the picture decoded to [height, width, 3] uint8 BGR; what
+    it is, its content says and not its name.
+    """
     try:
-        image = decode_picture(read_plain(file, MAX_FILE_BYTES))
+        data = read_plain(file, MAX_FILE_BYTES)
     except OSError as error:
         return Refusal("unreadable", f"{file.name}: {error.strerror}")
+    if data[:2] == b"\xff\xd8" and len(data) <= MAX_JPEG_BYTES:
+        return data
+    image = decode_picture(data)
     return Refusal(image.reason, f"{file.name}: {image.detail}") if isinstance(image, Refusal) else image
 
 

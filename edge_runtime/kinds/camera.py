@@ -7,13 +7,15 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from edge_runtime import pictures
 from edge_runtime.admit import FreezeDetector, Refusal, admit_image, decode_jpeg
 from edge_runtime.kinds.kind import Admit, Field, Kind, Make, Preprocess, Read
 from edge_runtime.kinds.record import Time, none, unset
 from edge_runtime.messages import Frame, Slice, Tensors
-from edge_runtime.preprocess import image_tensor
+from edge_runtime.pixels import fewest, fitted, pixels
 from edge_runtime.specs import CameraStream
 
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
@@ -37,7 +39,7 @@ class CompressedImage(Struct, frozen=True):
 
 
 class Camera(Kind[CameraStream, Frame, CompressedImage]):
-    """Frames [height, width, 3] BGR, or their JPEG bytes."""
+    """Frames [height, width, 3] BGR, or their JPEG bytes. The model's pixels are made on the source's thread."""
 
     spec = CameraStream
     message = Frame
@@ -47,26 +49,28 @@ class Camera(Kind[CameraStream, Frame, CompressedImage]):
     pairs = True
 
     def admission(self, spec: CameraStream) -> Admit:
-        """Decodes JPEG; refuses what is no picture, black, or repeated (`frozen_after`)."""
+        """Decodes JPEG and makes the model's pixels; refuses what is no picture, black, or repeated (`frozen_after`).
+
+        A JPEG that is not decoded whole repeats where its scans do: then it is the same picture at any size.
+        """
         freeze = FreezeDetector(spec)
+        needed = fewest(spec)
 
         def admit(content: Any) -> Make | Refusal:
-            encoded: bytes | memoryview | None = None
-            if isinstance(content, Frame):
-                image, encoded = content.image, content.encoded
-            elif isinstance(content, np.ndarray):
-                image = content
+            picture: bytes | memoryview | NDArray[np.uint8]
+            picture = content.picture if isinstance(content, Frame) else content
+            if isinstance(picture, np.ndarray):
+                image, jpeg = admit_image(spec, picture), None
             else:
-                decoded = decode_jpeg(content)
-                if isinstance(decoded, Refusal):
-                    return decoded
-                image, encoded = decoded, content
-            admitted = admit_image(spec, image)
-            if isinstance(admitted, Refusal):
-                return admitted
-            if frozen := freeze.admit(admitted):
+                decoded = decode_jpeg(picture, needed)
+                image = decoded if isinstance(decoded, Refusal) else admit_image(spec, decoded)
+                jpeg = None if needed is None else picture
+            if isinstance(image, Refusal):
+                return image
+            if frozen := freeze.admit(image, jpeg):
                 return frozen
-            return lambda stream, seq, captured_ns, id: Frame(stream, seq, captured_ns, admitted, encoded, id=id)
+            taken = fitted(spec, image)
+            return lambda stream, seq, captured_ns, id: Frame(stream, seq, captured_ns, picture, taken, id=id)
 
         return admit
 
@@ -77,36 +81,53 @@ class Camera(Kind[CameraStream, Frame, CompressedImage]):
         def tensors(part: Slice) -> Tensors:
             newest = part.newest
             assert isinstance(newest, Frame)
-            return {"image": image_tensor(spec, newest.image)}
+            made = pixels(spec, newest.picture) if newest.pixels is None else newest.pixels
+            return {"image": made[None]}
 
         return tensors
 
     def to_record(self, message: Frame, at: Time, jpeg_quality: int | None) -> CompressedImage:
-        kind: Literal["jpeg", "png"] = "png" if message.encoded is None and jpeg_quality is None else "jpeg"
+        picture = message.picture
+        kind: Literal["jpeg", "png"] = "jpeg"
         data: bytes | memoryview
-        if message.encoded is not None:
-            data = message.encoded
-        else:
+        if isinstance(picture, np.ndarray):
+            kind = "png" if jpeg_quality is None else "jpeg"
             how = PNG if jpeg_quality is None else [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
-            done, buffer = cv2.imencode(f".{kind}", message.image, how)
+            done, buffer = cv2.imencode(f".{kind}", picture, how)
             assert done, "every admitted picture can be written"
             data = buffer.data
+        else:
+            data = picture
         # msgspec writes a memoryview as it writes bytes; copying a picture first would cost the more.
         return CompressedImage(at, message.stream, data, kind, message.captured_ns, message.seq, unset(message.id))  # type: ignore[arg-type]
 
     def to_message(self, stream: str, record: CompressedImage) -> Frame:
+        """A JPEG is read to its end mark, and decoded by whoever takes the frame."""
+        picture: bytes | NDArray[np.uint8] = record.data
         try:
-            image = pictures.decode(record.data)
+            if record.format == "jpeg":
+                pictures.read_header(record.data)
+            else:
+                picture = pictures.decode(record.data)
         except pictures.PictureError as error:
             raise ValueError(f"picture {record.seq} of {stream}: {error}") from None
-        encoded = record.data if record.format == "jpeg" else None
-        return Frame(stream, record.seq, record.captured_ns, image, encoded, id=none(record.id))
+        return Frame(stream, record.seq, record.captured_ns, picture, id=none(record.id))
+
+    def fitted(self, spec: CameraStream, message: Frame) -> Frame:
+        """With the pixels that the stream takes."""
+        try:
+            return replace(message, pixels=pixels(spec, message.picture))
+        except pictures.PictureError as error:
+            raise ValueError(f"picture {message.seq} of {message.stream}: {error}") from None
 
     def weight(self, message: Frame) -> int:
-        return message.image.nbytes if message.encoded is None else len(message.encoded)
+        return message.picture.nbytes if isinstance(message.picture, np.ndarray) else len(message.picture)
 
     def footprint(self, message: Frame) -> int:
-        return message.image.nbytes + (0 if message.encoded is None else len(message.encoded))
+        whole, made = message.picture, message.pixels
+        if made is None or (isinstance(whole, np.ndarray) and np.may_share_memory(made, whole)):
+            return self.weight(message)
+        return self.weight(message) + made.nbytes
 
     def encoded(self, message: Frame) -> bool:
         return message.encoded is not None

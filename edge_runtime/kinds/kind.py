@@ -119,7 +119,8 @@ class Kind(ABC, Generic[Spec, M, R]):
         return False
 
     def fitted(self, spec: Spec, message: M) -> M | None:
-        """A recorded message as far as a stream of another bundle can take it, or None."""
+        """A recorded message as far as the stream of a bundle can take it, or None. Raises ValueError where what was
+        recorded is damaged."""
         return message
 
     @abstractmethod

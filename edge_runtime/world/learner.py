@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,8 +50,7 @@ class Learner:
             elif item.stream in self._pipeline.streams:
                 self._add(Sample(item.stream, self._seq[item.stream], at_ns, item.values))
         # Through JPEG, as in the car.
-        image = cv2.imdecode(np.frombuffer(to_jpeg(draw()), np.uint8), cv2.IMREAD_COLOR)
-        self._add(Frame(CAMERA, self._seq[CAMERA], at_ns, np.asarray(image, np.uint8)))
+        self._add(Frame(CAMERA, self._seq[CAMERA], at_ns, to_jpeg(draw())))
         outcome = self._pipeline.decide(at_ns, at_ns)
         for part in outcome.aligned.slices.values():
             self._pipeline.settle(part)

@@ -287,7 +287,7 @@ def record_offline(bundle: Bundle, data: Path, split: str, path: Path, noise: bo
         for message in messages:
             if noise and isinstance(message, Frame):
                 dark = np.random.default_rng(number).integers(0, 12, (16, 16, 3), dtype=np.uint8)
-                message = msgspec.structs.replace(message, image=dark, encoded=None)  # noqa: PLW2901
+                message = msgspec.structs.replace(message, picture=dark, pixels=None)  # noqa: PLW2901
             recorder.message(message)
         said = DecisionMessage(
             1, "x", identity, number, moment.reference_ns, moment.reference_ns, "", moment.label, 1.0, {}, [],

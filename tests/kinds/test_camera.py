@@ -31,7 +31,8 @@ def test_bytes_are_decoded_and_kept_and_pixels_are_taken_as_they_are() -> None:
     plain = ROW.admission(SPEC)(PICTURE)("front", 3, 7, None)
     assert plain.image is PICTURE and plain.encoded is None and plain.id is None
     again = ROW.admission(SPEC)(frame)("front", 4, 8, None)
-    assert again.image is frame.image and again.encoded is data
+    assert again.picture is frame.picture is data
+    assert (again.pixels == frame.pixels).all() and (frame.pixels == frame.image).all() and plain.pixels is PICTURE
 
 
 def test_each_refusal_is_the_one_of_its_check() -> None:
@@ -50,8 +51,8 @@ def test_each_refusal_is_the_one_of_its_check() -> None:
 def test_a_picture_is_recorded_as_it_came_or_without_loss_unless_loss_is_asked_for(
     encoded: bool, quality: int | None, form: str, lossless: bool
 ) -> None:
-    data = jpeg(PICTURE) if encoded else None
-    frame = Frame("front", 3, 7, PICTURE, data, id="x")
+    data = jpeg(PICTURE) if encoded else PICTURE
+    frame = Frame("front", 3, 7, data, id="x")
     record = ROW.to_record(frame, AT, quality)
     assert (record.format, record.frame_id, record.seq, record.captured_ns, record.id) == (form, "front", 3, 7, "x")
     assert (record.timestamp.sec, record.timestamp.nsec) == (1, 500_000_000)
@@ -80,8 +81,12 @@ def test_a_record_that_is_no_picture_is_named() -> None:
 def test_a_frame_weighs_what_it_holds() -> None:
     data = jpeg(PICTURE)
     assert ROW.weight(Frame("front", 0, 0, PICTURE)) == 24 * 32 * 3
-    assert ROW.weight(Frame("front", 0, 0, PICTURE, data)) == len(data)
-    assert [ROW.encoded(Frame("front", 0, 0, PICTURE, one)) for one in (None, data)] == [False, True]
+    assert ROW.weight(Frame("front", 0, 0, data)) == len(data)
+    assert ROW.footprint(Frame("front", 0, 0, PICTURE, PICTURE[:])) == 24 * 32 * 3, "once, where it is the picture"
+    assert ROW.footprint(Frame("front", 0, 0, PICTURE, PICTURE[:12, :16].copy())) == 24 * 32 * 3 + 12 * 16 * 3
+    assert ROW.footprint(Frame("front", 0, 0, data, PICTURE)) == len(data) + 24 * 32 * 3
+    assert ROW.footprint(Frame("front", 0, 0, data)) == len(data)
+    assert [ROW.encoded(Frame("front", 0, 0, one)) for one in (PICTURE, data)] == [False, True]
 
 
 def test_the_newest_frame_stands_for_all_that_wait() -> None:
