@@ -33,7 +33,7 @@ class Fingerprint:
     hashes: tuple[int, ...] = ()
     """`dhash` of each picture."""
     readings: bytes = b""
-    """All sensor windows, standardised: float32."""
+    """All windows of readings, of sensors or of sound, standardised: float32."""
 
 
 def dhash(image: Tensor) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ import numpy as np
 from calibration.near import NOTHING, Fingerprint, dhash, first_of_each, pairs
 from calibration.samples import CalibrationSample
 from edge_runtime.errors import GateRefused, UserError
+from edge_runtime.streams import StreamSpec, kind_of
+from edge_runtime.tensor_source import TensorSource
 
 MANY_DOUBLES = 4
 """Where moments come more often than this on average, as frames of a camera that hangs do, it is said."""
@@ -34,8 +36,9 @@ class Signature:
     """By which nearly equal moments are told."""
 
 
-def signature(index: int, sample: CalibrationSample) -> Signature:
-    """The signature of the sample that came as number `index`."""
+def signature(index: int, sample: CalibrationSample, streams: Mapping[str, StreamSpec]) -> Signature:
+    """The signature of the sample that came as number `index`. `streams`: how the bundle declares them, which says by
+    what each of their tensors is nearly another."""
     every, exact = hashlib.sha256(), hashlib.sha256()
     hashes: list[int] = []
     readings = b""
@@ -43,15 +46,23 @@ def signature(index: int, sample: CalibrationSample) -> Signature:
         value = np.ascontiguousarray(sample.tensors[source])
         described = f"{source} {value.dtype} {value.shape}\0".encode() + value.tobytes()
         every.update(described)
-        if source.field == "image":
+        likeness = _likeness(source, streams)
+        if likeness == "picture":
             hashes += [dhash(picture) for picture in value]
-        elif source.field == "window":
+        elif likeness == "readings":
             readings += value.astype(np.float32).tobytes()
         else:
             exact.update(described)
     fingerprint = Fingerprint(exact.hexdigest(), tuple(hashes), readings)
     about = (sample.id, sample.group, sample.label, sample.condition)
     return Signature(index, *about, every.hexdigest(), sample.present, fingerprint)
+
+
+def _likeness(source: TensorSource, streams: Mapping[str, StreamSpec]) -> str:
+    if source.kind != "stream":
+        return "exact"
+    spec = streams[source.name]
+    return kind_of(spec).fields(spec)[source.field].likeness
 
 
 def without_doubles(signatures: Iterable[Signature]) -> list[Signature]:

@@ -128,4 +128,5 @@ class StageInputs:
 def _read(bundle: Bundle, moments: Iterable[LabelledSet]) -> tuple[list[Signature], SampleStore]:
     """The signature of every moment, and the moments themselves, put away."""
     store = SampleStore()
-    return [signature(i, one) for i, one in enumerate(store.keeping(read_samples(bundle, moments)))], store
+    samples = enumerate(store.keeping(read_samples(bundle, moments)))
+    return [signature(index, sample, bundle.manifest.streams) for index, sample in samples], store

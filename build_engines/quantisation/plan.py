@@ -89,8 +89,9 @@ def _evaluation_samples(build: Build, bundle: Bundle) -> list[CalibrationSample]
     """The moments that the sensitivity pass looks at: of every stratum of the evaluation split."""
     store = SampleStore()
     samples = store.keeping(read_samples(bundle, evaluation_moments(build, bundle)))
-    marks = [signature(i, one) for i, one in enumerate(samples)]
-    return store.take(one.index for one in choose(marks, build.recipe.quantise.samples, build.recipe.seed))
+    streams = bundle.manifest.streams
+    signatures = [signature(index, sample, streams) for index, sample in enumerate(samples)]
+    return store.take(one.index for one in choose(signatures, build.recipe.quantise.samples, build.recipe.seed))
 
 
 def largest_values(model: ModelProto, fed: StageInputs, name: str) -> dict[str, float]:

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from calibration.near import MAX_BITS, MAX_SIGMA, Fingerprint, dhash, first_of_each, pairs
 from calibration.samples import CalibrationSample
-from calibration.select import Signature, choose, refuse_leak, signature
+from calibration.select import Signature, choose, refuse_leak, signature, without_doubles
 from edge_runtime.errors import GateRefused
+from edge_runtime.kinds.audio import AudioStream
 from edge_runtime.messages import Tensor
 from edge_runtime.tensor_source import TensorSource, stream_tensor
+from tests import tiny
 
 
 def scene(seed: int) -> NDArray[np.uint8]:
@@ -36,7 +38,8 @@ def moment(
     if text:
         tensors[stream_tensor("text", "ids")] = np.full((1, 8), words, np.int32)
     present = ("camera", "sensors", "text") if text else ("camera", "sensors")
-    return signature(index, CalibrationSample(f"m{index}", f"g{index}", label, "", present, tensors))
+    sample = CalibrationSample(f"m{index}", f"g{index}", label, "", present, tensors)
+    return signature(index, sample, tiny.STREAMS)
 
 
 def recompressed(picture: NDArray[np.uint8], quality: int = 60) -> NDArray[np.uint8]:
@@ -130,3 +133,18 @@ def test_a_few_near_doubles_are_counted_and_many_are_refused() -> None:
     assert refuse_leak(chosen, evaluated, 0.05) == 1
     with pytest.raises(GateRefused, match=r"1 of 20 .*\(such as m19 and m3\).*near_leak = 0\.04"):
         refuse_leak(chosen, evaluated, 0.04)
+
+
+def test_sounds_are_near_by_their_frames_as_readings_are() -> None:
+    streams = {"mic": AudioStream(rate_hz=10, max_age_ms=400, window=8, mels=16)}
+    frames = np.random.default_rng(0).normal(size=(1, 8, 16)).astype(np.float32)
+
+    def heard(index: int, change: float) -> Signature:
+        tensors: dict[TensorSource, Tensor] = {
+            stream_tensor("mic", "frames"): frames + np.float32(change),
+            stream_tensor("mic", "mask"): np.ones((1, 8, 1), np.float32),
+        }
+        return signature(index, CalibrationSample(f"m{index}", f"g{index}", "a", "", ("mic",), tensors), streams)
+
+    every = [heard(0, 0.0), heard(1, 0.9 * MAX_SIGMA), heard(2, 1.5 * MAX_SIGMA)]
+    assert [one.id for one in without_doubles(every)] == ["m0", "m2"]
