@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from benchmarks.gpu import report
+from benchmarks.gpu import results_page
 from benchmarks.results import machine
 from edge_runtime.cuda import open_cuda
 from edge_runtime.errors import UserError
@@ -62,8 +62,8 @@ def gpu(out: Path, wanted: tuple[str, ...], require_gpu: bool, check: bool) -> N
     for part in PARTS:
         if not wanted or part.name in wanted:
             ended[part.name] = run_part(part, out)
-            report.write(out, about, {one.name: one.title for one in PARTS}, ended)
-    failed = report.failures(out, ended)
+            results_page.write(out, about, {one.name: one.title for one in PARTS}, ended)
+    failed = results_page.failures(out, ended)
     click.echo(f"{out / 'gpu.md'}: {len(failed)} of what must hold does not")
     for line in failed:
         click.echo(f"  {line}")

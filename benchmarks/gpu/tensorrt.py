@@ -9,8 +9,6 @@ device, time added around it, steadiness, and how long opening takes with an emp
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.gpu.findings import Findings
+from benchmarks.gpu.first_decision import first_decision
 from benchmarks.results import write_plot
 from benchmarks.workload import percentile
 from edge_runtime.bundle import TOKENIZER, Bundle, Stage, open_bundle
@@ -53,29 +52,6 @@ HOLD_STEADY = 1.05
 """p99 over p50 of replayed CUDA graphs."""
 HOLD_FIRST_S = 3.0
 """First decision after start with a warm engine cache."""
-FIRST_DECISION = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from edge_runtime.bundle import open_bundle
-from edge_runtime.config import EngineConfig
-from edge_runtime.messages import Frame, Sample, Utterance
-from edge_runtime.pipeline import Pipeline
-from edge_runtime.streams import CameraStream, SensorStream
-path, cuda, cache = sys.argv[1:]
-pipeline = Pipeline(open_bundle(Path(path), allow_unsigned=True), EngineConfig("tensorrt", cuda=cuda, cache=cache))
-for name, spec in pipeline.streams.items():
-    if isinstance(spec, CameraStream):
-        pipeline.add(Frame(name, 0, 0, np.zeros((spec.height, spec.width, 3), np.uint8)))
-    elif isinstance(spec, SensorStream):
-        pipeline.add(Sample(name, 0, 0, {channel.name: channel.mean for channel in spec.channels}))
-    else:
-        pipeline.add(Utterance(name, 0, 0, "go"))
-assert pipeline.decide(0, 0).verdict.source == "model"
-print(time.monotonic())
-pipeline.close()
-"""
-"""In a process of its own: open the bundle on TensorRT, decide once, print when."""
 
 
 @dataclass(frozen=True)
@@ -224,12 +200,12 @@ def on_device(
             cache = Path(folder) / "engines"
             try:
                 measured += list(_measure(bundle, cuda, cache, frames, console, figures))
-                figures.setdefault("first_decision_s", {})[cuda] = first_decision(path, cuda, cache)
+                seconds = first_decision("tensorrt", cuda, str(path), cache)["total_s"]
+                figures.setdefault("first_decision_s", {})[cuda] = seconds
             except (UserError, EngineError) as error:
                 missing.append(f"{cuda}: {error}")
                 continue
-            told = figures["first_decision_s"][cuda]
-            console.print(f"{cuda}: first decision {told:.2f} s after start, cache warm (hold: {HOLD_FIRST_S:g} s)")
+            console.print(f"{cuda}: first decision {seconds:.2f} s after start, cache warm (hold: {HOLD_FIRST_S:g} s)")
     return measured, missing
 
 
@@ -269,16 +245,6 @@ def _measure(
                 run_ms=percentile(run_ms, 50),
                 run_p99_ms=percentile(run_ms, 99),
             )
-
-
-def first_decision(bundle: Path, cuda: str, cache: Path) -> float:
-    """Seconds from the start of a process (its imports included) to its first decision, engines from `cache`."""
-    start = time.monotonic()
-    line = [sys.executable, "-c", FIRST_DECISION, str(bundle), cuda, str(cache)]
-    result = subprocess.run(line, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise EngineError(f"first decision: {(result.stderr.strip().splitlines() or ['no answer'])[-1]}")
-    return float(result.stdout.split()[-1]) - start
 
 
 def moments(bundle: Bundle, count: int) -> dict[str, list[Tensors]]:

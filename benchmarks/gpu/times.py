@@ -7,8 +7,6 @@ Times are from the thread's own clock around a call and the wait for it, unless 
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +20,7 @@ import numpy as np
 
 from benchmarks.gpu.engine import BUNDLES, MakeLauncher, engines
 from benchmarks.gpu.findings import Findings
+from benchmarks.gpu.first_decision import first_decision
 from benchmarks.gpu.messages import moments as message_moments
 from benchmarks.gpu.tensorrt import CUDA, moments
 from benchmarks.gpu.torch_runtime import CudaLauncher, torch_engines
@@ -267,16 +266,8 @@ def live(findings: Findings, ways: Sequence[CudaChoice], seconds: float) -> None
 
 def starts(findings: Findings, cuda: CudaChoice) -> None:
     """From a process's start to its first decision, and what of it is CUDA: twice, the first fills the page cache."""
-    line = [sys.executable, "-m", "benchmarks.gpu.first_decision", cuda]
-    told = []
-    for _ in range(2):
-        begun = time.monotonic()
-        result = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
-        if result.returncode:
-            raise EngineError((result.stderr.strip().splitlines() or ["no answer"])[-1])
-        answer = json.loads(result.stdout.splitlines()[-1])
-        told.append(answer | {"total_s": answer.pop("decided_at") - begun})
-    findings.figure(f"start, {cuda}, s [cold, warm]", told)
+    steps = [first_decision("torch", cuda, "shipped:home") for _ in range(2)]
+    findings.figure(f"start, {cuda}, s [cold, warm]", steps)
 
 
 def _spent_us(step: Callable[[], Any]) -> float:

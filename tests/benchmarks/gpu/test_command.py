@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import command, report
+from benchmarks.gpu import command, results_page
 from benchmarks.gpu.command import PARTS, Part, run_part
 from benchmarks.gpu.findings import Findings
 
@@ -63,7 +63,7 @@ def test_a_part_that_crashes_is_a_failure_and_its_findings_stay(
     part = write_part(monkeypatch, tmp_path / "root", f"found.check('one', True)\nprint('last words')\n{body}")
     told = run_part(part, out)
     assert told["how"] == f"ended with {code}"
-    (line,) = report.failures(out, {"trial": told})
+    (line,) = results_page.failures(out, {"trial": told})
     assert line.startswith(f"trial: ended with {code}: ")
     assert json.loads((out / "trial.json").read_text())["checks"] == [{"name": "one", "holds": True, "detail": ""}]
 
@@ -78,7 +78,7 @@ def test_the_page_names_what_does_not_hold_and_what_could_not_be_found_out(tmp_p
         raise ValueError("for a reason\nand more")
     about = {"machine": {"time": "2026-01-01", "cpu": "a CPU", "cores": 4, "python": "3.12"}, "gpu": "no driver"}
     ended = {"times": {"seconds": 1.0, "limit_s": 2, "how": "done", "last": ""}}
-    report.write(tmp_path, about, {"times": "Times"}, ended)
+    results_page.write(tmp_path, about, {"times": "Times"}, ended)
     page = (tmp_path / "gpu.md").read_text()
     assert "- times: steady: 1.50, at most 1.05" in page
     assert "- times: a step that raises: ValueError: for a reason" in page

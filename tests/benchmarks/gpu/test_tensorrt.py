@@ -74,7 +74,7 @@ def test_every_stage_is_measured_through_both_ways_to_cuda(
 
     double = TensorRTDouble()
     monkeypatch.setattr(tensorrt, "load_library", lambda: double.library)
-    monkeypatch.setattr(tensorrt, "first_decision", lambda *_: 1.5)
+    monkeypatch.setattr(tensorrt, "first_decision", lambda *_: {"total_s": 1.5})
     figures: dict[str, Any] = {}
     measured, missing = tensorrt.on_device(tiny_bundle, tiny_bundle_path, 20, Console(quiet=True), figures)
     ways = [cuda for cuda in tensorrt.CUDA if not any(reason.startswith(cuda) for reason in missing)]
@@ -100,7 +100,7 @@ def test_an_engine_that_answers_wrongly_shows_in_the_error(
     double = TensorRTDouble()
     double.disturb = lambda _, value: value * 1.5
     monkeypatch.setattr(tensorrt, "load_library", lambda: double.library)
-    monkeypatch.setattr(tensorrt, "first_decision", lambda *_: 1.5)
+    monkeypatch.setattr(tensorrt, "first_decision", lambda *_: {"total_s": 1.5})
     measured, _ = tensorrt.on_device(tiny_bundle, tiny_bundle_path, 20, Console(quiet=True), {})
     assert {round(one.error_rel, 3) for one in measured} == {0.5}
 
@@ -108,4 +108,4 @@ def test_an_engine_that_answers_wrongly_shows_in_the_error(
 @pytest.mark.usefixtures("without_a_gpu")
 def test_a_first_decision_that_fails_says_why(tiny_bundle_path: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="first decision: .*libcuda"):
-        tensorrt.first_decision(tiny_bundle_path, "auto", tmp_path)
+        tensorrt.first_decision("tensorrt", "auto", str(tiny_bundle_path), tmp_path)
