@@ -3,6 +3,7 @@
 # make setup-build    what build-engines and the benchmarks need
 # make gpu-kit        a folder that proves the CUDA side on a GPU machine without a network
 # make mutants  do the tests notice small changes? MODULES="health gate/limits" for some; docs/mutants.md
+# make hostile  does a running service hold under every flood, bomb and storm? PARTS="garbage million" for some
 # make format rewrite the code's format          make schema   rewrite the JSON Schemas
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo setup-build test check mutants format schema clean gpu-kit
+.PHONY: demo setup-build test check mutants hostile format schema clean gpu-kit
 
 demo: $(VENV)/.run-ready
 	$(BIN)/edge-runtime demo
@@ -28,6 +29,9 @@ check: $(VENV)/.test-ready
 
 mutants: $(VENV)/.test-ready
 	$(BIN)/python -m tests.mutants $(MUTANTS) $(MODULES)
+
+hostile: $(VENV)/.test-ready
+	$(BIN)/python -m tests.hostile $(PARTS)
 
 format: $(VENV)/.test-ready
 	$(BIN)/ruff format .

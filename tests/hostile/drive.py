@@ -1,0 +1,190 @@
+"""What is done to a service, part by part, and what is heard meanwhile."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edge_runtime.bundle import open_bundle
+from edge_runtime.bundles import bundle_path
+from tests.hostile.attacks import ATTACKS
+from tests.hostile.judge import Figures, Heard, broken, figures
+from tests.hostile.million import accounted
+from tests.hostile.service import Service, serve
+
+TOGETHER, MILLION = "together", "million"
+QUIET_S = 3.0
+"""Undisturbed, before each part."""
+TOGETHER_S = 20.0
+RECOVERY_S = 1.5
+SPARE_S = 10.0
+"""For an attacker's process to start and to end."""
+MILLION_SENDERS = 2
+
+
+def run(names: Sequence[str], seconds: float, timed: bool = True, quiet_s: float = QUIET_S) -> list[Figures]:
+    """The attacks of those names, each after an undisturbed while; a service that ended is started anew.
+
+    The undisturbed figures are of all those whiles together. Without `timed`, only what holds on any machine is judged.
+    """
+    heard: list[tuple[str, Heard, bool, int, list[str]]] = []
+    quiet: list[Heard] = []
+    waiting = list(names)
+    ages = max_ages_ms()
+    while waiting:
+        with serve(len(waiting) * (seconds + quiet_s + SPARE_S) + TOGETHER_S) as service:
+            time.sleep(RECOVERY_S)
+            while waiting and service.alive:
+                quiet.append(watch(service, quiet_s))
+                if not service.alive:
+                    break
+                name = waiting.pop(0)
+                during, sent, faults = attack(service, name, TOGETHER_S if name == TOGETHER else seconds)
+                heard.append((name, during, service.alive, sent, faults))
+                said = figures(name, during, pooled(quiet), ages, service.alive, sent, faults)
+                say(judged(said, timed), waits=len(waiting))
+    base = pooled(quiet)
+    return [
+        judged(figures(name, during, base, ages, alive, sent, faults), timed)
+        for name, during, alive, sent, faults in heard
+    ]
+
+
+def judged(of: Figures, timed: bool) -> Figures:
+    row = ATTACKS.get(of.part)
+    rules = broken(of, timed and (row is None or row.timed), timed and row is not None and row.quiet)
+    return dataclasses.replace(of, broken=rules)
+
+
+def attack(service: Service, name: str, seconds: float) -> tuple[Heard, int, list[str]]:
+    """What was heard while `name` went on, what it sent and what it found."""
+    rows = [ATTACKS[name]] if name != TOGETHER else [row for row in ATTACKS.values() if row.together]
+    command = [sys.executable, "-m", "tests.hostile.attacks"]
+    where = [service.inputs, service.decisions_at, str(service.pid), str(seconds)]
+    running = [
+        subprocess.Popen([*command, row.name, *where], stdout=subprocess.PIPE)
+        for row in rows
+        for _ in range(row.copies if name != TOGETHER else 1)
+    ]
+    sent, faults = 0, []
+    try:
+        during = watch(service, seconds, running)
+        for process in running:
+            said = process.communicate()[0].decode().strip()
+            if process.returncode == 0:
+                result = json.loads(said.splitlines()[-1])
+                sent += result["sent"]
+                faults += result["faults"]
+            else:
+                faults.append(f"an attacker ended with exit code {process.returncode}")
+    finally:
+        _end(running)
+    time.sleep(RECOVERY_S)
+    if service.killed_for_memory:
+        faults.append("killed for its memory")
+    return during, sent, faults
+
+
+def watch(
+    service: Service, seconds: float, until: Sequence[subprocess.Popen[bytes]] = (), limit_s: float = SPARE_S
+) -> Heard:
+    """What is heard from now for `seconds`, and until the processes `until` have ended; and the status after it.
+
+    They are killed where they need more than `limit_s` beyond that, or where the service has ended.
+    """
+    begin_ns = time.monotonic_ns()
+    lines = len(service.log_lines())
+    before = service.statuses[-1] if service.statuses else {"lost": 0, "repeated": 0}
+    time.sleep(seconds)
+    deadline = time.monotonic() + limit_s
+    while any(process.poll() is None for process in until) and service.alive and time.monotonic() < deadline:
+        time.sleep(0.05)
+    end_ns = time.monotonic_ns()
+    status = service.wait_for_status(end_ns + int(1e9), 5.0)  # one that began after the end
+    after = status or before
+    return Heard(
+        seconds=(end_ns - begin_ns) / 1e9,
+        aftermath=[one for one in service.decisions if end_ns <= one["heard_ns"]],
+        decisions=[one for one in service.decisions if begin_ns <= one["heard_ns"] < end_ns],
+        samples=[one for one in service.samples if begin_ns <= one.at_ns < end_ns],
+        log=service.log_lines()[lines:],
+        status=status,
+        lost=after["lost"] - before["lost"],
+        repeated=after["repeated"] - before["repeated"],
+    )
+
+
+def pooled(parts: Sequence[Heard]) -> Heard:
+    """Several undisturbed whiles as one; memory and CPU of the first, before anything was done to the service."""
+    return Heard(
+        seconds=sum(one.seconds for one in parts),
+        decisions=[decision for one in parts for decision in one.decisions],
+        samples=parts[0].samples,
+    )
+
+
+def mutations(count: int) -> Figures:
+    """Mutated messages without a limit on rates, so that every one is looked at; judged on all but time.
+
+    Their senders wait where they are not taken. What was sent must be accounted for to the last message.
+    """
+    with serve(3600, "rate_limit = 0") as service:
+        time.sleep(RECOVERY_S)
+        quiet = watch(service, QUIET_S)
+        each = count // MILLION_SENDERS
+        command = [sys.executable, "-m", "tests.hostile.million", service.inputs, str(each)]
+        running = [subprocess.Popen([*command, str(seed)]) for seed in range(MILLION_SENDERS)]
+        try:
+            during = watch(service, 0.0, running, limit_s=3600)
+        finally:
+            _end(running)
+        faults = ["killed for its memory"] if service.killed_for_memory else []
+        sent = each * MILLION_SENDERS
+        if service.alive:
+            expected = sent + service.stop_honest()
+            status = _settled(service, expected)
+            during = dataclasses.replace(during, status=status)
+            if (found := accounted(status["status"])) != expected:
+                faults.append(f"{expected} sent, {found} accounted for")
+        one = judged(figures(MILLION, during, quiet, max_ages_ms(), service.alive, sent, faults), timed=False)
+        say(one)
+        return one
+
+
+def _settled(service: Service, expected: int) -> Mapping[str, Any]:
+    """The status in which all is accounted for, or the one after which no more was for 5 s."""
+    newest = service.statuses[-1]
+    while accounted(newest["status"]) != expected:
+        if (following := service.wait_for_status(newest["heard_ns"] + int(4e9), 6.0)) is None:
+            break
+        if accounted(following["status"]) == accounted(newest["status"]):
+            break
+        newest = following
+    return newest
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def max_ages_ms() -> dict[str, float]:
+    manifest = open_bundle(bundle_path("shipped:vehicle"), allow_unsigned=True).manifest
+    return {name: spec.max_age_ms for name, spec in manifest.streams.items()}
+
+
+def say(one: Figures, waits: int = 0) -> None:
+    """One line as it goes on."""
+    verdict = "; ".join(one.broken) or "holds"
+    print(
+        f"{one.part:26} {one.decisions_hz:5.1f}/s  p50 {one.p50:6.1f}  p99 {one.p99:7.1f} ms"
+        f" (undisturbed {one.undisturbed_p99:.1f})  {one.peak_mb:5.0f} MiB  {one.cores:4.2f} cores  {verdict}"
+        + (f"  [{waits} to go]" if waits else ""),
+        flush=True,
+    )

@@ -1,0 +1,86 @@
+"""The honest neighbours: a camera at 30 Hz, sensors and sentences, each from a socket of its own, all stamped.
+
+    python -m tests.hostile.honest ENDPOINT SECONDS
+
+Every message's `id` is `t` and when it was sent, in monotonic nanoseconds: what is decided on can be told to be old.
+SIGTERM ends it, too. Its output is a JSON object: messages sent, messages that the socket would not take at once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+import zmq
+
+from benchmarks.workload import FRAME_HZ, make_workload
+
+STARTS_LATE_NS = 200_000_000
+"""Farther behind than this (it was stopped, say), it goes on from the present and does not catch up."""
+
+
+class Honest:
+    """Three sockets that never block."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context = zmq.Context()
+        self._sockets = {name: self._context.socket(zmq.PUSH) for name in ("camera", "sensors", "text")}
+        for socket in self._sockets.values():
+            socket.setsockopt(zmq.SNDHWM, 4)
+            socket.setsockopt(zmq.LINGER, 2000)
+            socket.setsockopt(zmq.IMMEDIATE, 1)
+            socket.connect(endpoint)
+        self.sent = self.unsent = 0
+
+    def send(self, socket: str, message: dict[str, Any], *more: bytes) -> None:
+        """With its stamp and mark, or not at all."""
+        now_ns = time.monotonic_ns()
+        header = json.dumps({"schema": 1, "captured_ns": now_ns, "id": f"t{now_ns}", **message}).encode()
+        try:
+            self._sockets[socket].send_multipart([header, *more], zmq.NOBLOCK)
+            self.sent += 1
+        except zmq.Again:
+            self.unsent += 1
+
+    def close(self) -> None:
+        """Returns when what was sent has left, or after 2 s."""
+        for socket in self._sockets.values():
+            socket.close()
+        self._context.term()
+
+
+def main(endpoint: str, seconds: float) -> None:
+    workload = make_workload()
+    honest = Honest(endpoint)
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    due_ns = time.monotonic_ns()
+    for index in range(int(seconds * FRAME_HZ)):
+        if stopping:
+            break
+        now_ns = time.monotonic_ns()
+        if now_ns - due_ns > STARTS_LATE_NS:
+            due_ns = now_ns
+        time.sleep(max(0, due_ns - now_ns) / 1e9)
+        moment, sentence = workload.moment(index), workload.sentence(index)
+        if sentence is not None:
+            honest.send("text", {"stream": "text", "text": sentence})
+        for reading in moment.readings:
+            honest.send("sensors", {"stream": reading.stream, "values": dict(reading.values)})
+        honest.send("camera", {"stream": "camera.front"}, moment.jpeg)
+        due_ns += 1_000_000_000 // FRAME_HZ
+    honest.close()
+    print(json.dumps({"sent": honest.sent, "unsent": honest.unsent}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]))

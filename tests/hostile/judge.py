@@ -1,0 +1,205 @@
+"""What a part's figures are, and the rules that they must keep. Pure: lists in, figures and broken rules out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tests.hostile.bombs import FORGED
+from tests.hostile.service import LIMIT_MB, Sample
+
+CAMERA = "camera.front"
+HONEST_HZ = 30
+SLACK_MS = 250.0
+"""An input may be this much older than said before it counts as stale: time on the wire, and in short queues."""
+MAX_GROWTH_MB = 512
+MAX_LOG_LINES_S = 5.0
+MAX_LOG_LINE = 1000
+MAX_QUIET_CORES = 0.5
+"""Above the undisturbed use, where an attack must cost nothing to speak of."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was seen between two moments."""
+
+    seconds: float
+    decisions: Sequence[Mapping[str, Any]]
+    samples: Sequence[Sample]
+    log: Sequence[str] = ()
+    status: Mapping[str, Any] | None = None
+    """The first status after it."""
+    aftermath: Sequence[Mapping[str, Any]] = ()
+    """Decisions from its end to that status."""
+    lost: int = 0
+    repeated: int = 0
+
+    def latencies_ms(self) -> list[float]:
+        """Of decisions on honest frames, which carry a mark."""
+        return [
+            one["latency_ms"]
+            for one in self.decisions
+            if one["triggered"] and str(one["inputs"].get(CAMERA, [""])[0]).startswith("t")
+        ]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One part. Milliseconds, MiB, CPU cores, and counts."""
+
+    part: str
+    seconds: float
+    decisions_hz: float
+    honest_hz: float
+    """Decisions on honest frames."""
+    p50: float
+    p99: float
+    undisturbed_p50: float
+    undisturbed_p99: float
+    stale: int
+    """Inputs decided on that were older than said, or older than their stream allows."""
+    safe: int
+    balanced: bool
+    peak_mb: float
+    undisturbed_mb: float
+    cores: float
+    undisturbed_cores: float
+    log_lines_s: float
+    longest_line: int
+    forged: int
+    lost: int
+    repeated: int
+    alive: bool
+    sent: int
+    sources_down: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    broken: tuple[str, ...] = field(default=())
+    """Rules that it breaks, in words."""
+
+
+def stale_inputs(decisions: Sequence[Mapping[str, Any]], max_age_ms: Mapping[str, float]) -> int:
+    """Inputs that were decided on although older than their stream allows, or than the decision says."""
+    count = 0
+    for one in decisions:
+        for stream, (mark, age_ms) in one["inputs"].items():
+            if isinstance(mark, str) and mark.startswith("t") and mark[1:].isdigit():
+                true_ms = (one["captured_ns"] - int(mark[1:])) / 1e6
+                count += true_ms > min(age_ms, max_age_ms[stream]) + SLACK_MS
+    return count
+
+
+def cores(samples: Sequence[Sample]) -> float:
+    """CPU seconds a second."""
+    if len(samples) < 2:
+        return 0.0
+    spent = samples[-1].cpu_s - samples[0].cpu_s
+    return max(0.0, spent) * 1e9 / (samples[-1].at_ns - samples[0].at_ns)
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """Linear-interpolation percentile; infinite where there is nothing: no answer is the slowest."""
+    return float(np.percentile(values, q)) if values else float("inf")
+
+
+def figures(
+    part: str,
+    during: Heard,
+    undisturbed: Heard,
+    max_age_ms: Mapping[str, float],
+    alive: bool,
+    sent: int = 0,
+    faults: Sequence[str] = (),
+) -> Figures:
+    """Of one part, beside what was undisturbed in the same run."""
+    calm, latencies = undisturbed.latencies_ms(), during.latencies_ms()
+    triggered = [one for one in during.decisions if one["triggered"]]
+    status = during.status["status"] if during.status is not None else None
+    down = [one["name"] for one in status["sources"] if one["state"] != "running"] if status else []
+    return Figures(
+        part=part,
+        seconds=during.seconds,
+        decisions_hz=len(triggered) / during.seconds,
+        honest_hz=len(latencies) / during.seconds,
+        p50=percentile(latencies, 50),
+        p99=percentile(latencies, 99),
+        undisturbed_p50=percentile(calm, 50),
+        undisturbed_p99=percentile(calm, 99),
+        stale=stale_inputs([*during.decisions, *during.aftermath], max_age_ms),
+        safe=sum(one["source"] == "safe" for one in during.decisions),
+        balanced=status is not None and status["conserved"],
+        peak_mb=max((one.memory_mb for one in during.samples), default=0.0),
+        undisturbed_mb=max((one.memory_mb for one in undisturbed.samples), default=0.0),
+        cores=cores(during.samples),
+        undisturbed_cores=cores(undisturbed.samples),
+        log_lines_s=len(during.log) / during.seconds,
+        longest_line=max(map(len, during.log), default=0),
+        forged=sum(map(is_forged, during.log)),
+        lost=during.lost,
+        repeated=during.repeated,
+        alive=alive,
+        sent=sent,
+        sources_down=tuple(down),
+        faults=tuple(faults),
+    )
+
+
+def is_forged(line: str) -> bool:
+    """Whether a sender wrote it, or could steer a terminal with it."""
+    return line.startswith(FORGED) or any(ord(sign) < 32 and sign != "\t" for sign in line)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must hold of a part's figures."""
+
+    words: Callable[[Figures], str]
+    """Said where it does not."""
+    holds: Callable[[Figures], bool]
+    timed: bool = False
+    """Left out where decisions cannot go on, and on machines that have other work."""
+
+
+RULES = (
+    Rule(lambda f: "the service ended", lambda f: f.alive),
+    Rule(
+        lambda f: f"{f.decisions_hz:.1f} decisions a second, {HONEST_HZ} frames came",
+        lambda f: f.decisions_hz >= 0.97 * HONEST_HZ,
+        timed=True,
+    ),
+    Rule(
+        lambda f: f"p99 {f.p99:.1f} ms, at most {2 * f.undisturbed_p99 + 5:.1f}",
+        lambda f: f.p99 <= 2 * f.undisturbed_p99 + 5,
+        timed=True,
+    ),
+    Rule(lambda f: f"{f.safe} safe decisions", lambda f: f.safe == 0, timed=True),
+    Rule(lambda f: f"{f.lost} decisions did not reach the subscriber", lambda f: f.lost == 0, timed=True),
+    Rule(lambda f: f"{f.stale} inputs were older than said", lambda f: f.stale == 0),
+    Rule(lambda f: "the accounts do not balance", lambda f: f.balanced or not f.alive),
+    Rule(
+        lambda f: f"memory {f.peak_mb:.0f} MiB, {f.undisturbed_mb:.0f} undisturbed, {LIMIT_MB} at most",
+        lambda f: f.peak_mb <= min(LIMIT_MB, f.undisturbed_mb + MAX_GROWTH_MB),
+    ),
+    Rule(
+        lambda f: f"{f.log_lines_s:.1f} log lines a second",
+        lambda f: f.log_lines_s <= MAX_LOG_LINES_S,
+    ),
+    Rule(lambda f: f"a log line of {f.longest_line} characters", lambda f: f.longest_line <= MAX_LOG_LINE),
+    Rule(lambda f: f"{f.forged} log lines were forged", lambda f: f.forged == 0),
+    Rule(lambda f: f"{f.repeated} decisions came twice", lambda f: f.repeated == 0),
+    Rule(lambda f: f"sources are down: {', '.join(f.sources_down)}", lambda f: not f.sources_down),
+    Rule(lambda f: "; ".join(f.faults), lambda f: not f.faults),
+)
+QUIET = Rule(
+    lambda f: f"{f.cores:.2f} cores, {f.undisturbed_cores:.2f} undisturbed",
+    lambda f: f.cores <= f.undisturbed_cores + MAX_QUIET_CORES,
+    timed=True,
+)
+
+
+def broken(of: Figures, timed: bool = True, quiet: bool = False) -> tuple[str, ...]:
+    """The rules that `of` breaks, in words; without `timed`, only those that hold however slow the machine is."""
+    rules = (*RULES, QUIET) if quiet else RULES
+    return tuple(rule.words(of) for rule in rules if (timed or not rule.timed) and not rule.holds(of))
