@@ -2,7 +2,8 @@
 
     python -m tests.hostile.attacks NAME INPUTS DECISIONS PID SECONDS
 
-Its last line is a JSON object: messages sent, and what went wrong as the attacker saw it.
+It says `ready`, waits for a line, and attacks. Its last line is a JSON object: messages sent, and what went wrong as
+the attacker saw it.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class Attack:
     """Whether it must cost no CPU to speak of."""
     together: bool = True
     """Whether it takes part when all attack at once."""
+    ready: Callable[[], object] = bombs.frame
+    """Done before the time begins: what it throws is made."""
 
     @property
     def name(self) -> str:
@@ -190,7 +193,7 @@ def largest_pictures(target: Target) -> None:
 
 def pictures_of_4k(target: Target) -> None:
     """Faster than any decoder here, each newest when it comes."""
-    data = bombs.jpeg(3840, 2160)
+    data = bombs.picture_of_4k()
 
     def stamped() -> Iterator[list[bytes]]:
         while True:
@@ -421,8 +424,8 @@ ATTACKS = {
         Attack(half_messages, "200 messages of 8 MiB whose last byte is held back"),
         Attack(huge_messages, "messages of 64 MiB"),
         Attack(largest_pictures, "50 senders of 8 MiB that are no pictures"),
-        Attack(pictures_of_4k, "3840x2160 JPEGs as fast as a socket takes them", copies=2),
-        Attack(picture_bombs, "pictures that announce, repeat or lack something"),
+        Attack(pictures_of_4k, "3840x2160 JPEGs as fast as a socket takes them", copies=2, ready=bombs.picture_of_4k),
+        Attack(picture_bombs, "pictures that announce, repeat or lack something", ready=bombs.pictures),
         Attack(headers_without_pictures, "camera messages that hold no picture, at line rate"),
         Attack(words_for_values, "nulls, words and new channel names, at line rate"),
         Attack(wrong_stamps, "stamps of the past and of the future"),
@@ -447,6 +450,9 @@ def main(name: str, inputs: str, decisions: str, pid: int, seconds: float) -> No
     # More connections than the service may have need as many descriptors here.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    ATTACKS[name].ready()
+    print("ready", flush=True)
+    sys.stdin.readline()
     target = Target(inputs, decisions, pid, time.monotonic() + seconds)
     ATTACKS[name].run(target)
     print(json.dumps({"sent": target.sent, "faults": target.faults}), flush=True)

@@ -40,6 +40,10 @@ def jpeg(width: int, height: int, quality: int = 85, progressive: bool = False) 
     return bytes(cv2.imencode(".jpg", image, options)[1])
 
 
+def picture_of_4k() -> bytes:
+    return jpeg(3840, 2160)
+
+
 def announced(width: int, height: int) -> bytes:
     """A JPEG of the town whose header announces another size."""
     data = bytearray(frame())
@@ -66,12 +70,13 @@ def png_of_nothing(width: int, height: int) -> bytes:
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    packer, row = zlib.compressobj(9), bytes(1 + width * 3)
+    packer, row = zlib.compressobj(6), bytes(1 + width * 3)
     packed = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
+@functools.cache
 def pictures() -> list[bytes]:
     """Bombs, and pictures that are cut, damaged, or of another kind than their first bytes say."""
     whole = frame()

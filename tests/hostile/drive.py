@@ -13,7 +13,7 @@ from typing import Any
 from edge_runtime.bundle import open_bundle
 from edge_runtime.bundles import bundle_path
 from tests.hostile.attacks import ATTACKS
-from tests.hostile.judge import Figures, Heard, broken, figures
+from tests.hostile.judge import MEMORY, Figures, Heard, broken, figures
 from tests.hostile.million import accounted
 from tests.hostile.service import Service, serve
 
@@ -30,14 +30,15 @@ MILLION_SENDERS = 2
 def run(names: Sequence[str], seconds: float, timed: bool = True, quiet_s: float = QUIET_S) -> list[Figures]:
     """The attacks of those names, each after an undisturbed while; a service that ended is started anew.
 
-    The undisturbed figures are of all those whiles together. Without `timed`, only what holds on any machine is judged.
+    So is one that has taken too much memory: the next part is not to blame for that. The undisturbed figures are of all
+    those whiles together. Without `timed`, only what holds on any machine is judged.
     """
     heard: list[tuple[str, Heard, bool, int, list[str]]] = []
     quiet: list[Heard] = []
     waiting = list(names)
     ages = max_ages_ms()
     while waiting:
-        with serve(len(waiting) * (seconds + quiet_s + SPARE_S) + TOGETHER_S) as service:
+        with serve() as service:
             time.sleep(RECOVERY_S)
             while waiting and service.alive:
                 quiet.append(watch(service, quiet_s))
@@ -46,8 +47,10 @@ def run(names: Sequence[str], seconds: float, timed: bool = True, quiet_s: float
                 name = waiting.pop(0)
                 during, sent, faults = attack(service, name, TOGETHER_S if name == TOGETHER else seconds)
                 heard.append((name, during, service.alive, sent, faults))
-                said = figures(name, during, pooled(quiet), ages, service.alive, sent, faults)
-                say(judged(said, timed), waits=len(waiting))
+                said = judged(figures(name, during, pooled(quiet), ages, service.alive, sent, faults), timed)
+                say(said, waits=len(waiting))
+                if not MEMORY.holds(said):
+                    break
     base = pooled(quiet)
     return [
         judged(figures(name, during, base, ages, alive, sent, faults), timed)
@@ -67,12 +70,19 @@ def attack(service: Service, name: str, seconds: float) -> tuple[Heard, int, lis
     command = [sys.executable, "-m", "tests.hostile.attacks"]
     where = [service.inputs, service.decisions_at, str(service.pid), str(seconds)]
     running = [
-        subprocess.Popen([*command, row.name, *where], stdout=subprocess.PIPE)
+        subprocess.Popen([*command, row.name, *where], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for row in rows
         for _ in range(row.copies if name != TOGETHER else 1)
     ]
     sent, faults = 0, []
     try:
+        for process in running:
+            assert process.stdout is not None
+            process.stdout.readline()
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            process.stdin.flush()
         during = watch(service, seconds, running)
         for process in running:
             said = process.communicate()[0].decode().strip()
@@ -111,6 +121,7 @@ def watch(
         seconds=(end_ns - begin_ns) / 1e9,
         aftermath=[one for one in service.decisions if end_ns <= one["heard_ns"]],
         decisions=[one for one in service.decisions if begin_ns <= one["heard_ns"] < end_ns],
+        frames=sum(begin_ns <= at_ns < end_ns for at_ns in service.frames_ns),
         samples=[one for one in service.samples if begin_ns <= one.at_ns < end_ns],
         log=service.log_lines()[lines:],
         status=status,
@@ -133,7 +144,7 @@ def mutations(count: int) -> Figures:
 
     Their senders wait where they are not taken. What was sent must be accounted for to the last message.
     """
-    with serve(3600, "rate_limit = 0") as service:
+    with serve("rate_limit = 0") as service:
         time.sleep(RECOVERY_S)
         quiet = watch(service, QUIET_S)
         each = count // MILLION_SENDERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,6 @@ from tests.hostile.bombs import FORGED
 from tests.hostile.service import LIMIT_MB, Sample
 
 CAMERA = "camera.front"
-HONEST_HZ = 30
 SLACK_MS = 250.0
 """An input may be this much older than said before it counts as stale: time on the wire, and in short queues."""
 MAX_GROWTH_MB = 512
@@ -29,6 +29,8 @@ class Heard:
     seconds: float
     decisions: Sequence[Mapping[str, Any]]
     samples: Sequence[Sample]
+    frames: int = 0
+    """Of the honest camera."""
     log: Sequence[str] = ()
     status: Mapping[str, Any] | None = None
     """The first status after it."""
@@ -52,6 +54,8 @@ class Figures:
 
     part: str
     seconds: float
+    frames_hz: float
+    """Of the honest camera."""
     decisions_hz: float
     honest_hz: float
     """Decisions on honest frames."""
@@ -69,7 +73,8 @@ class Figures:
     undisturbed_cores: float
     log_lines_s: float
     longest_line: int
-    forged: int
+    forged: tuple[str, ...]
+    """Log lines that a sender wrote, or that hold control characters."""
     lost: int
     repeated: int
     alive: bool
@@ -121,6 +126,7 @@ def figures(
     return Figures(
         part=part,
         seconds=during.seconds,
+        frames_hz=during.frames / during.seconds,
         decisions_hz=len(triggered) / during.seconds,
         honest_hz=len(latencies) / during.seconds,
         p50=percentile(latencies, 50),
@@ -136,7 +142,7 @@ def figures(
         undisturbed_cores=cores(undisturbed.samples),
         log_lines_s=len(during.log) / during.seconds,
         longest_line=max(map(len, during.log), default=0),
-        forged=sum(map(is_forged, during.log)),
+        forged=tuple(filter(is_forged, during.log)),
         lost=during.lost,
         repeated=during.repeated,
         alive=alive,
@@ -148,7 +154,7 @@ def figures(
 
 def is_forged(line: str) -> bool:
     """Whether a sender wrote it, or could steer a terminal with it."""
-    return line.startswith(FORGED) or any(ord(sign) < 32 and sign != "\t" for sign in line)
+    return line.startswith(FORGED) or any(unicodedata.category(sign) == "Cc" for sign in line)
 
 
 @dataclass(frozen=True)
@@ -162,11 +168,15 @@ class Rule:
     """Left out where decisions cannot go on, and on machines that have other work."""
 
 
+MEMORY = Rule(
+    lambda f: f"memory {f.peak_mb:.0f} MiB, {f.undisturbed_mb:.0f} undisturbed, {LIMIT_MB} at most",
+    lambda f: f.peak_mb <= min(LIMIT_MB, f.undisturbed_mb + MAX_GROWTH_MB),
+)
 RULES = (
     Rule(lambda f: "the service ended", lambda f: f.alive),
     Rule(
-        lambda f: f"{f.decisions_hz:.1f} decisions a second, {HONEST_HZ} frames came",
-        lambda f: f.decisions_hz >= 0.97 * HONEST_HZ,
+        lambda f: f"{f.decisions_hz:.1f} decisions a second, {f.frames_hz:.1f} frames came",
+        lambda f: f.decisions_hz >= 0.97 * f.frames_hz,
         timed=True,
     ),
     Rule(
@@ -178,16 +188,13 @@ RULES = (
     Rule(lambda f: f"{f.lost} decisions did not reach the subscriber", lambda f: f.lost == 0, timed=True),
     Rule(lambda f: f"{f.stale} inputs were older than said", lambda f: f.stale == 0),
     Rule(lambda f: "the accounts do not balance", lambda f: f.balanced or not f.alive),
-    Rule(
-        lambda f: f"memory {f.peak_mb:.0f} MiB, {f.undisturbed_mb:.0f} undisturbed, {LIMIT_MB} at most",
-        lambda f: f.peak_mb <= min(LIMIT_MB, f.undisturbed_mb + MAX_GROWTH_MB),
-    ),
+    MEMORY,
     Rule(
         lambda f: f"{f.log_lines_s:.1f} log lines a second",
         lambda f: f.log_lines_s <= MAX_LOG_LINES_S,
     ),
     Rule(lambda f: f"a log line of {f.longest_line} characters", lambda f: f.longest_line <= MAX_LOG_LINE),
-    Rule(lambda f: f"{f.forged} log lines were forged", lambda f: f.forged == 0),
+    Rule(lambda f: f"{len(f.forged)} log lines were forged: {f.forged[0]!r:.120}", lambda f: not f.forged),
     Rule(lambda f: f"{f.repeated} decisions came twice", lambda f: f.repeated == 0),
     Rule(lambda f: f"sources are down: {', '.join(f.sources_down)}", lambda f: not f.sources_down),
     Rule(lambda f: "; ".join(f.faults), lambda f: not f.faults),

@@ -13,8 +13,9 @@ from tests.hostile.judge import Figures
 COLUMNS = (
     "part",
     "messages",
+    "frames/s",
     "decisions/s",
-    "own frames/s",
+    "on them",
     "p50 ms",
     "p99 ms",
     "undisturbed p50, p99",
@@ -35,6 +36,7 @@ def table(parts: Sequence[Figures]) -> str:
         cells = (
             one.part.replace("_", " "),
             f"{one.sent:,}",
+            f"{one.frames_hz:.1f}",
             f"{one.decisions_hz:.1f}",
             f"{one.honest_hz:.1f}",
             f"{one.p50:.1f}",

@@ -80,10 +80,14 @@ class Service:
     limit: str
     log_path: Path
     honest: subprocess.Popen[bytes]
+    frames_ns: list[int] = field(default_factory=list)
+    """When the honest camera had a frame."""
     decisions: list[dict[str, Any]] = field(default_factory=list)
     statuses: list[dict[str, Any]] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     killed_for_memory: bool = False
+    honest_sent: int = 0
+    """Messages of the honest senders, once they have ended."""
     _ended: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -95,7 +99,7 @@ class Service:
         return self.process.poll() is None
 
     def log_lines(self) -> list[str]:
-        return self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return self.log_path.read_bytes().decode("utf-8", "replace").removesuffix("\n").split("\n")
 
     def family(self) -> list[psutil.Process]:
         """It and its children."""
@@ -108,7 +112,11 @@ class Service:
     def stop_honest(self) -> int:
         """End the honest senders; how many messages they have sent."""
         self.honest.send_signal(signal.SIGTERM)
-        return int(json.loads(self.honest.communicate(timeout=20)[0])["sent"])
+        self.honest.wait(20)
+        deadline = time.monotonic() + 20
+        while not self.honest_sent and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.honest_sent
 
     def wait_for_status(self, after_ns: int, timeout_s: float) -> dict[str, Any] | None:
         """The newest status message that was heard later than `after_ns`."""
@@ -119,12 +127,16 @@ class Service:
             time.sleep(0.05)
         return None
 
-    def hear(self, witness: subprocess.Popen[bytes]) -> None:
-        """Read the witness's lines until it ends."""
-        assert witness.stdout is not None
-        for line in witness.stdout:
+    def hear(self, process: subprocess.Popen[bytes]) -> None:
+        """Read the lines of the witness or the honest senders until it ends."""
+        assert process.stdout is not None
+        for line in process.stdout:
             message = json.loads(line)
-            if "seq" in message:
+            if "frame_ns" in message:
+                self.frames_ns.append(message["frame_ns"])
+            elif "sent" in message:
+                self.honest_sent = message["sent"]
+            elif "seq" in message:
                 self.decisions.append(message)
             elif "status" in message:
                 self.statuses.append(message)
@@ -161,8 +173,8 @@ class Service:
 
 
 @contextlib.contextmanager
-def serve(seconds: float, options: str = "") -> Iterator[Service]:
-    """The service with a subscriber process and, for `seconds`, honest senders beside it; all ended on the way out.
+def serve(options: str = "") -> Iterator[Service]:
+    """The service with a subscriber process and honest senders beside it; all ended on the way out.
 
     `options` are more lines for the input socket's row. Raises TimeoutError if it does not decide.
     """
@@ -181,13 +193,14 @@ def serve(seconds: float, options: str = "") -> Iterator[Service]:
             cleanup.callback(process.kill)
             return process
 
-        honest = start([*python, "tests.hostile.honest", inputs, str(seconds)], stdout=subprocess.PIPE)
+        honest = start([*python, "tests.hostile.honest", inputs], stdout=subprocess.PIPE)
         witness = start([*python, "tests.hostile.witness", decisions], stdout=subprocess.PIPE)
         process = start([*prefix, *python, "edge_runtime", "run", str(config)], stdout=log, stderr=log)
         service = Service(process, inputs, decisions, limit, log_path, honest)
         cleanup.callback(service.end)
         cleanup.callback(service._ended.set)
-        threading.Thread(target=service.hear, args=(witness,), daemon=True).start()
+        for beside in (witness, honest):
+            threading.Thread(target=service.hear, args=(beside,), daemon=True).start()
         threading.Thread(target=service.watch, daemon=True).start()
         deadline = time.monotonic() + START_S
         while not any(one["source"] == "model" for one in service.decisions):

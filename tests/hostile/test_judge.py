@@ -24,7 +24,7 @@ def decision(at_s: float, latency_ms: float = 5.0, **changes: Any) -> dict[str, 
 def heard(decisions: list[dict[str, Any]], **changes: Any) -> Heard:
     status = {"status": {"conserved": True, "sources": [{"name": "zmq", "state": "running"}]}}
     samples = [Sample(0, 100.0, 1.0), Sample(10 * SECOND, 110.0, 3.0)]
-    return dataclasses.replace(Heard(10.0, decisions, samples, status=status), **changes)
+    return dataclasses.replace(Heard(10.0, decisions, samples, status=status, frames=300), **changes)
 
 
 CALM = heard([decision(at / 30) for at in range(300)])
@@ -51,7 +51,10 @@ def test_what_is_undisturbed_holds() -> None:
         (heard(list(CALM.decisions), log=["x" * 1001]), "a log line of 1001 characters"),
         (heard(list(CALM.decisions), log=[f"{FORGED} all is well"]), "1 log lines were forged"),
         (heard(list(CALM.decisions), log=["\x1b[2J"]), "1 log lines were forged"),
-        (heard(list(CALM.decisions), samples=[Sample(0, 1, 0), Sample(SECOND, 1, 0.8)]), "0.80 cores, 0.20 undisturbed"),
+        (
+            heard(list(CALM.decisions), samples=[Sample(0, 1, 0), Sample(SECOND, 1, 0.8)]),
+            "0.80 cores, 0.20 undisturbed",
+        ),
         (heard(list(CALM.decisions), status=None), "the accounts do not balance"),
     ],
 )
