@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,19 +230,6 @@ def digest_of(folder: Path) -> str:
         total.update(f"{path.relative_to(folder).as_posix()}\0".encode())
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
-
-
-def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects in a JSON Lines file. Raises UserError naming the line."""
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"data {path}: line {number} is not JSON ({error})") from None
-    except OSError as error:
-        raise UserError(f"data {path}: cannot be read ({error.strerror}); check --data and --split") from None
 
 
 def read_file(path: Path) -> bytes:

@@ -6,10 +6,8 @@ the training split's parts anew in every step instead of keeping the file's own 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +20,14 @@ from build_engines.data.datasets import (
     digest_of,
     in_step,
     read_file,
-    read_json_lines,
 )
 from build_engines.data.opposites import opposite_of
 from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
 from build_engines.modalities.sensors import fit_channels
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
+from build_engines.rows import Row, read_json_lines
 from calibration.moments import LabelledSet, RawMessage
+from edge_runtime.capture.tables import is_missing, read_rows
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Sample, Words
 from edge_runtime.pictures import PictureError
@@ -62,16 +61,23 @@ def read(
     """Every sample of `split` as a group of its own: one frame, one sensor reading, one sentence, at one time."""
     camera, text, sensors = stream_names(streams)
     for row in read_json_lines(data / split / MARKER):
-        values = {name: float(value) for name, value in row["sensors"].items() if value is not None}
         messages = (
-            RawMessage(camera, AT_NS, read_file(data / row["image"])),
-            RawMessage(sensors, AT_NS, values),
-            RawMessage(text, AT_NS, Words(row["text"], row.get("lang"))),
+            RawMessage(camera, AT_NS, read_file(data / str(row["image"]))),
+            RawMessage(sensors, AT_NS, _values(row)),
+            RawMessage(text, AT_NS, Words(row.text("text"), row.text("lang") or None)),
         )
         parts = row.get("labels")
         # Nothing is known to be right without the sentence or without the room.
         without = {camera: join_label(parts["action"], None, parts["occupants"])} if parts else {}
-        yield LabelledSet(row["id"], row["id"], AT_NS, row["label"], messages, without)
+        name = str(row["id"])
+        yield LabelledSet(name, name, AT_NS, str(row["label"]), messages, without)
+
+
+def _values(row: Row) -> dict[str, float]:
+    """What the room's sensors said."""
+    return {
+        name: row.number(f"sensors.{name}", value) for name, value in row.readings().items() if not is_missing(value)
+    }
 
 
 def stream_names(streams: Mapping[str, StreamSpec]) -> tuple[str, str, str]:
@@ -111,13 +117,21 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
 
 def _read_rooms(path: Path) -> tuple[list[dict[str, float]], Ints]:
     """Room rows (a value that is not there is left out) and the number of people in each."""
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        table = list(csv.DictReader(lines))
-    rows = [
-        {name: float(value) for name, value in row.items() if value and name not in ("timestamp", "occupants")}
-        for row in table
-    ]
-    return rows, np.array([int(row["occupants"]) for row in table])
+    rooms: list[dict[str, float]] = []
+    occupants: list[int] = []
+    try:
+        for found in read_rows(path):
+            row = Row(path, found.line, dict(found.cells))
+            if found.problem:
+                raise row.wrong(found.problem)
+            occupants.append(int(row.number("occupants", row["occupants"])))
+            named = ((name, cell) for name, cell in row.items() if name.lower() not in ("timestamp", "occupants"))
+            rooms.append({name: row.number(name, cell) for name, cell in named if not is_missing(cell)})
+    except OSError as error:
+        raise UserError(f"data {path}: cannot be read ({error.strerror}); the data folder is incomplete") from None
+    except ValueError as error:
+        raise UserError(f"data {path}: {error}") from None
+    return rooms, np.array(occupants)
 
 
 class _Parts:
@@ -148,12 +162,12 @@ class _Parts:
 
     def pairs(self, data: Path, split: str, names: Mapping[str, int]) -> list[Batch]:
         """The split's own pairs, 64 at a time."""
-        rows: list[dict[str, Any]] = list(read_json_lines(data / split / MARKER))
+        rows = list(read_json_lines(data / split / MARKER))
         batches = []
         for start in range(0, len(rows), 64):
             part = rows[start : start + 64]
-            values = [{k: float(v) for k, v in row["sensors"].items() if v is not None} for row in part]
-            texts = [text_tensors(self.text, self.tokenizer, row["text"]) for row in part]
+            values = [_values(row) for row in part]
+            texts = [text_tensors(self.text, self.tokenizer, str(row["text"])) for row in part]
             ids = np.concatenate([item["ids"] for item in texts]).astype(np.int32)
             mask = np.concatenate([item["mask"] for item in texts]).astype(np.float32)
             pictures = np.stack([self.picture(data / row["image"]) for row in part])

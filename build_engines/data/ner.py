@@ -1,7 +1,8 @@
 """The layout of tagged sentences: a tag per word, from JSON Lines or from any file in CoNLL's form.
 
 `DATA/<split>/samples.jsonl` holds `id`, `tokens` and `tags`. A CoNLL file has a word a line, its tag in the last column
-(parted by white space), and an empty line between sentences; `-DOCSTART-` lines are left out. It lies at
+(parted by tabs or white space), and an empty line between sentences; `-DOCSTART-` lines and comments before a sentence
+(`#`) are left out. It lies at
 `DATA/<split>.conll` (or `.txt`, or under another usual name), or DATA is such a file itself: then every fifth sentence
 is the evaluation split. IOB1 (as CoNLL-2003 was published), IOBES and BILOU become IOB2.
 """
@@ -9,6 +10,7 @@ is the evaluation split. IOB1 (as CoNLL-2003 was published), IOBES and BILOU bec
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +20,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared, read_file, read_json_lines
+from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared, read_file
 from build_engines.data.lexicon import Lexicon
 from build_engines.data.ner_augment import SentenceAugmenter, Tagged
 from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
 from build_engines.modalities.text.word_lists import WordLists, english
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
+from build_engines.rows import Row, read_json_lines
 from calibration.moments import LabelledSet, RawMessage
+from edge_runtime.capture.tables import is_utf8, lines_of
 from edge_runtime.errors import UserError
 from edge_runtime.heads.tagging import iob2
 from edge_runtime.messages import Words
@@ -62,7 +66,7 @@ def sentences(data: Path, split: str) -> list[Tagged]:
     """The split's sentences, in order, in IOB2. Raises UserError naming the line that is wrong."""
     path = split_file(data, split)
     if path.suffix == ".jsonl":
-        return [_checked(path, str(row["id"]), row["tokens"], row["tags"]) for row in read_json_lines(path)]
+        return [_json_sentence(row) for row in read_json_lines(path)]
     found = list(_conll(path))
     if path == data:
         held = split != "train"
@@ -72,36 +76,63 @@ def sentences(data: Path, split: str) -> list[Tagged]:
     return found
 
 
+def _json_sentence(row: Row) -> Tagged:
+    words, tags = row["tokens"], row["tags"]
+    for key, value in (("tokens", words), ("tags", tags)):
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise row.wrong(f"{key} is {value!r:.60}; a list of texts is wanted")
+    if len(words) != len(tags) or not words:
+        raise row.wrong(f"it has {len(words)} words and {len(tags)} tags; each word needs its own")
+    for tag in tags:
+        if not _is_tag(tag):
+            raise row.wrong(_NO_TAG.format(tag))
+    return _tagged(row.text("id") or f"{row.path.stem}:{row.line}", words, tags)
+
+
 def _conll(path: Path) -> Iterator[Tagged]:
     words: list[str] = []
     tags: list[str] = []
     try:
-        lines = read_file(path).decode().splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"data {path}: is not UTF-8 ({error}); convert it first") from None
+        lines = list(lines_of(path))
+    except OSError as error:
+        raise UserError(f"data {path}: cannot be read ({error.strerror}); the data folder is incomplete") from None
+    if bad := next((number for number, line in lines if not is_utf8(line)), None):
+        raise UserError(f"data {path}: line {bad} is not UTF-8; save the file as UTF-8")
+    delimiter = _delimiter([line for _, line in lines])
     start = 1
-    for number, line in enumerate([*lines, ""], 1):
-        columns = line.split()
-        if columns and not columns[0].startswith("-DOCSTART-"):
-            if len(columns) < 2:
-                raise UserError(f"data {path}: line {number} has one column; it needs a word and, last, its tag")
+    for number, line in [*lines, (len(lines) + 1, "")]:
+        columns = [column.strip() for column in re.split(delimiter, line.rstrip())] if line.strip() else []
+        if not columns or columns[0].startswith("-DOCSTART-"):
+            if words:
+                yield _tagged(f"{path.stem}:{start}", words, tags)
+            words, tags = [], []
+        elif not words and columns[0].startswith("#") and not _is_tag(columns[-1]):
+            continue  # a comment, as CoNLL-U has them before a sentence
+        elif len(columns) < 2 or not columns[0]:
+            raise UserError(f"data {path}: line {number} has one column; it needs a word and, last, its tag")
+        elif not _is_tag(columns[-1]):
+            raise UserError(f"data {path}: line {number}: {_NO_TAG.format(columns[-1])}")
+        else:
             start = start if words else number
             words.append(columns[0])
             tags.append(columns[-1])
-        elif words:
-            yield _checked(path, f"{path.stem}:{start}", words, tags)
-            words, tags = [], []
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """A pattern: a tab where every line of a word has as many; words may hold blanks then. Else blanks and tabs."""
+    tabs = {line.rstrip().count("\t") for line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-"))}
+    return "\t" if len(tabs) == 1 and tabs != {0} else "[ \t]+"
 
 
 _SAME = {"S-": "B-", "U-": "B-", "E-": "I-", "L-": "I-"}
+_NO_TAG = "the tag is {!r}; tags are O, B-<type> and I-<type>"
 
 
-def _checked(path: Path, name: str, words: Sequence[str], tags: Sequence[str]) -> Tagged:
-    if len(words) != len(tags) or not words:
-        raise UserError(f"data {path}: sentence {name} has {len(words)} words and {len(tags)} tags")
-    for tag in tags:
-        if tag != OUTSIDE and (tag[:2] not in ("B-", "I-", *_SAME) or len(tag) < 3):
-            raise UserError(f"data {path}: sentence {name} has the tag {tag!r}; tags are O, B-<type> and I-<type>")
+def _is_tag(tag: str) -> bool:
+    return tag == OUTSIDE or (tag[:2] in ("B-", "I-", *_SAME) and len(tag) > 2)
+
+
+def _tagged(name: str, words: Sequence[str], tags: Sequence[str]) -> Tagged:
     # A single-word span (S-, U-) begins a new one whatever stood before, as B- does.
     plain = [_SAME.get(tag[:2], tag[:2]) + tag[2:] for tag in tags]
     return Tagged(name, tuple(_readable(word) for word in words), iob2(plain, OUTSIDE))

@@ -22,7 +22,6 @@ from build_engines.data.datasets import (
     answer_names,
     digest_of,
     read_file,
-    read_json_lines,
 )
 from build_engines.data.mirror import Mirror
 from build_engines.data.paired import PairedSource, build_arrays
@@ -30,7 +29,9 @@ from build_engines.data.tokenizer import train_tokenizer
 from build_engines.modalities import MODALITIES, modality_of
 from build_engines.modalities.modality import SampleRow
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
+from build_engines.rows import Row, read_json_lines
 from calibration.moments import LabelledSet, RawMessage
+from edge_runtime.capture.tables import column_named, is_missing
 from edge_runtime.errors import UserError
 from edge_runtime.heads.regression import VALUES
 from edge_runtime.streams import SensorStream, StreamSpec, kind, streams_of
@@ -40,29 +41,28 @@ AT_NS = 1_000_000_000
 """All messages of a row carry this capture time: they are one moment."""
 NO_CLASS = -100
 """Of an auxiliary label that a row does not have; the loss leaves such rows out."""
-Row = dict[str, Any]
 
 
 def read(
     data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
 ) -> Iterator[LabelledSet]:
     """Every row of `split` as a group of its own. Raises UserError naming the row and what is wrong with it."""
-    reader = _Reader(data, split, streams, dataset)
+    reader = _Reader(data, streams, dataset)
     for row in _rows(data, split, dataset):
         yield reader.moment(row)
 
 
 def _rows(data: Path, split: str, dataset: DatasetRecipe) -> Iterator[Row]:
     for row in read_json_lines(data / split / MARKER):
-        if str(row.get("id", "")) not in dataset.exclude:
+        if row.text("id") not in dataset.exclude:
             yield row
 
 
 class _Reader:
     """Turns rows into labelled moments."""
 
-    def __init__(self, data: Path, split: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe) -> None:
-        self._data, self._where, self._dataset = data, f"data {data / split / MARKER}", dataset
+    def __init__(self, data: Path, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe) -> None:
+        self._data, self._dataset = data, dataset
         self._streams = streams
         for row in MODALITIES.values():
             names = list(streams_of(streams, row.spec))
@@ -71,9 +71,9 @@ class _Reader:
                 raise UserError(f"the samples layout feeds one {word} stream; there are {', '.join(names)}")
 
     def moment(self, row: Row) -> LabelledSet:
-        name = str(row.get("id", ""))
+        name = row.text("id")
         if not name:
-            raise UserError(f"{self._where}: a row has no id")
+            raise row.wrong("the row has no id; give it one of its own")
         plan = self._dataset
         groups = [_word(self._field(row, field)) for field in plan.groups]
         condition = _word(self._field(row, plan.condition)) if plan.condition else ""
@@ -94,10 +94,7 @@ class _Reader:
         """What the row holds for one stream."""
         spec = self._streams[stream]
         categories = self._dataset.categories
-        where = f"{self._where}: {row.get('id')}"
-        yield from modality_of(spec).messages(
-            stream, spec, SampleRow(row, where, AT_NS, self._path, self._read, categories)
-        )
+        yield from modality_of(spec).messages(stream, spec, SampleRow(row, AT_NS, self._path, self._read, categories))
 
     def _path(self, file: str) -> Path:
         return self._data / file
@@ -107,9 +104,10 @@ class _Reader:
 
     def _target(self, row: Row, name: str, field: str) -> float:
         value = self._field(row, field)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{self._where}: {row['id']}: {field} is {value!r}; the value {name!r} must be a number")
-        return float(value)
+        found = None if is_missing(value) else row.number(field, value)
+        if found is None or not math.isfinite(found):
+            raise row.wrong(f"{field} is {value!r}; the value {name!r} must be a finite number")
+        return found
 
     def _label(self, row: Row) -> str:
         plan = self._dataset
@@ -120,28 +118,26 @@ class _Reader:
             return value
         if value not in plan.values:
             known = ", ".join(plan.values)
-            raise UserError(f"{self._where}: {row['id']}: {plan.label} is {value!r}; dataset.values knows {known}")
+            raise row.wrong(f"{plan.label} is {value!r}; dataset.values knows {known}")
         return plan.values[value]
 
     def _field(self, row: Row, path: str) -> Any:
         found: Any = row
         for part in path.split("."):
-            if not isinstance(found, dict) or part not in found:
-                fields = ", ".join(map(str, row))
-                raise UserError(f"{self._where}: {row['id']} has no field {path!r}; it has {fields}")
-            found = found[part]
+            name = column_named(part, found) if isinstance(found, dict) else None
+            if name is None:
+                raise row.wrong(f"it has no field {path!r}; it has {', '.join(map(str, row))}")
+            found = found[name]
         if isinstance(found, dict | list):
-            raise UserError(f"{self._where}: {row['id']}: {path} holds several values; one is wanted")
-        return found
+            raise row.wrong(f"{path} holds several values; one is wanted")
+        return None if found != found else found  # noqa: PLR0124  NaN, as data frames write what is not there
 
     def aux(self, row: Row, name: str) -> str | None:
         """The class of an auxiliary label, or None where the row has none."""
         found = self._field(row, path := self._dataset.aux[name])
         if found is None or name not in self._dataset.bins:
             return None if found is None else _word(found)
-        if isinstance(found, bool) or not isinstance(found, int | float):
-            raise UserError(f"{self._where}: {row['id']}: {path} is {found!r}; dataset.bins.{name} needs numbers")
-        return str(bisect_right(self._dataset.bins[name], found))
+        return str(bisect_right(self._dataset.bins[name], row.number(path, found)))
 
     def cluster(self, row: Row) -> str:
         return " ".join(_word(self._field(row, field)) for field in self._dataset.groups)
@@ -156,12 +152,12 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     """Arrays of the training split and of the one that is evaluated. Raises UserError."""
     del work  # small enough to need no cache
     splits = {split: list(_rows(data, split, recipe.dataset)) for split in ("train", recipe.evaluate_split)}
-    readers = {split: _Reader(data, split, recipe.streams, recipe.dataset) for split in splits}
+    readers = {split: _Reader(data, recipe.streams, recipe.dataset) for split in splits}
     _refuse_shared_groups(recipe, data, splits, readers)
     streams = _fitted(recipe, splits["train"], readers["train"])
     tokenizer = None
     if recipe.model.text is not None:
-        sentences = sorted({str(row["text"]) for row in splits["train"] if row.get("text")})
+        sentences = sorted({text for row in splits["train"] if (text := row.text("text"))})
         if not sentences:
             raise UserError(f"data {data}: the training split has no text; leave model.text out of the recipe")
         tokenizer = train_tokenizer(recipe.tokenizer, sentences)

@@ -18,11 +18,12 @@ import numpy as np
 from msgspec import Struct
 
 from build_engines.data.arrays import Arrays
-from build_engines.data.datasets import Ints, Prepared, digest_of, read_file, read_json_lines
+from build_engines.data.datasets import Ints, Prepared, digest_of, read_file
 from build_engines.data.paired import FORM, PairedSource, build_arrays
 from build_engines.data.tokenizer import train_tokenizer
 from build_engines.modalities.sensors import fit_channels
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe, WorldRecipe
+from build_engines.rows import read_json_lines
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Words
@@ -53,11 +54,11 @@ class Line(Struct, frozen=True):
 
 
 def _lines(folder: Path) -> Iterator[Line]:
-    for number, row in enumerate(read_json_lines(folder / MARKER), 1):
+    for row in read_json_lines(folder / MARKER):
         try:
-            yield msgspec.convert(row, Line)
+            yield msgspec.convert(dict(row), Line)
         except msgspec.ValidationError as error:
-            raise UserError(f"data {folder / MARKER}: line {number}: {error}") from None
+            raise row.wrong(f"{error}; the world's own recorder writes such rows") from None
 
 
 def read(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 from msgspec import Struct
 
 from build_engines.modalities.faults import Fault
+from build_engines.rows import Row
 from calibration.moments import RawMessage
 
 if TYPE_CHECKING:
@@ -52,9 +53,7 @@ class Input(NamedTuple):
 class SampleRow:
     """A row of a table of labelled moments, as the layout `samples` gives it."""
 
-    fields: Mapping[str, Any]
-    where: str
-    """File and row, for messages to people."""
+    fields: Row
     at_ns: int
     """Capture time of the moment."""
     path: Callable[[str], Path]

@@ -17,7 +17,17 @@ from edge_runtime.admit import Refusal
 from edge_runtime.capture.cameras import log_end, wait_until
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
-from edge_runtime.capture.tables import Row, column_named, is_date, is_missing, moment, number, read_rows, time_unit
+from edge_runtime.capture.tables import (
+    Row,
+    column_named,
+    is_date,
+    is_missing,
+    is_utf8,
+    moment,
+    number,
+    read_rows,
+    time_unit,
+)
 from edge_runtime.errors import ConfigError
 from edge_runtime.streams import SensorStream, StreamSpec
 
@@ -122,7 +132,7 @@ class FileSource(Source):
         if not isinstance(text, str):
             self._malformed(row, f"no text in {self._settings.text!r}")
             return
-        if not text.isascii() and any("\udc80" <= one <= "\udcff" for one in text):
+        if not is_utf8(text):
             self._intake.refuse(stream, Refusal("not_utf8", f"line {row.line}: save the file as UTF-8"))
             return
         language = row.cells.get("lang")

@@ -136,8 +136,11 @@ def column_named(name: str, columns: Iterable[str]) -> str | None:
     return next((column for column in found if column.strip().casefold() == name.casefold()), None)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends; UTF-16 by its mark, else UTF-8. What is neither stays as surrogates."""
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their ends; UTF-16 by its mark, else UTF-8. What is neither stays as surrogates.
+
+    Only line feeds and carriage returns end a line. Raises OSError.
+    """
     with path.open("rb") as file:
         utf16 = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
     encoding = "utf-16" if utf16 else "utf-8-sig"
@@ -148,24 +151,43 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield count, line.rstrip("\n").replace("\0", "")
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
-    for count, line in _lines(path):
-        if not line.strip():
+def is_utf8(text: str) -> bool:
+    """Whether a text of `lines_of` could be read as what its file says it is."""
+    return text.isascii() or not any("\udc80" <= sign <= "\udcff" for sign in text)
+
+
+def json_objects(path: Path) -> Iterator[Row]:
+    """Every object of a JSON Lines file, as it is; the bad lines with their problem.
+
+    Comment lines, a comma after an object and the brackets of a list around them all are no problem. Raises OSError.
+    """
+    for count, line in lines_of(path):
+        text = line.strip()
+        if not text or text in "[]" or text.startswith(("#", "//")):
             continue
         try:
-            row = json.loads(line)
+            found = json.loads(text.removesuffix(","))
         except (ValueError, RecursionError) as error:
-            yield Row(count, problem=f"no JSON ({error})")
+            problem = "the line is too long" if len(line) >= LONGEST_LINE - 1 else f"no JSON ({error})"
+            yield Row(count, problem=problem)
             continue
-        if not isinstance(row, dict):
-            yield Row(count, problem="no JSON object")
-            continue
-        values = row.pop("values", None)
-        yield Row(count, {**row, **values} if isinstance(values, dict) else row)
+        for one in found if isinstance(found, list) else (found,):
+            yield Row(count, one) if isinstance(one, dict) else Row(count, problem=f"no JSON object but {one!r:.40}")
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    """With the channels of `values` beside the other fields."""
+    for row in json_objects(path):
+        values = row.cells.get("values")
+        if isinstance(values, dict):
+            others = {name: value for name, value in row.cells.items() if name != "values"}
+            yield Row(row.line, {**others, **values})
+        else:
+            yield row
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    lines = _lines(path)
+    lines = lines_of(path)
     sample = list(islice(lines, SAMPLE_LINES))
     header_at, dialect = _dialect([line for _, line in sample])
     header = _split(sample[header_at][1].lstrip("#").strip(" "), dialect)

@@ -52,7 +52,23 @@ def test_json_lines_keep_each_rows_own_names(tmp_path: Path) -> None:
     path.write_bytes(b'\xef\xbb\xbf{"t_s": 0, "a": 1}\r\n\n{"t_s": 1, "values": {"b": null}}\n[1]\n{"t_s": 2\n')
     rows = list(read_rows(path))
     assert [(row.line, dict(row.cells)) for row in rows[:2]] == [(1, {"t_s": 0, "a": 1}), (3, {"t_s": 1, "b": None})]
-    assert [(row.line, row.problem.split(" (")[0]) for row in rows[2:]] == [(4, "no JSON object"), (5, "no JSON")]
+    assert [(row.line, row.problem.split(" (")[0]) for row in rows[2:]] == [(4, "no JSON object but 1"), (5, "no JSON")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"a": 1}\n{"a": 2}\n \n\n',
+        b'# by hand\n{"a": 1}\r\n// and here\r\n{"a": 2}\r\n',
+        b'[\n{"a": 1},\n{"a": 2}\n]\n',
+        b'[{"a": 1}, {"a": 2}]',
+        '{"a": 1}\n{"a": 2}\n'.encode("utf-16"),
+    ],
+)
+def test_json_lines_as_tools_write_them(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.NDJSON"
+    path.write_bytes(content)
+    assert [(dict(row.cells), row.problem) for row in read_rows(path)] == [({"a": 1}, ""), ({"a": 2}, "")]
 
 
 def test_a_decimal_comma_is_no_thousands_mark_where_points_are_decimals(tmp_path: Path) -> None:

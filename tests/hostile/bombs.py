@@ -27,7 +27,9 @@ def message(stream: str, **fields: Any) -> bytes:
 @functools.cache
 def frame() -> bytes:
     """A JPEG of the town."""
-    return make_workload().moments[0].jpeg
+    picture = make_workload().picture(0)
+    assert isinstance(picture, bytes)
+    return picture
 
 
 @functools.cache

@@ -38,7 +38,7 @@ class Honest:
             socket.connect(endpoint)
         self.sent = 0
 
-    def send(self, socket: str, message: dict[str, Any], *more: bytes) -> None:
+    def send(self, socket: str, message: dict[str, Any], *more: Any) -> None:
         """With its stamp and mark, or not at all."""
         now_ns = time.monotonic_ns()
         header = json.dumps({"schema": 1, "captured_ns": now_ns, "id": f"t{now_ns}", **message}).encode()
@@ -73,12 +73,11 @@ def main(endpoint: str) -> None:
         if now_ns - due_ns > STARTS_LATE_NS:
             due_ns = now_ns
         time.sleep(max(0, due_ns - now_ns) / 1e9)
-        moment, sentence = workload.moment(index), workload.sentence(index)
-        if sentence is not None:
+        if (sentence := workload.sentence(index)) is not None:
             honest.send("text", {"stream": "text", "text": sentence})
-        for reading in moment.readings:
+        for reading in workload.sensed(index):
             honest.send("sensors", {"stream": reading.stream, "values": dict(reading.values)})
-        honest.send("camera", {"stream": "camera.front"}, moment.jpeg)
+        honest.send("camera", {"stream": "camera.front"}, workload.picture(index))
         print(json.dumps({"frame_ns": time.monotonic_ns()}), flush=True)
         due_ns += 1_000_000_000 // FRAME_HZ
     honest.close()

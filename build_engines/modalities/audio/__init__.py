@@ -42,8 +42,8 @@ class Audio(Modality[AudioRecipe, AudioStream]):
         return AudioEncoder(recipe, features)
 
     def messages(self, name: str, spec: AudioStream, row: SampleRow) -> Iterator[RawMessage]:
-        if file := row.fields.get("audio"):
-            yield from wav_messages(name, row.path(str(file)), row.at_ns)
+        if file := row.fields.file("audio"):
+            yield from wav_messages(name, row.path(file), row.at_ns)
 
     def fitted(self, spec: AudioStream, messages: Iterable[RawMessage]) -> AudioStream:
         return fit_sound(spec, messages)

@@ -13,6 +13,7 @@ from build_engines.modalities.modality import Input, Modality, SampleRow
 from build_engines.modalities.sensors.faults import reading_faults
 from build_engines.modalities.sensors.recipe import SensorsRecipe
 from calibration.moments import RawMessage
+from edge_runtime.capture.tables import column_named, is_missing
 from edge_runtime.errors import UserError
 from edge_runtime.specs import SensorStream
 
@@ -38,10 +39,12 @@ class Sensors(Modality[SensorsRecipe, SensorStream]):
 
     def messages(self, name: str, spec: SensorStream, row: SampleRow) -> Iterator[RawMessage]:
         """A message for each value: one that is physically impossible is refused alone."""
-        measured = row.fields.get("sensors") or {}
+        measured = row.fields.readings("sensors")
         for channel in spec.channels:
-            if (value := measured.get(channel.name)) is not None:
-                yield RawMessage(name, row.at_ns, {channel.name: _number(row, channel.name, value)})
+            field = column_named(channel.name, measured)
+            value = None if field is None else _number(row, channel.name, measured[field])
+            if value is not None:
+                yield RawMessage(name, row.at_ns, {channel.name: value})
 
     def fitted(self, spec: SensorStream, messages: Iterable[RawMessage]) -> SensorStream:
         """Fitted to what a device would admit."""
@@ -62,14 +65,17 @@ def _within(value: float, limits: tuple[float, float]) -> bool:
     return limits[0] <= value <= limits[1]
 
 
-def _number(row: SampleRow, channel: str, value: Any) -> float:
-    words = row.categories.get(channel)
-    if words is not None and str(value) in words:
+def _number(row: SampleRow, channel: str, value: Any) -> float | None:
+    """What a channel's value counts as; None where there is none."""
+    words = row.categories.get(channel, {})
+    if str(value) in words:
         return words[str(value)]
-    if words is not None or isinstance(value, bool) or not isinstance(value, int | float):
-        known = f"dataset.categories.{channel} knows {', '.join(words)}" if words else "it must be a number or null"
-        raise UserError(f"{row.where}: sensors.{channel} is {value!r}; {known}")
-    return float(value)
+    if is_missing(value):
+        return None
+    if words:
+        known = f"dataset.categories.{channel} knows {', '.join(words)}"
+        raise row.fields.wrong(f"sensors.{channel} is {value!r}; {known}")
+    return row.fields.number(f"sensors.{channel}", value)
 
 
 def fit_channels(spec: SensorStream, rows: Iterable[Mapping[str, float]]) -> SensorStream:

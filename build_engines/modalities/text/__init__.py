@@ -41,8 +41,8 @@ class Text(Modality[TextRecipe, TextStream]):
         return BY_WORD[field] if len(shape) == 3 else super().layout(field, shape)
 
     def messages(self, name: str, spec: TextStream, row: SampleRow) -> Iterator[RawMessage]:
-        if text := row.fields.get("text"):
-            yield RawMessage(name, row.at_ns, Words(str(text), row.fields.get("lang")))
+        if text := row.fields.text("text"):
+            yield RawMessage(name, row.at_ns, Words(text, row.fields.text("lang") or None))
 
     def faults(self, name: str, spec: TextStream, tagged: bool) -> dict[str, Fault]:
         if spec.word_pieces:

@@ -40,8 +40,8 @@ class Vision(Modality[VisionRecipe, CameraStream]):
         return VisionEncoder(recipe, spec.height, spec.width, features)
 
     def messages(self, name: str, spec: CameraStream, row: SampleRow) -> Iterator[RawMessage]:
-        if file := row.fields.get("image"):
-            yield RawMessage(name, row.at_ns, row.read(str(file)))
+        if file := row.fields.file("image"):
+            yield RawMessage(name, row.at_ns, row.read(file))
 
     def faults(self, name: str, spec: CameraStream, tagged: bool) -> dict[str, Fault]:
         return picture_faults(name)

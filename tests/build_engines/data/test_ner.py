@@ -64,6 +64,59 @@ def test_a_single_file_is_split_by_sentences_and_none_is_in_both(tmp_path: Path)
     assert not {one.id for one in train} & {one.id for one in val}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfNew\tB-LOC\r\nYork\tI-LOC\r\n\r\nit\tO\r\n \t \r\n\r\n",
+        b"New B-LOC\nYork\t \tI-LOC\n\t\nit  O\n\n\n\n",
+        b"# sent_id = 1\n# text = New York\nNew\tB-LOC\nYork\tI-LOC\n\n#\nit\tO\n",
+        b"-DOCSTART- O\n\nNew B-LOC\nYork I-LOC\n-DOCSTART- O\nit O",
+        "New B-LOC\nYork I-LOC\n\nit O\n".encode("utf-16"),
+        b"New _ B-LOC\rYork _ I-LOC\r\rit _ O\r",
+    ],
+)
+def test_a_conll_file_as_tools_write_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "train.conll").write_bytes(content)
+    found = [(one.words, one.tags) for one in sentences(tmp_path, "train")]
+    assert found == [(("New", "York"), ("B-LOC", "I-LOC")), (("it",), ("O",))]
+
+
+def test_signs_that_are_no_line_breaks_and_hashes_that_are_words_stay(tmp_path: Path) -> None:
+    (tmp_path / "train.conll").write_text("#news O\na\u2028b B-X\n# O\n\x85c O\n", encoding="utf-8")
+    (one,) = sentences(tmp_path, "train")
+    assert (one.words, one.tags) == (("#news", "ab", "#", "c"), ("O", "B-X", "O", "O"))
+
+
+def test_a_word_with_a_blank_is_kept_whole_between_tabs(tmp_path: Path) -> None:
+    (tmp_path / "train.conll").write_text("New York\tB-LOC\nis\tO\n")
+    (one,) = sentences(tmp_path, "train")
+    assert one.words == ("NewYork", "is")
+
+
+def test_a_json_sentence_without_an_id_has_its_line(tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "samples.jsonl").write_text('\n{"Tokens": ["a"], "Tags": ["O"]}\n')
+    assert [one.id for one in sentences(tmp_path, "val")] == ["samples:2"]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "line 1: it has 2 words and 1 tags"),
+        ({"tokens": [], "tags": []}, "it has 0 words"),
+        ({"tokens": ["a"], "tags": [3]}, "tags is .*a list of texts"),
+        ({"tokens": "a b", "tags": ["O", "O"]}, "tokens is 'a b'"),
+        ({"tokens": ["a"], "tags": ["LOC"]}, "the tag is 'LOC'"),
+        ({"words": ["a"], "tags": ["O"]}, "no field 'tokens'; it has words, tags"),
+    ],
+)
+def test_a_json_row_that_is_no_sentence_is_one_line(tmp_path: Path, row: dict[str, object], expected: str) -> None:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "samples.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match=expected):
+        sentences(tmp_path, "val")
+
+
 def test_json_lines_and_words_that_the_device_would_part_or_refuse(tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     row = {"id": "a", "tokens": ["New\u00a0York", "\u0007", "ok\u2028"], "tags": ["B-loc", "O", "O"]}
@@ -78,12 +131,15 @@ def test_json_lines_and_words_that_the_device_would_part_or_refuse(tmp_path: Pat
     ("text", "expected"),
     [
         ("word\n", "line 1 has one column"),
-        ("word X-what\n", "'X-what'"),
+        ("word X-what\n", "line 1: the tag is 'X-what'"),
+        ("a O\n# no tag\n", "line 2: the tag is 'tag'"),
+        ("a\tO\n\tO\n", "line 2"),
+        ("a O\n\udce9 O\n", "line 2 is not UTF-8"),
         ("\n\n", "holds no sentence"),
     ],
 )
 def test_what_is_no_tagged_text_is_told_in_one_line(tmp_path: Path, text: str, expected: str) -> None:
-    (tmp_path / "train.txt").write_text(text)
+    (tmp_path / "train.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(UserError, match=expected):
         sentences(tmp_path, "train")
 

@@ -94,8 +94,49 @@ def test_an_impossible_value_is_refused_alone(recipe: Recipe, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"sensors": {"spo2_percent": "97.5", "sex": "F"}},
+        {"sensors": {"SpO2_Percent": 97.5, "Sex": "F"}},
+        {"sensors": {"spo2_percent": 97.5, "sex": "F", "other": "x"}},
+    ],
+)
+def test_readings_as_tools_write_them(recipe: Recipe, tmp_path: Path, change: dict[str, object]) -> None:
+    write_rows(tmp_path, "val", [row_of(0, "val", True) | {"image": None} | change])
+    (moment,) = read(tmp_path, "val", recipe.streams, recipe.dataset)
+    assert [one.content for one in moment.messages if one.stream == "sensors"] == [{"spo2_percent": 97.5}, {"sex": 0.0}]
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), "", "NaN", "NA", "null", "-", " "])
+def test_what_tools_write_where_there_is_no_value_never_arrives(
+    recipe: Recipe, tmp_path: Path, nothing: object
+) -> None:
+    fields = {"image": nothing, "sensors": {"spo2_percent": nothing, "sex": nothing}}
+    write_rows(tmp_path, "val", [row_of(0, "val", True) | fields])
+    (moment,) = read(tmp_path, "val", recipe.streams, recipe.dataset)
+    assert [one.stream for one in moment.messages] == ["text"]
+
+
+def test_fields_in_capitals_are_found(recipe: Recipe, tmp_path: Path) -> None:
+    row = row_of(0, "val", True) | {"image": None}
+    (tmp_path / "lower").mkdir()
+    (tmp_path / "upper").mkdir()
+    write_rows(tmp_path / "lower", "val", [row])
+    finding = {name.upper(): value for name, value in row["finding"].items()}
+    write_rows(
+        tmp_path / "upper", "val", [{name.title(): value for name, value in (row | {"finding": finding}).items()}]
+    )
+    lower, upper = (list(read(tmp_path / name, "val", recipe.streams, recipe.dataset)) for name in ("lower", "upper"))
+    assert lower == upper
+
+
+@pytest.mark.parametrize(
     ("change", "expected"),
     [
+        ({"sensors": [1, 2]}, "channels and their values"),
+        ({"image": 7}, "the name of a file"),
+        ({"text": {"en": "hello"}}, "one text"),
+        ({"finding": {"code": float("nan")}}, "'none'"),
         ({"image": "val/images/gone.jpg"}, "gone.jpg"),
         ({"finding": {"code": 7}}, "'7'"),
         ({"finding": {}}, "finding.code"),
