@@ -6,11 +6,15 @@ import sys
 
 import click
 
+from benchmarks.cold import cold
 from benchmarks.drive import drive
 from benchmarks.gpu.command import gpu
 from benchmarks.home import home
 from benchmarks.latency import latency
+from benchmarks.overload import overload
 from benchmarks.replay import replay
+from benchmarks.soak import soak
+from benchmarks.subscribers import subscribers
 from edge_runtime.cli import run_command
 
 
@@ -19,7 +23,7 @@ def benchmarks() -> None:
     """Benchmarks. Each prints a table and writes JSON (and a plot) into the folder given by --out."""
 
 
-for command in (latency, drive, home, replay, gpu):
+for command in (latency, overload, subscribers, cold, soak, drive, home, replay, gpu):
     benchmarks.add_command(command)
 
 if __name__ == "__main__":

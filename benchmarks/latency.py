@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.live import PARTS, Heard, run_live, run_user_loop
+from benchmarks.live import PARTS, PROCESS, Heard, run_live, run_user_loop
 from benchmarks.results import Machine, budgets, progress, write_results
-from benchmarks.workload import DEFAULT_PICTURES, FRAME_HZ, make_workload, percentile, size_of
+from benchmarks.workload import DEFAULT_PICTURES, FRAME_HZ, Play, make_workload, percentile, size_of
 from build_engines.model.monolith import compose_monolith, monolith_bundle, stage_graphs
 from edge_runtime.bundle import TOKENIZER, Bundle, open_bundle
 from edge_runtime.bundles import bundle_path
@@ -27,7 +27,6 @@ from edge_runtime.tensor_source import stream_tensor
 
 USER, SAME, STAGED = VARIANTS = ("user's loop", "runtime, same graph", "runtime, staged")
 RECORDING = "runtime, staged, recording"
-PROCESS = (sys.executable, "-m", "benchmarks.runtime_process")
 USER_LOOP = (sys.executable, "-m", "benchmarks.user_loop")
 METHOD = (
     "A frame counts from the moment the camera has given it (JPEG bytes, or a raw picture) until another process has "
@@ -48,7 +47,7 @@ class Measured:
 
     def add(self, heard: Heard) -> None:
         """One round."""
-        latency = [sum(frame) for frame in heard.frames]
+        latency = heard.latency_ms
         self.latency += latency
         for name, values in zip(PARTS, zip(*heard.frames, strict=True), strict=True):
             self.parts[name] += values
@@ -95,14 +94,14 @@ def latency(
         for size, number in progress(steps, lambda step: f"{step[0]}, round {step[1] + 1} of {rounds}"):
             variants = measured.setdefault(size, {})
             for name in (*VARIANTS, *((RECORDING,) if record else ())):
-                frames, endpoint = str(int(seconds * FRAME_HZ)), f"ipc://{work}/decisions"
+                frames, endpoint = int(seconds * FRAME_HZ), f"ipc://{work}/decisions"
                 if name == USER:
                     files = (str(work / "monolith.onnx"), str(work / "inputs.npz"))
-                    heard = run_user_loop((*USER_LOOP, *files, endpoint, frames, size), endpoint)
+                    heard = run_user_loop((*USER_LOOP, *files, endpoint, str(frames), size), endpoint)
                 else:
                     path = whole if name == SAME else bundle_path(bundle)
-                    more = [str(work / f"{size}-{number}.mcap")] if name == RECORDING else []
-                    heard = run_live(PROCESS, str(path), endpoint, int(frames), size, *more)
+                    recording = str(work / f"{size}-{number}.mcap") if name == RECORDING else None
+                    heard = run_live(PROCESS, Play(str(path), endpoint, frames, size, recording))
                 variants.setdefault(name, Measured()).add(heard)
     figures = {size: _figures(variants) for size, variants in measured.items()}
     for size, variants in measured.items():

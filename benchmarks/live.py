@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 import msgspec
 import zmq
 
-from benchmarks.workload import FRAME_HZ
+from benchmarks.workload import FRAME_HZ, Play, encode_play
 from edge_runtime import Subscriber
 from edge_runtime.wire import DecisionMessage, StatusMessage
 
 SKIP = FRAME_HZ
 """Frames left out at the start of every run: caches, clocks and page tables warm up."""
+PROCESS = (sys.executable, "-m", "benchmarks.runtime_process")
 SILENCE_S = 60
 """A workload of large pictures takes its time to be drawn."""
 PARTS = ("wait and decode", "preprocess", "infer", "decide", "publish")
@@ -37,6 +39,16 @@ class Heard:
     cpu_ms: float = 0.0
     """Processor time of the other process per frame, all its threads."""
     facts: dict[str, Any] = field(default_factory=dict)
+    captured_ns: list[int] = field(default_factory=list)
+    """Of each frame."""
+    received_ns: list[int] = field(default_factory=list)
+    """When each frame's answer was."""
+    statuses: list[StatusMessage] = field(default_factory=list)
+
+    @property
+    def latency_ms(self) -> list[float]:
+        """Of each frame."""
+        return [sum(frame) for frame in self.frames]
 
 
 class _Cpu:
@@ -60,15 +72,16 @@ class _Cpu:
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def run_live(process: Sequence[str], bundle: str, endpoint: str, frames: int, *more: str) -> Heard:
-    """Start `process` (a command that takes bundle, endpoint, frames and `more`), a runtime, and hear it out.
+def run_live(process: Sequence[str], play: Play, say: Callable[[str], None] | None = None) -> Heard:
+    """Start `process` (a command that takes a Play as its last argument), a runtime, and hear it out.
 
     Frames are those that the model decided; facts are what the last status said. Raises TimeoutError if it is silent.
+    `say` is given a line a minute.
     """
-    command = [*process, bundle, endpoint, str(frames), *more]
+    command = [*process, encode_play(play)]
     heard = Heard()
     found: list[Frame] = []
-    with Subscriber(endpoint, timeout_s=SILENCE_S) as subscriber, subprocess.Popen(command) as started:
+    with Subscriber(play.endpoint, timeout_s=SILENCE_S) as subscriber, subprocess.Popen(command) as started:
         cpu = _Cpu(started.pid)
         while True:
             message = subscriber.receive(SILENCE_S)
@@ -81,12 +94,19 @@ def run_live(process: Sequence[str], bundle: str, endpoint: str, frames: int, *m
                 known = (told.queue, told.preprocess, float(sum(told.infer.values())), told.decide)
                 cpu.frame(len(found))
                 found.append((*known, all_ms - sum(known)))
-            elif isinstance(message, StatusMessage) and message.state == "stopping":
-                heard.cpu_ms = cpu.per_frame_ms(len(found))
-            elif isinstance(message, StatusMessage) and message.state == "stopped":
-                break
-    camera = message.streams["camera.front"]
+                heard.captured_ns.append(message.captured_ns)
+                heard.received_ns.append(subscriber.received_ns)
+            elif isinstance(message, StatusMessage):
+                heard.statuses.append(message)
+                if say is not None and len(heard.statuses) % 60 == 0:
+                    say(f"{message.uptime_s:.0f} s: {message.decisions} decisions, {message.memory_mb:.1f} MiB")
+                if message.state == "stopping":
+                    heard.cpu_ms = cpu.per_frame_ms(len(found))
+                elif message.state == "stopped":
+                    break
+    camera = message.streams[play.cameras[0]]
     heard.frames = found[SKIP:]
+    del heard.captured_ns[:SKIP], heard.received_ns[:SKIP]
     heard.facts = {
         "lost": subscriber.lost,
         "dropped": camera.dropped,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
 import edge_runtime
 
@@ -68,6 +69,16 @@ class Machine:
             f"Runtime {found['onnxruntime']}, load {found['load_before']:.2f} before, {found['load_after']:.2f} after"
         )
         return text if found["quiet"] else f"{text}. The machine was not quiet before: take ratios only, and with care."
+
+
+def figure_table(title: str, figures: dict[str, Any]) -> Table:
+    """Name and value, a row each."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), f"{value:.2f}" if isinstance(value, float) else str(value))
+    return table
 
 
 def progress(steps: Sequence[T], name: Callable[[T], str]) -> Iterator[T]:

@@ -1,6 +1,6 @@
-"""The runtime under measurement, with the workload as its camera, sensors and voice.
+"""The runtime under measurement, with the workload as its cameras, sensors and voice.
 
-python -m benchmarks.runtime_process BUNDLE DECISIONS-ENDPOINT FRAMES [PICTURES [RECORDING]]
+python -m benchmarks.runtime_process PLAY (a benchmarks.workload.Play as JSON)
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 
 import cv2
 
-from benchmarks.workload import DEFAULT_PICTURES, SETTLE_S, WorkloadSource, make_workload
+from benchmarks.workload import SETTLE_S, Play, WorkloadSource, decode_play, make_workload
 from edge_runtime.config import Config, EngineConfig, RecordingSink, ZmqSink
 from edge_runtime.runtime import Runtime
 
@@ -21,28 +21,21 @@ class _Patient(WorkloadSource):
         super()._run()
 
 
-def main(
-    bundle: str,
-    endpoint: str,
-    frames: int,
-    pictures: str = DEFAULT_PICTURES,
-    recording: str | None = None,
-    engine: EngineConfig | None = None,
-) -> None:
-    """Run until the workload has been played; `recording` is the MCAP file to write."""
+def main(play: Play, engine: EngineConfig | None = None) -> None:
+    """Run until the workload has been played."""
     cv2.setNumThreads(1)
-    workload = make_workload(pictures)
+    workload = make_workload(play.pictures)
     config = Config(
         name="benchmark",
-        bundle=bundle,
+        bundle=play.bundle,
         source=(),
-        sink=(ZmqSink(endpoint), *(() if recording is None else (RecordingSink(recording),))),
+        sink=(ZmqSink(play.endpoint), *(() if play.recording is None else (RecordingSink(play.recording),))),
         engine=engine or EngineConfig(),
         allow_unsigned=True,
         stop_at_end=True,
     )
-    Runtime(config, open_sources=lambda settings, streams, intake, *_: [_Patient(intake, workload, frames)]).run()
+    Runtime(config, open_sources=lambda settings, streams, intake, *_: [_Patient(intake, workload, play)]).run()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:6])  # type: ignore[arg-type]
+    main(decode_play(sys.argv[1]))

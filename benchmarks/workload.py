@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
+import msgspec
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from edge_runtime.capture.cameras import wait_until
@@ -93,30 +95,63 @@ def make_workload(pictures: str = DEFAULT_PICTURES, seed: int = 7) -> Workload:
     return Workload(tuple(shown), tuple(readings), sentences)
 
 
+class Play(Struct, frozen=True):
+    """What a process under measurement is to do."""
+
+    bundle: str
+    endpoint: str
+    """Where decisions are published."""
+    frames: int
+    """Of each camera."""
+    pictures: str = DEFAULT_PICTURES
+    recording: str | None = None
+    """The MCAP file to write."""
+    cameras: tuple[str, ...] = ("camera.front",)
+    """Streams that get every picture, at the same moment."""
+    paces: tuple[tuple[int, float], ...] = ((0, float(FRAME_HZ)),)
+    """From which frame on, and how many a second."""
+
+
+def encode_play(play: Play) -> str:
+    """As JSON."""
+    return msgspec.json.encode(play).decode()
+
+
+def decode_play(text: str) -> Play:
+    """From JSON."""
+    return msgspec.json.decode(text, type=Play)
+
+
 class WorkloadSource(Source):
     """Plays the workload inside the runtime's process, as a camera driver and a sensor bus would."""
 
     ends = True
 
-    def __init__(self, intake: Intake, workload: Workload, frames: int) -> None:
+    def __init__(self, intake: Intake, workload: Workload, play: Play) -> None:
         super().__init__("workload", intake)
         self._workload = workload
-        self._frames = frames
+        self._play = play
 
     def _run(self) -> None:
         due_ns = time.monotonic_ns()
-        for index in range(self._frames):
+        paces = dict(self._play.paces)
+        period_ns = 0
+        for index in range(self._play.frames):
+            if index in paces:
+                period_ns = int(1e9 / paces[index])
             if not wait_until(self, due_ns):
                 return
             picture = self._workload.picture(index)
             sentence = self._workload.sentence(index)
-            if sentence is not None:
+            if sentence is not None and self._intake.expected_hz("text") is not None:
                 self._intake.text("text", sentence, captured_ns=time.monotonic_ns())
             for reading in self._workload.sensed(index):
-                self._intake.sample(reading.stream, reading.values, time.monotonic_ns())
+                if self._intake.expected_hz(reading.stream) is not None:
+                    self._intake.sample(reading.stream, reading.values, time.monotonic_ns())
             # The camera is another device: its frame is there when it is there.
-            self._intake.put("camera.front", picture, time.monotonic_ns())
-            due_ns += 1_000_000_000 // FRAME_HZ
+            for camera in self._play.cameras:
+                self._intake.put(camera, picture, time.monotonic_ns())
+            due_ns += period_ns
 
 
 def percentile(values: Sequence[float], q: float) -> float:

@@ -25,6 +25,7 @@ from benchmarks.gpu.messages import moments as message_moments
 from benchmarks.gpu.tensorrt import CUDA, moments
 from benchmarks.gpu.torch_runtime import CudaLauncher, torch_engines
 from benchmarks.live import run_live
+from benchmarks.workload import Play
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.bundles import bundle_path
 from edge_runtime.config import EngineConfig
@@ -259,7 +260,7 @@ def live(findings: Findings, ways: Sequence[CudaChoice], seconds: float) -> None
         for engine in ("cpu", *ways):
             with tempfile.TemporaryDirectory(prefix="edge-runtime-live-") as folder:
                 command = [sys.executable, "-m", "benchmarks.gpu.live_process", engine]
-                heard = run_live(command, "shipped:vehicle", f"ipc://{folder}/decisions", int(30 * seconds))
+                heard = run_live(command, Play("shipped:vehicle", f"ipc://{folder}/decisions", int(30 * seconds)))
                 spent.setdefault(engine, []).extend(sum(frame) for frame in heard.frames)
     findings.figure("live 30 Hz, vehicle, ms [p50, p99, max]", {name: _summary(ms) for name, ms in spent.items()})
 

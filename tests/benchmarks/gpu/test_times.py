@@ -11,6 +11,7 @@ import pytest
 from benchmarks.gpu import times
 from benchmarks.gpu.findings import Findings
 from benchmarks.live import run_live
+from benchmarks.workload import Play
 from edge_runtime.bundle import Bundle
 from tests.benchmarks.gpu.double_launcher import DoubleLauncher
 from tests.cuda.double import Double
@@ -32,7 +33,7 @@ def test_everything_is_measured_through_a_way_to_cuda(tiny_bundle: Bundle, tmp_p
 
 def test_a_live_run_reaches_a_subscriber(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu.live_process", "cpu"]
-    heard = run_live(command, "shipped:vehicle", f"ipc://{tmp_path}/decisions", 60)
+    heard = run_live(command, Play("shipped:vehicle", f"ipc://{tmp_path}/decisions", 60))
     assert len(heard.frames) >= 10
     assert heard.facts["lost"] == 0
     assert 0 < heard.cpu_ms < 1000
