@@ -54,6 +54,8 @@ class CameraSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     height: Annotated[int, Meta(ge=16)] | None = None
     fps: Positive | None = None
     gstreamer: bool = False
+    mjpeg: bool = False
+    """Ask a USB camera for Motion JPEG: more pictures a second than raw ones fit through the cable."""
 
 
 class VideoSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="video"):

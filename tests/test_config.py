@@ -140,7 +140,10 @@ def refused(tmp_path: Path, *lines: str) -> str:
 
 DEFAULTS: dict[str, tuple[str, dict[str, object]]] = {
     "zmq": ("", {"bind": "tcp://127.0.0.1:5561", "rate_limit": 8.0}),
-    "camera": ('stream="c"\ndevice=0', {"width": None, "height": None, "fps": None, "gstreamer": False}),
+    "camera": (
+        'stream="c"\ndevice=0',
+        {"width": None, "height": None, "fps": None, "gstreamer": False, "mjpeg": False},
+    ),
     "video": ('stream="c"\npath="/v"', {"speed": 1.0, "loop": False}),
     "images": ('stream="c"\npath="/v"', {"rate_hz": 10.0, "loop": False}),
     "file": ('stream="c"\npath="/v"', {"time": "t_s", "columns": {}, "text": "text", "speed": 1.0}),

@@ -32,6 +32,9 @@ REFUSED_NS = 3_000_000_000
 MAX_FILE_BYTES = 256 << 20
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
+_AS_IT_CAME = {"FFMPEG": (cv2.CAP_PROP_FORMAT, -1), "V4L2": (cv2.CAP_PROP_CONVERT_RGB, 0)}
+"""Back end to the property, and its value, that keeps it from decoding."""
+
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg writes to stderr by itself; read at the first capture
 
 
@@ -47,6 +50,8 @@ def open_capture(settings: config.CameraSource) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(device, cv2.CAP_FFMPEG, limits)
     else:
         capture = cv2.VideoCapture(device)
+    if settings.mjpeg:
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
     # The driver's own queue would hand out frames that are already old.
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     wanted = (
@@ -61,10 +66,10 @@ def open_capture(settings: config.CameraSource) -> cv2.VideoCapture:
 
 
 def take_jpegs(capture: cv2.VideoCapture) -> None:
-    """Have Motion JPEG handed over as it came: OpenCV's decoders fill holes and say nothing."""
+    """Have Motion JPEG handed over as it came: OpenCV's decoders take all of it, fill holes and say nothing."""
     codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=False)
-    if capture.getBackendName() == "FFMPEG" and codec.upper() in (b"MJPG", b"JPEG"):
-        capture.set(cv2.CAP_PROP_FORMAT, -1)
+    if codec.upper() in (b"MJPG", b"JPEG") and (how := _AS_IT_CAME.get(capture.getBackendName())):
+        capture.set(*how)
 
 
 def too_large(capture: cv2.VideoCapture) -> str | None:
