@@ -244,6 +244,21 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
         return self.backend == "auto" if self.fallback is None else self.fallback
 
 
+class RealtimeConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is asked of the kernel, for the whole process; checked at the start."""
+
+    policy: Literal["other", "rr", "fifo"] = "other"
+    """`rr` and `fifo` run before all ordinary work on their cores, other services included."""
+    priority: Annotated[int, Meta(ge=1, le=50)] = 5
+    """Of `rr` and `fifo`. The kernel's own threads are at 50."""
+    cores: tuple[Annotated[int, Meta(ge=0)], ...] = ()
+    """Where to run; unless given, anywhere."""
+    lock_memory: bool = False
+    """Keep memory from being paged out."""
+    busy_poll_ms: Annotated[float, Meta(ge=0, le=10)] = 0.0
+    """How long before the next message is due the loop stays awake for it, at the cost of that share of a core."""
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -256,6 +271,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     publish: PublishConfig | None = None
     engine: EngineConfig = EngineConfig()
     record: RecordConfig | None = None
+    realtime: RealtimeConfig | None = None
     metrics: MetricsSink | None = None
     """Short for the sink of this kind."""
     trusted_keys: tuple[str, ...] = ()

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from edge_runtime import realtime
 from edge_runtime.capture import OpenSources, open_sources
 from edge_runtime.clock import Clock, RealClock, rfc3339
 from edge_runtime.config import Config, RecordingSink, ZmqSink
@@ -40,6 +43,11 @@ SWITCH_INTERVAL_S = 0.0005
 """A source thread in the middle of Python code hands the loop the interpreter after at most this long."""
 
 
+def _lasting(config: Config) -> tuple[object, ...]:
+    """What a reload cannot change."""
+    return config.name, config.realtime, config.sinks
+
+
 class Runtime:
     """Runs a configuration until stopped. `run` is called once; the calling thread is the loop until a reload.
 
@@ -61,6 +69,7 @@ class Runtime:
         self._clock = clock or RealClock()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._config = config
+        self._busy_poll_ns = int(config.realtime.busy_poll_ms * 1e6) if config.realtime is not None else 0
         self._books = Books()
         self._status = Status(config.name, self._clock)
         self._reloads = Reloads(self._begin_reload)
@@ -69,6 +78,8 @@ class Runtime:
         self._error: BaseException | None = None
         self._last_decided_ns = 0
         self._next_status_ns = 0
+        self._due_ns = 0
+        """When the next message that calls for a decision is expected; 0 where none is."""
         self.started = threading.Event()
         """Set when every endpoint is bound and the loop is about to turn (or `run` has ended)."""
         self.decisions_endpoint = ""
@@ -85,6 +96,7 @@ class Runtime:
         """
         with ExitStack() as cleanup:
             cleanup.callback(self.started.set)
+            cleanup.enter_context(realtime.granted(self._config.realtime))
             self._quieten_interpreter(cleanup)
             self._notifier = Notifier()
             cleanup.callback(self._notifier.close)
@@ -197,6 +209,7 @@ class Runtime:
         answered = False
         for reference_ns in self._session.take():
             self._decide(reference_ns, triggered=True)
+            self._due_ns = reference_ns + int(self._session.period_ms * 1e6)
             answered = True
         now_ns = self._clock.now_ns()
         if now_ns - self._last_decided_ns >= self._session.heartbeat_ns:
@@ -213,13 +226,29 @@ class Runtime:
 
     def _wait(self) -> None:
         """Sleep until a message has come or something else may be due."""
+        wait_s = min(TURN_S, self._session.heartbeat_ns / 1e9)
+        if self._busy_poll_ns and self._due_ns:
+            wait_s = self._poll(wait_s)
         try:
-            self._wake.get(timeout=min(TURN_S, self._session.heartbeat_ns / 1e9))
+            self._wake.get(timeout=wait_s)
             # One turn takes all that has come; what rang for it need not ring again (nor pile up under load).
             while not self._wake.empty():
                 self._wake.get_nowait()
         except queue.Empty:
             pass
+
+    def _poll(self, wait_s: float) -> float:
+        """Stay awake around the time that a message is due, or say for how long to sleep until then."""
+        begin_ns, end_ns = self._due_ns - self._busy_poll_ns, self._due_ns + self._busy_poll_ns
+        now_ns = self._clock.now_ns()
+        if now_ns < begin_ns:
+            return min(wait_s, (begin_ns - now_ns) / 1e9)
+        while now_ns < end_ns and self._wake.empty():
+            os.sched_yield()
+            time.sleep(0)  # lets the interpreter's other threads run
+            now_ns = self._clock.now_ns()
+        self._due_ns = 0
+        return wait_s
 
     def _decide(self, reference_ns: int, triggered: bool) -> None:
         session = self._session
@@ -293,8 +322,8 @@ class Runtime:
 
         def open_session() -> Session:
             config = load()
-            if (config.sinks, config.name) != (self._config.sinks, self._config.name):
-                raise ConfigError("`name` and `[[sink]]` cannot change while running; restart instead")
+            if _lasting(config) != _lasting(self._config):
+                raise ConfigError("`name`, `[realtime]` and `[[sink]]` cannot change while running; restart instead")
             return self._open_session(config, running)
 
         return Attempt(open_session, self._be_the_loop, self._answer, self._ring)

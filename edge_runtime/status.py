@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edge_runtime import realtime
 from edge_runtime.clock import Clock, rfc3339
 from edge_runtime.health import Thermometer, WallClockWatch, resident_mb
 from edge_runtime.histograms import TimeKeeper
@@ -81,6 +82,7 @@ class Status:
             sinks=sinks,
             sources=[source.health() for source in session.sources],
             timings=timings,
+            realtime=None if session.config.realtime is None else realtime.health(session.config.realtime),
         )
 
     def summary(self) -> str:

@@ -183,6 +183,17 @@ class SourceHealth(Struct, frozen=True):
     """Of a process, how it ended last; -N means signal N."""
 
 
+class RealtimeHealth(Struct, frozen=True):
+    """How the kernel runs the loop, as it says itself."""
+
+    policy: str
+    priority: int
+    cores: list[int]
+    locked_mb: float
+    """Memory that is never paged out."""
+    busy_poll_ms: float
+
+
 class ReloadHealth(Struct, frozen=True):
     """What became of the requests to reload."""
 
@@ -230,6 +241,8 @@ class StatusMessage(Struct, frozen=True):
     sources: list[SourceHealth] = []
     """In the configuration's order."""
     timings: Timings | None = None
+    realtime: RealtimeHealth | None = None
+    """None where the configuration asks for nothing."""
 
 
 def decode_input(data: bytes | memoryview) -> InputMessage:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
-from edge_runtime import config
+from edge_runtime import config, realtime
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError
@@ -112,6 +112,7 @@ class ProcessSource(Source):
         except OSError as error:
             self._last_failure = f"cannot be started ({error.strerror})"
             return
+        realtime.leave(process.pid)
         output = process.stdout
         assert output is not None
         self._state = "running"
