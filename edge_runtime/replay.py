@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import msgspec
@@ -89,26 +89,45 @@ def recorded_engine(session: Session, cache: Path | None) -> EngineConfig:
     return msgspec.structs.replace(session.engine, cache=None if cache is None else str(cache))
 
 
-def replay(recording: Recording, pipeline: Pipeline) -> Iterator[tuple[DecisionMessage, Answer]]:
-    """Every recorded decision, and what `pipeline` (fresh) says in its place.
+def replay(
+    recording: Recording, open_pipeline: Callable[[Session], Pipeline]
+) -> Generator[tuple[DecisionMessage, Answer], None, None]:
+    """Every recorded decision, and what is said in its place by the pipeline that `open_pipeline` gives for its part.
 
-    An engine that failed in the live run need not fail here: such decisions may differ. With another bundle, messages
-    of streams or channels that it lacks are left out.
+    A part begins with a Session: at the start, and where a reload took another bundle or other engines. Pipelines are
+    closed here, each before the next is opened. An engine that failed in the live run need not fail here: such
+    decisions may differ. With another bundle, messages of streams or channels that it lacks are left out.
     """
-    for event in recording.events():
-        if isinstance(event, Session):
-            pipeline.reset(event.rules)
-        elif isinstance(event, Message):
-            message = _fitting(pipeline.streams.get(event.stream), event)
-            if message is not None:
-                pipeline.add(message)
-        elif isinstance(event, DecisionMessage):
-            # What waited for nothing answered no message: a heartbeat.
-            heartbeat = event.latency_ms.queue == 0
-            outcome = pipeline.decide(event.captured_ns, taken_ns(event), heartbeat=heartbeat)
-            for part in outcome.aligned.slices.values():
-                pipeline.settle(part)
-            yield event, _answer(event, outcome)
+    pipeline: Pipeline | None = None
+    decides: tuple[object, ...] = ()
+    try:
+        for event in recording.events():
+            if isinstance(event, Session):
+                if pipeline is None or decides != _what_decides(event):
+                    if pipeline is not None:
+                        pipeline.close()
+                        pipeline = None
+                    pipeline, decides = open_pipeline(event), _what_decides(event)
+                pipeline.reset(event.rules)
+            assert pipeline is not None  # a recording begins with a session
+            if isinstance(event, Message):
+                message = _fitting(pipeline.streams.get(event.stream), event)
+                if message is not None:
+                    pipeline.add(message)
+            elif isinstance(event, DecisionMessage):
+                # What waited for nothing answered no message: a heartbeat.
+                heartbeat = event.latency_ms.queue == 0
+                outcome = pipeline.decide(event.captured_ns, taken_ns(event), heartbeat=heartbeat)
+                for part in outcome.aligned.slices.values():
+                    pipeline.settle(part)
+                yield event, _answer(event, outcome)
+    finally:
+        if pipeline is not None:
+            pipeline.close()
+
+
+def _what_decides(session: Session) -> tuple[object, ...]:
+    return session.bundle, session.bundle_path, session.engine
 
 
 def _answer(event: DecisionMessage, outcome: Outcome) -> Answer:

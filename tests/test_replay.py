@@ -38,11 +38,7 @@ Recorded = tuple[Path, list[DecisionMessage]]
 
 def replayed(path: Path, bundle: Bundle) -> list[tuple[Answer, Answer]]:
     """What was decided, and what is decided now."""
-    pipeline = Pipeline(bundle)
-    try:
-        return [(recorded_answer(old), new) for old, new in replay(Recording(path), pipeline)]
-    finally:
-        pipeline.close()
+    return [(recorded_answer(old), new) for old, new in replay(Recording(path), lambda _: Pipeline(bundle))]
 
 
 def test_a_live_run_replays_bit_for_bit(recorded: Recorded, tiny_bundle: Bundle) -> None:  # noqa: F811
@@ -95,6 +91,57 @@ def test_after_a_reload_the_memory_starts_afresh(tmp_path: Path, tiny_bundle_pat
         assert not vehicle.answer(240, "f4").inputs["text"].present
     assert sum(isinstance(event, Session) for event in Recording(path).events()) == 2
     assert all(old == new for old, new in replayed(path, open_bundle(tiny_bundle_path, allow_unsigned=True)))
+
+
+def test_each_part_is_replayed_by_the_bundle_that_decided_it(tmp_path: Path) -> None:
+    first = tiny.write_bundle(tmp_path / "first")
+    second = tiny.write_bundle(tmp_path / "second", scale=-1.0, version="2.0.0")
+    path = tmp_path / "a.mcap"
+    config = msgspec.structs.replace(tiny_config(first), record=RecordConfig(str(path)))
+    with driving(config) as (runtime, vehicle):
+        fixed = ZmqSource(runtime.input_endpoints[0])
+        before = vehicle.answer(240, "f1")
+        runtime.reload(lambda: msgspec.structs.replace(config, source=(fixed,), bundle=str(second)))
+        while vehicle.decisions[-1].bundle.version != "2.0.0":
+            vehicle.read()
+        after = vehicle.answer(240, "f2")
+        runtime.reload(lambda: msgspec.structs.replace(config, source=(fixed,)))
+        while vehicle.decisions[-1].bundle.version != "1.0.0":
+            vehicle.read()
+        assert vehicle.answer(240, "f3").label == before.label != after.label
+    wide = os.environ | {"COLUMNS": "160"}
+    same = command("replay", path, "--allow-unsigned", "--check", env=wide)
+    assert same.returncode == 0, same.stderr
+    assert "tiny 1.0.0, then tiny 2.0.0, then tiny 1.0.0 (the recorded bundle)" in same.stderr
+    for bundle in (first, second):
+        other = command("replay", path, "--bundle", bundle, "--allow-unsigned", "--check", env=wide)
+        assert other.returncode == EXIT_GATE, other.stderr
+    shutil.rmtree(second)
+    gone = command("replay", path, "--allow-unsigned", env=wide)
+    assert (gone.returncode, "second" in gone.stderr, "Traceback" in gone.stderr) == (EXIT_USER, True, False)
+
+
+def test_pipelines_of_parts_are_opened_one_at_a_time_and_closed(recorded: Recorded, tiny_bundle: Bundle) -> None:  # noqa: F811
+    opened: list[Pipeline] = []
+    closed: list[Pipeline] = []
+
+    class Watched(Pipeline):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    def open_pipeline(session: Session) -> Pipeline:
+        assert closed == opened
+        opened.append(Watched(tiny_bundle))
+        return opened[-1]
+
+    recording = Recording(recorded[0])
+    events = list(recording.events())
+    other = msgspec.structs.replace(recording.session, bundle_path="/another")
+    recording.events = lambda: iter([*events, recording.session, other, *events])  # type: ignore[method-assign]
+    pairs = list(replay(recording, open_pipeline))
+    assert len(pairs) == 2 * sum(isinstance(event, DecisionMessage) for event in events)
+    assert closed == opened and len(opened) == 3
 
 
 def test_a_recording_played_live_is_recorded_again_and_replays(

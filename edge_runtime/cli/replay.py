@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -12,8 +15,9 @@ import click
 
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle
-    from edge_runtime.config import EngineConfig
+    from edge_runtime.pipeline import Pipeline
     from edge_runtime.recording.reader import Recording
+    from edge_runtime.recording.records import Session
     from edge_runtime.replay import Answer
 
 BACKENDS = ("recorded", "auto", "onnxruntime", "tensorrt")
@@ -67,7 +71,8 @@ def replay(
     """Decide FILE.mcap again: the same messages in the same order, through the device's own code.
 
     With the bundle and the engines of the recording the decisions are the same, bit for bit; with others, the table
-    says what changed. Decisions made while an engine failed are as they were recorded and may differ.
+    says what changed. After a reload to another bundle, that one decides. Decisions made while an engine failed are as
+    they were recorded and may differ.
     """
     import msgspec
     from rich.console import Console
@@ -75,37 +80,48 @@ def replay(
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path
     from edge_runtime.errors import GateRefused, UserError
+    from edge_runtime.pipeline import Pipeline
     from edge_runtime.recording.reader import Recording
     from edge_runtime.replay import recorded_bundle, recorded_engine
 
     recording = Recording(file)
-    session = recording.session
-    path = recorded_bundle(session) if bundle_name is None else bundle_path(bundle_name)
-    bundle = open_bundle(path, keys, allow_unsigned)
-    if bundle_name is None and bundle.digest != session.bundle.digest:
-        raise UserError(
-            f"bundle {path}: is not the one that was recorded, {session.bundle.name} {session.bundle.version} "
-            f"({session.bundle.digest[:12]}..); name the one to decide with: --bundle"
-        )
-    engine = recorded_engine(session, cache)
-    if backend != "recorded":
-        engine = msgspec.structs.replace(engine, backend=backend)
+    parts: list[tuple[Session, Bundle]] = []
+
+    def bundle_of(session: Session) -> Bundle:
+        path = recorded_bundle(session) if bundle_name is None else bundle_path(bundle_name)
+        bundle = open_bundle(path, keys, allow_unsigned)
+        if bundle_name is None and bundle.digest != session.bundle.digest:
+            raise UserError(
+                f"bundle {path}: is not the one that was recorded, {session.bundle.name} {session.bundle.version} "
+                f"({session.bundle.digest[:12]}..); name the one to decide with: --bundle"
+            )
+        return bundle
+
+    def open_pipeline(session: Session) -> Pipeline:
+        engine = recorded_engine(session, cache)
+        if backend != "recorded":
+            engine = msgspec.structs.replace(engine, backend=backend)
+        parts.append((session, bundle_of(session)))
+        return Pipeline(parts[-1][1], engine)
+
+    bundle_of(recording.session)  # what is wrong with it is told before --out is written
     console = Console(stderr=True)
     try:
         lines = None if out is None else out.open("wb")
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); check the path") from None
     try:
-        found = _replay(recording, bundle, engine, lines, speed, console)
+        found = _replay(recording, open_pipeline, lines, speed, console)
     finally:
         if lines is not None:
             lines.close()
     if recording.cut:
         console.print(f"[yellow]the end of {file} is missing[/]; replayed up to where it was cut off", soft_wrap=True)
-    if session.jpeg_quality is not msgspec.UNSET:
-        console.print(f"[yellow]recorded with jpeg_quality = {session.jpeg_quality}[/]: decisions may differ")
-    same = bundle.digest == session.bundle.digest
-    _show(console, found, recording, bundle, same)
+    if recording.session.jpeg_quality is not msgspec.UNSET:
+        quality = recording.session.jpeg_quality
+        console.print(f"[yellow]recorded with jpeg_quality = {quality}[/]: decisions may differ")
+    same = all(bundle.digest == session.bundle.digest for session, bundle in parts)
+    _show(console, found, parts, same)
     if check and found.changed:
         other = "" if same else "; the bundle is another than the recorded one"
         raise GateRefused(f"{found.changed} of {found.decisions} decisions differ; {found.first}{other}")
@@ -115,44 +131,39 @@ def replay(
 
 def _replay(
     recording: Recording,
-    bundle: Bundle,
-    engine: EngineConfig,
+    open_pipeline: Callable[[Session], Pipeline],
     lines: IO[bytes] | None,
     speed: float | None,
     console: Any,
 ) -> Comparison:
     from rich.progress import Progress
 
-    from edge_runtime.pipeline import Pipeline
     from edge_runtime.replay import answer_line, recorded_answer, replay
 
     found = Comparison()
-    pipeline = Pipeline(bundle, engine)
     start: tuple[int, float] | None = None
-    try:
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("replaying", total=recording.size)
-            for recorded, replayed in replay(recording, pipeline):
-                if speed is not None:
-                    start = start or (replayed.captured_ns, time.monotonic())
-                    due = start[1] + (replayed.captured_ns - start[0]) / 1e9 / speed
-                    time.sleep(max(0.0, due - time.monotonic()))
-                found.add(recorded_answer(recorded), replayed)
-                if lines is not None:
-                    lines.write(answer_line(replayed))
-                progress.update(task, completed=recording.position)
-    finally:
-        pipeline.close()
+    with Progress(console=console, transient=True) as progress, closing(replay(recording, open_pipeline)) as pairs:
+        task = progress.add_task("replaying", total=recording.size)
+        for recorded, replayed in pairs:
+            if speed is not None:
+                start = start or (replayed.captured_ns, time.monotonic())
+                due = start[1] + (replayed.captured_ns - start[0]) / 1e9 / speed
+                time.sleep(max(0.0, due - time.monotonic()))
+            found.add(recorded_answer(recorded), replayed)
+            if lines is not None:
+                lines.write(answer_line(replayed))
+            progress.update(task, completed=recording.position)
     return found
 
 
-def _show(console: Any, found: Comparison, recording: Recording, bundle: Bundle, same: bool) -> None:
+def _show(console: Any, found: Comparison, parts: list[tuple[Session, Bundle]], same: bool) -> None:
     from rich.table import Table
 
-    manifest, recorded = bundle.manifest, recording.session.bundle
-    which = "the recorded bundle" if same else f"recorded with {recorded.name} {recorded.version}, another bundle"
+    used = _named(f"{bundle.manifest.name} {bundle.manifest.version}" for _, bundle in parts)
+    recorded = _named(f"{session.bundle.name} {session.bundle.version}" for session, _ in parts)
+    which = "the recorded bundle" if same else f"recorded with {recorded}, another bundle"
     console.print(
-        f"{found.decisions} decisions replayed with {manifest.name} {manifest.version} ({which}): "
+        f"{found.decisions} decisions replayed with {used} ({which}): "
         f"{found.decisions - found.changed} identical, {found.changed} changed",
         soft_wrap=True,
         highlight=False,
@@ -169,3 +180,8 @@ def _show(console: Any, found: Comparison, recording: Recording, bundle: Bundle,
         for (old, new), count in moved[:ROWS]:
             table.add_row(old, new, str(count))
         console.print(table)
+
+
+def _named(names: Iterable[str]) -> str:
+    """Bundles in the order in which they decided, one that came twice in a row once."""
+    return ", then ".join(name for name, _ in groupby(names))

@@ -47,6 +47,14 @@ FLUSH_INTERVAL_NS = 1_000_000_000
 CHUNK_BYTES = 1 << 20
 CLOSE_TIMEOUT_S = 3.0
 
+
+class _Begin(Struct, frozen=True):
+    """A session's record, and the streams of the messages after it."""
+
+    record: Session
+    streams: Mapping[str, StreamSpec]
+
+
 _Item = tuple[int, str, "Message | Struct", int]
 """When, on the monotonic clock; the topic, what, and the bytes that it holds."""
 
@@ -103,13 +111,12 @@ class Recorder(Sink):
 
     def session(self, config: Config, bundle: BundleId, streams: Mapping[str, StreamSpec]) -> None:
         """A bundle with these streams begins to decide, its memory empty."""
-        self._streams = dict(streams)
         start = Session(
             FORMAT, config.name, version("edge-runtime"), bundle, config.bundle, config.engine,
             self._start_ns, self._start_wall_ns, msgspec.UNSET if self._jpeg_quality is None else self._jpeg_quality,
             RULES,
         )  # fmt: skip
-        self._add(self._clock.now_ns(), SESSION, start)
+        self._add(self._clock.now_ns(), SESSION, _Begin(start, dict(streams)))
 
     def message(self, message: Message) -> None:
         """The loop took `message` into its memory."""
@@ -189,14 +196,17 @@ class Recorder(Sink):
         for at_ns, topic, what, size in batch:
             wall_ns = self._wall_ns(at_ns)
             record: Struct
+            payload: bytes | None = None
             if isinstance(what, Published):
                 record, payload = what.message, what.payload
+            elif isinstance(what, _Begin):
+                self._begin(what.streams)
+                record = what.record
             else:
                 record = to_record(what, wall_ns, self._jpeg_quality) if isinstance(what, Message) else what
-                payload = encode(record)
             channel = self._channels.get(topic) or self._channel(topic, record)
             sequence = getattr(record, "seq", 0) & 0xFFFFFFFF
-            self._writer.add_message(channel, wall_ns, payload, wall_ns, sequence)
+            self._writer.add_message(channel, wall_ns, payload or encode(record), wall_ns, sequence)
             self._done_bytes += size
             self._written += 1
         now_ns = self._clock.now_ns()
@@ -205,6 +215,13 @@ class Recorder(Sink):
             self._sync()
             self._last_flush_ns = now_ns
         self._size = self._file.tell()
+
+    def _begin(self, streams: Mapping[str, StreamSpec]) -> None:
+        """Messages from here on are of `streams`: what an earlier session called by the same name may be another."""
+        for name, spec in self._streams.items():
+            if streams.get(name) != spec:
+                self._channels.pop(STREAMS + name, None)
+        self._streams = streams
 
     def _channel(self, topic: str, record: Struct) -> int:
         """Register the channel of a topic that is written for the first time."""

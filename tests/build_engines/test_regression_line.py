@@ -14,7 +14,7 @@ import zmq
 from build_engines.recipe import load_recipe
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.cli import commands, run_command
-from edge_runtime.config import Config, EngineConfig, PublishConfig, RecordConfig, ZmqSource
+from edge_runtime.config import Config, PublishConfig, RecordConfig, ZmqSource
 from edge_runtime.errors import ConfigError
 from edge_runtime.heads.regression import RegressionHead
 from edge_runtime.heads.softmax import SoftmaxHead
@@ -272,9 +272,7 @@ def test_it_runs_live_records_and_replays(built: Path, tmp_path: Path) -> None:
         assert live.heads["state"].label == "cold" and live.heads["state"].probabilities["cold"] > 0.6
     file = next(tmp_path.glob("run*.mcap"))
     bundle = open_bundle(built / "out" / "heater", allow_unsigned=True)
-    pipeline = Pipeline(bundle, EngineConfig())
-    pairs = [(recorded_answer(old), new) for old, new in replay(Recording(file), pipeline)]
-    pipeline.close()
+    pairs = [(recorded_answer(old), new) for old, new in replay(Recording(file), lambda _: Pipeline(bundle))]
     assert len(pairs) > 1 and all(old.differences(new) == [] for old, new in pairs)
     assert any(new.values == live.values for _, new in pairs)
     assert run_command(commands, ["replay", str(file), "--allow-unsigned", "--check"]) == 0

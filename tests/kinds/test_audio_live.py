@@ -91,11 +91,8 @@ def noise(samples: int, volume: float, seed: int) -> Sound:
 
 def replays_the_same(path: Path, bundle_path: Path) -> int:
     """How many decisions the recording holds; all are made again, bit for bit."""
-    pipeline = Pipeline(open_bundle(bundle_path, allow_unsigned=True))
-    try:
-        pairs = [(recorded_answer(old), new) for old, new in replay(Recording(path), pipeline)]
-    finally:
-        pipeline.close()
+    bundle = open_bundle(bundle_path, allow_unsigned=True)
+    pairs = [(recorded_answer(old), new) for old, new in replay(Recording(path), lambda _: Pipeline(bundle))]
     assert all(old == new for old, new in pairs)
     return len(pairs)
 

@@ -408,3 +408,23 @@ def test_a_pipe_is_no_recording(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.mcap")
     with pytest.raises(UserError, match="cannot be read"):
         Recording(tmp_path / "x.mcap")
+
+
+def test_streams_may_change_with_a_session_and_names_be_taken_by_other_kinds(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    before = Sample("sensors", 0, 1, values={"a": 1.0})
+    after = Utterance("sensors", 0, 2, text="hello")
+    with recording_to(path) as recorder:
+        recorder.message(before)
+        # Both before the writer's thread has seen any of it.
+        recorder.session(CONFIG, BUNDLE, {"sensors": tiny.STREAMS["text"]})
+        recorder.message(after)
+        recorder.session(CONFIG, BUNDLE, {})
+        recorder.serve()
+    assert recorder.stopped is None
+    assert messages(path) == [before, after]
+    names = {(topic, name) for topic, name, *_ in stock(path)}
+    assert {
+        ("/streams/sensors", "edge_runtime.SensorSample.sensors"),
+        ("/streams/sensors", "edge_runtime.Sentence"),
+    } <= (names)
