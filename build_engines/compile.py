@@ -15,9 +15,9 @@ from build_engines.build import Build
 from build_engines.quantisation.plan import read_plan
 from edge_runtime.bundle import Bundle, EngineFile
 from edge_runtime.errors import BundleError, EngineError, GateRefused
-from edge_runtime.tensorrt.build import Built, build_engine, graph_facts, problems
-from edge_runtime.tensorrt.build import Progress as Step
-from edge_runtime.tensorrt.library import Library, find_library
+from edge_runtime.infer.tensorrt.build import Built, build_engine, graph_facts, problems
+from edge_runtime.infer.tensorrt.build import Progress as Step
+from edge_runtime.infer.tensorrt.library import Library, find_library
 
 ENGINES = "engines.json"
 

@@ -28,7 +28,7 @@ from edge_runtime.bundles import bundle_path
 from edge_runtime.config import EngineConfig
 from edge_runtime.cuda import CudaChoice, open_cuda
 from edge_runtime.errors import EngineError, UserError
-from edge_runtime.infer.tensorrt_engine import TensorRTEngine
+from edge_runtime.infer.tensorrt.engine import TensorRTEngine
 from edge_runtime.messages import Tensors
 from edge_runtime.pipeline import Outcome, Pipeline
 

@@ -33,14 +33,14 @@ from edge_runtime.errors import EngineError, UserError
 from edge_runtime.infer import ON_CPU
 from edge_runtime.infer.feed import feed
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
-from edge_runtime.infer.tensorrt_backend import TensorRTBackend
+from edge_runtime.infer.tensorrt.backend import TensorRTBackend
+from edge_runtime.infer.tensorrt.build import build_engine, graph_facts, known_compute, problems
+from edge_runtime.infer.tensorrt.cache import EngineCache, EngineKey
+from edge_runtime.infer.tensorrt.library import Library, find_library, load_library
 from edge_runtime.messages import Tensor, Tensors
 from edge_runtime.preprocess import CLIP_SIGMA, Tokenizer
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, kind_of
 from edge_runtime.tensor_source import PRESENCE, TensorSource, stage_output, stream_tensor
-from edge_runtime.tensorrt.build import build_engine, graph_facts, known_compute, problems
-from edge_runtime.tensorrt.cache import EngineCache, EngineKey
-from edge_runtime.tensorrt.library import Library, find_library, load_library
 
 TARGETS = ("8.6", "8.9", "12.0")
 CUDA: tuple[CudaChoice, ...] = ("cuda-python", "pycuda")

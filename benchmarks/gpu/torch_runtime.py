@@ -25,8 +25,8 @@ from edge_runtime.config import EngineConfig
 from edge_runtime.cuda import CudaChoice, CudaDevice, open_cuda
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.infer.engine import Backend, Compiled
-from edge_runtime.infer.tensorrt_engine import TensorRTEngine
-from edge_runtime.tensorrt.library import Library, MessageLog
+from edge_runtime.infer.tensorrt.engine import TensorRTEngine
+from edge_runtime.infer.tensorrt.library import Library, MessageLog
 from edge_runtime.tensors import TensorSpec
 
 

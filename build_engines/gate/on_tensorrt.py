@@ -16,7 +16,7 @@ from edge_runtime.config import EngineConfig
 from edge_runtime.errors import EngineError, GateRefused, UserError
 from edge_runtime.infer.engine import Compiled
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
-from edge_runtime.infer.tensorrt_backend import TensorRTBackend
+from edge_runtime.infer.tensorrt.backend import TensorRTBackend
 from edge_runtime.messages import Tensor
 
 MOMENTS = 32

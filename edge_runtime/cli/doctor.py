@@ -158,7 +158,7 @@ def _accelerators(host: Host, config_file: Path | None) -> Iterator[Finding]:
 
 def _tensorrt(settings: EngineConfig) -> Iterator[Finding]:
     from edge_runtime.errors import UserError
-    from edge_runtime.tensorrt.library import load_library
+    from edge_runtime.infer.tensorrt.library import load_library
 
     try:
         yield Finding("tensorrt", "ok", str(load_library()))
@@ -216,7 +216,7 @@ def _cuda(host: Host) -> Iterator[Finding]:
 
 def _engine_cache(settings: EngineConfig) -> Iterator[Finding]:
     from edge_runtime.errors import UserError
-    from edge_runtime.tensorrt.cache import EngineCache, default_folder
+    from edge_runtime.infer.tensorrt.cache import EngineCache, default_folder
 
     try:
         folder = Path(settings.cache) if settings.cache else default_folder()

@@ -21,7 +21,7 @@ def _open_onnxruntime(settings: EngineConfig) -> Backend:
 
 
 def _open_tensorrt(settings: EngineConfig) -> Backend:
-    from edge_runtime.infer.tensorrt_backend import TensorRTBackend
+    from edge_runtime.infer.tensorrt.backend import TensorRTBackend
 
     return TensorRTBackend.open(settings)
 

@@ -12,8 +12,8 @@ from build_engines.compile import compile_graph, find_compiler
 from build_engines.graphs import serialised
 from build_engines.quantisation.quantise import prepare, quantise, sites
 from edge_runtime.errors import ConfigError, GateRefused
-from edge_runtime.tensorrt.build import Built
-from edge_runtime.tensorrt.library import Library
+from edge_runtime.infer.tensorrt.build import Built
+from edge_runtime.infer.tensorrt.library import Library
 from tests.build_engines import small_graphs as small
 
 TARGETS = ("8.6", "8.9", "12.0")

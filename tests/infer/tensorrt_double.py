@@ -22,10 +22,10 @@ import pytest
 
 from edge_runtime.cuda import CudaDevice
 from edge_runtime.infer.onnxruntime_engine import session_options
-from edge_runtime.infer.tensorrt_backend import TensorRTBackend
-from edge_runtime.tensorrt.build import Built, build_engine
-from edge_runtime.tensorrt.cache import EngineCache
-from edge_runtime.tensorrt.library import Flavour, Library, MessageLog, find_library
+from edge_runtime.infer.tensorrt.backend import TensorRTBackend
+from edge_runtime.infer.tensorrt.build import Built, build_engine
+from edge_runtime.infer.tensorrt.cache import EngineCache
+from edge_runtime.infer.tensorrt.library import Flavour, Library, MessageLog, find_library
 from tests.cuda.double import Double
 
 NUMPY_TO_TENSORRT = {

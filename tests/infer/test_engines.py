@@ -13,9 +13,9 @@ from edge_runtime.cuda import open_cuda
 from edge_runtime.errors import BundleError, EngineError, UserError
 from edge_runtime.infer.engine import Backend, Engine
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeBackend
-from edge_runtime.infer.tensorrt_backend import TensorRTBackend
-from edge_runtime.tensorrt.cache import EngineCache
-from edge_runtime.tensorrt.library import load_library
+from edge_runtime.infer.tensorrt.backend import TensorRTBackend
+from edge_runtime.infer.tensorrt.cache import EngineCache
+from edge_runtime.infer.tensorrt.library import load_library
 from edge_runtime.tensors import TensorSpec
 from tests import tiny
 from tests.cuda.double import Double

@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks.gpu import tensorrt
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import EngineError
-from edge_runtime.tensorrt.library import find_library
+from edge_runtime.infer.tensorrt.library import find_library
 from tests.cuda.double import Double
 
 STAGES = {"vision", "text", "sensors", "fusion"}

@@ -22,7 +22,7 @@ from build_engines.graphs import serialised
 from build_engines.recipe import GateRecipe
 from edge_runtime.bundle import open_bundle
 from edge_runtime.cli import run_command
-from edge_runtime.infer import tensorrt_backend
+from edge_runtime.infer.tensorrt import backend
 from tests.build_engines import small_graphs as small
 from tests.cuda.double import Double
 
@@ -115,7 +115,7 @@ def test_the_plan_is_judged_on_tensorrt_too(light: Path, tmp_path: Path, monkeyp
     from tests.infer.tensorrt_double import TensorRTDouble
 
     double = TensorRTDouble()
-    monkeypatch.setattr(tensorrt_backend, "load_library", lambda: double.library)
+    monkeypatch.setattr(backend, "load_library", lambda: double.library)
     monkeypatch.setattr(compile_stage, "find_library", lambda _: double.library)
     assert _run(light, tmp_path) == 0
     bundle = open_bundle(tmp_path / "light", [tmp_path / "light.pem"])
@@ -142,7 +142,7 @@ def test_an_engine_that_answers_otherwise_is_refused_by_name(
     double = TensorRTDouble()
     # A fifth more: no decision changes, and yet it is not what was judged.
     double.disturb = lambda _, value: value * 1.2
-    monkeypatch.setattr(tensorrt_backend, "load_library", lambda: double.library)
+    monkeypatch.setattr(backend, "load_library", lambda: double.library)
     monkeypatch.setattr(compile_stage, "find_library", lambda _: double.library)
     assert _run(light, tmp_path) == 3
     said = " ".join(capsys.readouterr().err.split())
@@ -160,7 +160,7 @@ def test_an_engine_that_does_not_run_is_refused_by_name(
 
     double = TensorRTDouble()
     double.runs_fail = True
-    monkeypatch.setattr(tensorrt_backend, "load_library", lambda: double.library)
+    monkeypatch.setattr(backend, "load_library", lambda: double.library)
     monkeypatch.setattr(compile_stage, "find_library", lambda _: double.library)
     assert _run(light, tmp_path) == 3
     assert "evaluate: classifier in " in " ".join(capsys.readouterr().err.split())

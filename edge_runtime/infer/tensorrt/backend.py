@@ -17,11 +17,11 @@ from edge_runtime.config import EngineConfig
 from edge_runtime.cuda import CudaDevice, CudaError, CudaUnavailable, open_cuda
 from edge_runtime.errors import EngineError
 from edge_runtime.infer.engine import Backend, Compiled
-from edge_runtime.infer.tensorrt_engine import TensorRTEngine
+from edge_runtime.infer.tensorrt.build import WORKSPACE_BYTES, build_engine, known_compute
+from edge_runtime.infer.tensorrt.cache import EngineCache, EngineKey, default_folder
+from edge_runtime.infer.tensorrt.engine import TensorRTEngine
+from edge_runtime.infer.tensorrt.library import Library, load_library
 from edge_runtime.notify import Notifier
-from edge_runtime.tensorrt.build import WORKSPACE_BYTES, build_engine, known_compute
-from edge_runtime.tensorrt.cache import EngineCache, EngineKey, default_folder
-from edge_runtime.tensorrt.library import Library, load_library
 from edge_runtime.tensors import TensorSpec
 
 log = logging.getLogger("edge_runtime.infer")

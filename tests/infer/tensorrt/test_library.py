@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge_runtime.tensorrt.library import TensorRTUnavailable, find_library, is_harmless, load_library
+from edge_runtime.infer.tensorrt.library import TensorRTUnavailable, find_library, is_harmless, load_library
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def without(code: str, broken: str = "") -> str:
         f"        if name == {broken!r}: raise OSError('libnvinfer.so.10: cannot open shared object file')\n"
         "        if name in ('tensorrt', 'tensorrt_rtx'): raise ModuleNotFoundError('no', name=name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "from edge_runtime.tensorrt.library import *\n"
+        "from edge_runtime.infer.tensorrt.library import *\n"
     )
     line = [sys.executable, "-c", head + code]
     return subprocess.run(line, capture_output=True, text=True, timeout=60, check=True).stdout.strip()

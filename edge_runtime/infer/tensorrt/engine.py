@@ -16,8 +16,8 @@ import numpy as np
 from edge_runtime.cuda import CudaDevice, CudaError, Graph, Pinned
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.infer.engine import Engine
+from edge_runtime.infer.tensorrt.library import Library
 from edge_runtime.messages import Tensor, Tensors
-from edge_runtime.tensorrt.library import Library
 from edge_runtime.tensors import TensorSpec
 
 log = logging.getLogger("edge_runtime.infer")

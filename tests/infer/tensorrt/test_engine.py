@@ -15,7 +15,7 @@ from edge_runtime.cuda import CudaError
 from edge_runtime.cuda.cuda_python_device import CudaPythonDevice
 from edge_runtime.cuda.pycuda_device import PycudaDevice
 from edge_runtime.errors import BundleError, EngineError
-from edge_runtime.infer.tensorrt_engine import TensorRTEngine
+from edge_runtime.infer.tensorrt.engine import TensorRTEngine
 from edge_runtime.tensors import TensorSpec
 from tests import tiny
 from tests.cuda.double import ILLEGAL_ADDRESS, TOTAL_BYTES, Double

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_runtime.bundle import open_bundle
 from edge_runtime.bundles import PREFIX, bundle_path
 from edge_runtime.errors import BundleError, ConfigError, EngineError
-from edge_runtime.tensorrt.build import Built, GraphFacts, build_engine, graph_facts, known_compute, problems
-from edge_runtime.tensorrt.library import find_library
+from edge_runtime.infer.tensorrt.build import Built, GraphFacts, build_engine, graph_facts, known_compute, problems
+from edge_runtime.infer.tensorrt.library import find_library
 from tests import tiny
 
 TARGETS = ("8.0", "8.6", "8.9", "12.0", "12.1")

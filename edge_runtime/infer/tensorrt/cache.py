@@ -21,10 +21,10 @@ import msgspec
 from msgspec import Struct
 
 from edge_runtime.errors import ConfigError
-from edge_runtime.tensorrt.library import Flavour
+from edge_runtime.infer.tensorrt.library import Flavour
 from edge_runtime.trusted_path import why_replaceable
 
-log = logging.getLogger("edge_runtime.tensorrt")
+log = logging.getLogger("edge_runtime.infer.tensorrt")
 
 MAX_BYTES = 2 << 30
 """Kept in all; what was not used for longest goes first."""

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import ConfigError
-from edge_runtime.tensorrt import cache as cache_module
-from edge_runtime.tensorrt.cache import EngineCache, EngineKey, default_folder
+from edge_runtime.infer.tensorrt import cache as cache_module
+from edge_runtime.infer.tensorrt.cache import EngineCache, EngineKey, default_folder
 
 KEY = EngineKey(
     flavour="tensorrt",

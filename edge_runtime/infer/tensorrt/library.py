@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from edge_runtime.errors import UserError
 
-log = logging.getLogger("edge_runtime.tensorrt")
+log = logging.getLogger("edge_runtime.infer.tensorrt")
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")

@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 
 from edge_runtime.errors import BundleError, ConfigError, EngineError
-from edge_runtime.tensorrt.library import Flavour, Library, is_harmless
+from edge_runtime.infer.tensorrt.library import Flavour, Library, is_harmless
 
 WORKSPACE_BYTES = 256 << 20
 """Scratch memory that the fastest kernels may ask for."""

@@ -18,11 +18,11 @@ from edge_runtime.config import EngineConfig
 from edge_runtime.cuda import CudaError, open_cuda
 from edge_runtime.errors import EngineError
 from edge_runtime.infer.engine import Compiled
-from edge_runtime.infer.tensorrt_backend import TensorRTBackend
+from edge_runtime.infer.tensorrt.backend import TensorRTBackend
+from edge_runtime.infer.tensorrt.library import find_library
 from edge_runtime.messages import Frame, Sample, Utterance
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.streams import NS_PER_MS
-from edge_runtime.tensorrt.library import find_library
 from edge_runtime.tensors import TensorSpec
 from tests import tiny
 from tests.cuda.double import TOTAL_BYTES, Double
@@ -209,7 +209,7 @@ def test_progress_reaches_systemd(double: TensorRTDouble, open_stage: Callable[.
 
 @pytest.fixture
 def settings(double: TensorRTDouble, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EngineConfig:
-    monkeypatch.setattr("edge_runtime.infer.tensorrt_backend.load_library", lambda: double.library)
+    monkeypatch.setattr("edge_runtime.infer.tensorrt.backend.load_library", lambda: double.library)
     return EngineConfig(backend="tensorrt", cache=str(tmp_path / "cache"))
 
 
