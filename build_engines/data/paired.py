@@ -15,6 +15,7 @@ from build_engines.data.arrays import Arrays, stream_arrays
 from build_engines.data.datasets import Batch, Inputs, Ints, answer_names, in_step, names_of
 from build_engines.data.tokenizer import SamplingEncoder
 from build_engines.heads import build_of
+from build_engines.memory import Guard
 from build_engines.modalities import MODALITIES
 from build_engines.recipe import Recipe
 from calibration.moments import LabelledSet, replay
@@ -37,7 +38,7 @@ def build_arrays(
     [N, 2]: what is right with everything known, and without the first stream that changes it; a label's number, or
     [V] values. `side <name>` [N] or [N, V]: the same, with everything known, for the heads beside the first. Zeros
     where a stream is absent. Raises UserError for a label that the recipe lacks, a value that the data lacks, a
-    picture that the device refuses, and a split without any moment.
+    picture that the device refuses, a split without any moment, and one that memory does not hold.
     """
     head, others = recipe.output_head, {name: head for name, head in recipe.heads.items() if name}
     columns: dict[str, list[NDArray[np.generic]]] = {}
@@ -48,10 +49,13 @@ def build_arrays(
     plain = {name: spec for name, spec in streams.items() if not isinstance(spec, TextStream)}
     preprocess = preprocessors(plain, _no_file)
     recipe = msgspec.structs.replace(recipe, streams=dict(streams))
+    # Twice, when all rows are put together into one array.
+    guard = Guard(f"data {data}: the split {split!r}", "take fewer rows, or smaller pictures", copies=2)
     for moment, aligned in replay(streams, sets, refused=refused):
         slices = [aligned.slices[name] for name in recipe.modalities]
         for name, value in _tensors(recipe, preprocess, aligned).items():
             columns.setdefault(name, []).append(value)
+            guard.keep(value.nbytes)
         columns.setdefault("presence", []).append(np.array([part.present for part in slices], np.float32))
         said = aligned.slices[recipe.model.text.stream].newest if recipe.model.text else None
         texts.append(said.text if isinstance(said, Utterance) else "")

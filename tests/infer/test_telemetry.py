@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,10 @@ OURS = {
     "build_engines": "import build_engines.quantisation.plan",
     "benchmarks": "import benchmarks.user_loop",
 }
+TRACED = "socket,connect,sendto,sendmsg,sendmmsg,open,openat,creat,mkdir,mkdirat,rename,renameat,renameat2"
+SEND_OR_WRITE = re.compile(
+    r"(socket|connect|sendto|sendmsg|sendmmsg|creat|mkdir|mkdirat|rename\w*)\(|O_WRONLY|O_RDWR|O_CREAT"
+)
 SESSION = """
 import onnxruntime
 from onnx import TensorProto, helper
@@ -25,16 +31,39 @@ onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecution
 """
 
 
-def _run(code: str, home: Path | None) -> str:
-    """What a fresh Python prints, both ways, that runs `code` with this home or none."""
+def _environment(home: Path | None) -> dict[str, str]:
     hidden = ("HOME", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     if home is not None:
         environment["HOME"] = str(home)
+    return environment
+
+
+def _run(code: str, home: Path | None) -> str:
+    """What a fresh Python prints, both ways, that runs `code` with this home or none."""
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code], env=_environment(home), capture_output=True, text=True, timeout=120, check=True
     )
     return done.stdout + done.stderr
+
+
+def _sent_or_written(code: str, home: Path) -> list[str]:
+    """The system calls of a fresh Python that runs `code`, and of all its threads, that could send or write."""
+    log = home.parent / "calls.txt"
+    trace = ["strace", "-f", "-qq", "-e", f"trace={TRACED}", "-o", str(log)]
+    done = subprocess.run(
+        [*trace, sys.executable, "-B", "-c", code],
+        check=False,
+        env=_environment(home),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if done.returncode != 0 and "ptrace" in done.stderr:
+        pytest.skip(f"strace may not look on here: {done.stderr.strip()[:80]}")
+    assert done.returncode == 0, done.stderr
+    calls = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [call for call in calls if SEND_OR_WRITE.search(call) and '"/dev/' not in call]
 
 
 @pytest.mark.parametrize("first", OURS.values(), ids=OURS)
@@ -45,3 +74,19 @@ def test_nothing_of_onnxruntime_is_written_below_the_home(first: str, tmp_path: 
 
 def test_nothing_is_printed_without_a_home() -> None:
     assert _run(OURS["edge_runtime"] + SESSION, None) == ""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_nothing_is_sent_and_nothing_written_by_a_session(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    run = SESSION.replace("onnxruntime.InferenceSession", "session = onnxruntime.InferenceSession")
+    run += "import numpy, time\nsession.run(None, {'x': numpy.zeros((1, 2), numpy.float32)})\ntime.sleep(5)\n"
+    assert _sent_or_written(OURS["edge_runtime"] + run, home) == []
+    # It would be seen: a connection, and a file.
+    seen = _sent_or_written(f"import socket; socket.socket().connect_ex(('127.0.0.1', 9)); open('{home}/x', 'w')", home)
+    assert [next(word for word in ("socket(", "connect(", "O_CREAT") if word in call) for call in seen] == [
+        "socket(",
+        "connect(",
+        "O_CREAT",
+    ]
