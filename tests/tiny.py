@@ -63,7 +63,7 @@ def stop_piece(model: bytes) -> int:
     return int(processor.PieceToId("▁stop"))
 
 
-def _graph(
+def graph(
     name: str, nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], constants: dict[str, Any]
 ) -> bytes:
     def info(items: dict[str, Any]) -> list[Any]:
@@ -91,7 +91,7 @@ def vision_graph() -> bytes:
         "shape": np.array([1, 1]),
         "one": np.float32(1),
     }
-    return _graph(
+    return graph(
         "vision",
         nodes,
         {"image": (TensorProto.UINT8, [1, HEIGHT, WIDTH, 3])},
@@ -109,7 +109,7 @@ def text_graph(stop: int) -> bytes:
         helper.make_node("ReduceMean", ["mask", "axes"], ["length"], keepdims=1),
         helper.make_node("Concat", ["found", "length"], ["features"], axis=1),
     ]
-    return _graph(
+    return graph(
         "text",
         nodes,
         {"ids": (TensorProto.INT32, [1, TOKENS]), "mask": (TensorProto.FLOAT, [1, TOKENS])},
@@ -131,7 +131,7 @@ def sensors_graph() -> bytes:
         "axes": np.array([1, 2]),
         "shape": np.array([1, 2]),
     }
-    return _graph(
+    return graph(
         "sensors",
         nodes,
         {"window": (TensorProto.FLOAT, [1, STEPS, 2]), "mask": (TensorProto.FLOAT, [1, STEPS, 2])},
@@ -154,7 +154,7 @@ def fusion_graph(scale: float = 1.0) -> bytes:
         helper.make_node("Mul", ["raw", "scale"], ["logits"]),
     ]
     features = {name: (TensorProto.FLOAT, [1, 2]) for name in ("vision", "text", "sensors")}
-    return _graph(
+    return graph(
         "fusion",
         nodes,
         features | {"presence": (TensorProto.FLOAT, [1, 3])},

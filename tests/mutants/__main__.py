@@ -7,6 +7,7 @@ The results go to build/mutants/: one JSON file per module, kept from run to run
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import random
@@ -52,18 +53,28 @@ def main() -> int:
         print(f"no module in {TABLE.name} is named like {' '.join(given.modules)}; there are {', '.join(table)}")
         return 2
     OUT.mkdir(parents=True, exist_ok=True)
+    failed = []
     for name in chosen:
-        result = judge(ROOT, name, table[name], given.sample, given.jobs)
+        try:
+            result = judge(ROOT, name, table[name], given.sample, given.jobs)
+        except FailingTests as error:
+            print(error, flush=True)
+            failed.append(name)
+            continue
         (OUT / f"{name.replace('/', '.')}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         (OUT / "report.md").write_text(report(OUT), encoding="utf-8")
     print(f"\n{report(OUT, survivors=False)}\nsurvivors: {OUT / 'report.md'}")
-    return 0
+    return 1 if failed else 0
+
+
+class FailingTests(Exception):
+    """A module's tests do not pass on it as it is."""
 
 
 def judge(root: Path, module: str, tests: list[str], sample: int = 0, jobs: int = 1) -> dict[str, object]:
     """What became of the mutants of one module of the project at `root`.
 
-    Raises SystemExit where its tests do not pass on the module as it is.
+    Raises FailingTests where its tests do not pass on the module as it is.
     """
     made = mutants((root / module).read_text(encoding="utf-8"))
     chosen = random.Random(0).sample(made, sample) if 0 < sample < len(made) else made
@@ -71,15 +82,13 @@ def judge(root: Path, module: str, tests: list[str], sample: int = 0, jobs: int 
     with servers(root, module, jobs) as free:
         waiting = [free.get() for _ in range(jobs)]
         for server in waiting:
+            start = time.monotonic()
             found = server.warm(tests)
             if found["outcome"] != "survived":
-                raise SystemExit(
+                raise FailingTests(
                     f"{module}: its tests do not pass as it is ({found['outcome']}, {found['by']}): {' '.join(tests)}"
                 )
-            server.run(tests, [], 600)
-            start = time.monotonic()
-            server.run(tests, [], 600)
-            limit_s = 20 + 5 * (time.monotonic() - start)
+            limit_s = 20 + 3 * (time.monotonic() - start)
             free.put(server)
         print(f"{module}: {len(chosen)} of {len(made)} mutants, {limit_s:.0f} s each at most", flush=True)
         killers: list[str] = []
@@ -100,7 +109,9 @@ def judge(root: Path, module: str, tests: list[str], sample: int = 0, jobs: int 
         with ThreadPoolExecutor(jobs) as pool:
             for mutant, found in zip(chosen, pool.map(one, chosen), strict=True):
                 counts[found["outcome"]] += 1
-                rows.append({"line": mutant.line, "change": mutant.change, **found})
+                rows.append(
+                    {"line": mutant.line, "change": mutant.change, "outcome": found["outcome"], "by": found["by"]}
+                )
                 if found["outcome"] == "survived":
                     print(f"  survived  {module}:{mutant.line}  {mutant.change}", flush=True)
                 elif len(rows) % 20 == 0:
@@ -127,61 +138,83 @@ def servers(root: Path, module: str, jobs: int) -> Iterator[SimpleQueue[Server]]
 
 
 class Server:
-    """A process that runs tests in a copy of the source tree: see server.py."""
+    """Runs tests on one module and its changes, in a copy of the source tree, by two processes: see server.py."""
 
     def __init__(self, folder: Path, module: str) -> None:
+        self._folder = folder
         self._target = folder / module
+        self._name = module.removesuffix(".py").replace("/", ".")
         self._original = self._target.read_bytes()
         self._libraries: list[str] = []
-        self._process = subprocess.Popen(
-            [sys.executable, str(SERVER)],
-            cwd=folder,
-            # The copy's modules, not those of an editable install; and no byte code of the module as it was.
-            env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._anew = self._start()
+        self._collected: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate()  # it ends when nothing more is asked
+        for process in (self._anew, self._collected):
+            if process is not None:
+                process.communicate()  # it ends when nothing more is asked
 
     def warm(self, tests: list[str]) -> dict[str, Any]:
-        """Run `tests` on the module as it is, and keep loaded the libraries that they imported.
-
-        The byte code of all modules is kept, but of the one that changes.
-        """
-        found = self._ask(tests, [], 600.0, write_bytecode=True)
+        """Run `tests` on the module as it is, and keep loaded what that needs. The byte code of all modules is kept,
+        but of the one that changes."""
+        found = self._run(tests, [], 600.0, write_bytecode=True)
         for stale in self._target.parent.glob(f"__pycache__/{self._target.stem}.*"):
             stale.unlink()
-        self._libraries = found.pop("libraries")
-        return found
-
-    def run(self, tests: list[str], first: list[str], limit_s: float) -> dict[str, Any]:
-        """`outcome`: "killed" if one of `tests` fails, and `by` which; "timeout"; "survived" if all pass."""
-        found = self._ask(tests, first, limit_s, load=self._libraries)
-        del found["libraries"]
-        self._libraries = []  # they stay loaded
+        self._libraries = found["libraries"]
+        if found["outcome"] == "survived":
+            self._collected = self._start(self._name, *tests)
+            source = ast.unparse(ast.parse(self._original)) + "\n"
+            as_it_is = self._ask(self._collected, source=source, first=[], limit_s=600.0)
+            if as_it_is is None or as_it_is["outcome"] != "survived":  # not to be forked when collected
+                self._collected.kill()
+                self._collected.communicate()
+                self._collected = None
         return found
 
     def judge(self, source: str, tests: list[str], first: list[str], limit_s: float) -> dict[str, Any]:
-        """`run` on the module changed to `source`."""
+        """With the module changed to `source`, `outcome`: "killed" if one of `tests` fails, and `by` which; "timeout";
+        "survived" if all pass."""
         try:
             self._target.write_text(source, encoding="utf-8")
-            return self.run(tests, first, limit_s)
+            if self._collected is not None:
+                found = self._ask(self._collected, source=source, first=first, limit_s=limit_s)
+                if found is not None and found["outcome"] in ("killed", "timeout"):
+                    return found
+            return self._run(tests, first, limit_s)
         finally:
             self._target.write_bytes(self._original)
 
-    def _ask(self, tests: list[str], first: list[str], limit_s: float, **more: object) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        request = {"tests": tests, "first": first, "limit_s": limit_s, **more}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+    def _run(self, tests: list[str], first: list[str], limit_s: float, **more: object) -> dict[str, Any]:
+        found = self._ask(self._anew, tests=tests, first=first, limit_s=limit_s, load=self._libraries, **more)
+        assert found is not None, "the process that runs the tests has ended"
+        self._libraries = []  # they stay loaded
         return found
+
+    def _start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(SERVER), *arguments],
+            cwd=self._folder,
+            # The copy's modules, not those of an editable install; and no byte code of the module as it was.
+            env={**os.environ, "PYTHONPATH": str(self._folder), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def _ask(self, process: subprocess.Popen[str], **request: object) -> dict[str, Any] | None:
+        """The answer; None where the process has ended."""
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        answer = process.stdout.readline()
+        return json.loads(answer) if answer else None
 
 
 def report(folder: Path, survivors: bool = True) -> str:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from tests.mutants.__main__ import TABLE, judge, report
+from tests.mutants.__main__ import TABLE, FailingTests, judge, report
 from tests.mutants.mutate import mutants
+from tests.mutants.server import code_of, code_swaps, functions_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,8 +96,63 @@ def test_killed_survived_and_endless_are_told_apart(tmp_path: Path) -> None:
     assert (found["killed"], found["survived"], found["timeout"]) == (3, 3, 0)
     assert module.read_bytes() == before
     (project / "tests" / "test_limits.py").write_text("def test_it():\n    assert False\n")
-    with pytest.raises(SystemExit, match="its tests do not pass as it is"):
+    with pytest.raises(FailingTests, match="its tests do not pass as it is"):
         judge(project, "calibration/limits.py", ["tests/test_limits.py"])
+
+
+MODULE = """
+from functools import cache
+LIMIT = 3
+class Box:
+    size: int = 2
+    def __init__(self, size=4):
+        self.size = size
+    @property
+    def twice(self):
+        return self.size * 2
+    @cache
+    def outer(self):
+        def inner():
+            return 1
+        return inner()
+def low(x):
+    return x < LIMIT
+high = lambda x: x > LIMIT
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "function"),
+    [
+        ("self.size = size", "pass", "Box.__init__"),
+        ("self.size * 2", "self.size / 2", "Box.twice"),
+        ("return 1", "return 2", "Box.outer"),
+        ("x < LIMIT", "x <= LIMIT", "low"),
+        ("LIMIT = 3", "LIMIT = 4", None),
+        ("size: int = 2", "size: int = 3", None),
+        ("size=4", "size=5", None),
+        ("x > LIMIT", "x >= LIMIT", None),
+    ],
+)
+def test_only_what_lies_within_functions_is_changed_in_place(old: str, new: str, function: str | None) -> None:
+    module = types.ModuleType("made")
+    exec(code_of(MODULE, "made.py"), module.__dict__)
+    swaps = code_swaps(code_of(MODULE, "m"), code_of(MODULE.replace(old, new), "m"), functions_of(module))
+    assert [found.__qualname__ for found, _ in swaps or ()] == ([] if function is None else [function])
+    assert (swaps is None) == (function is None)
+    assert code_swaps(code_of(MODULE, "m"), code_of("\n\n" + MODULE, "m"), functions_of(module)) == []
+
+
+def test_a_function_changed_in_place_is_changed_for_all_who_imported_it() -> None:
+    module = types.ModuleType("made")
+    exec(code_of(MODULE, "made.py"), module.__dict__)
+    low = module.low
+    ((function, code),) = code_swaps(
+        code_of(MODULE, "m"), code_of(MODULE.replace("x <", "x >"), "m"), functions_of(module)
+    ) or [(None, None)]
+    assert low(2) and function is not None and code is not None
+    function.__code__ = code
+    assert not low(2)
 
 
 def test_the_report_holds_every_module_judged_so_far(tmp_path: Path) -> None:
