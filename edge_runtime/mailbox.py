@@ -56,11 +56,14 @@ class Mailbox:
         self._keep = keep
         self._wake = wake
         self._retired = False
+        self.announced_ns: int | None = None
+        """Capture time of the message that is in the making, if one is."""
 
     def put(self, make: Callable[[int], Message]) -> None:
         """Admit the message that `make(seq)` gives. Any thread; wakes the loop if this stream triggers it."""
         account = self._account
         with account.lock:
+            self.announced_ns = None
             account.captured += 1
             if self._retired:
                 account.drop(RELOAD)
@@ -78,14 +81,16 @@ class Mailbox:
         if self._wake is not None:
             self._wake()
 
-    def announce(self) -> None:
-        """A message is in the making. Any thread; the loop, which wakes, gets ready for it meanwhile."""
+    def announce(self, captured_ns: int) -> None:
+        """A message captured then is in the making. Any thread; the loop, which wakes, gets ready for it meanwhile."""
+        self.announced_ns = captured_ns
         if self._wake is not None:
             self._wake()
 
     def refuse(self, reason: str) -> None:
         """Count a message that was captured but not admitted. Any thread."""
         with self._account.lock:
+            self.announced_ns = None
             self._account.captured += 1
             self._account.drop(reason)
 

@@ -118,11 +118,13 @@ class Pipeline:
         self.reset()
         return outcome
 
-    def prefetch(self, now_ns: int) -> None:
-        """Between decisions: run the stages of all streams but the trigger's, where they have something new."""
+    def prefetch(self, reference_ns: int) -> None:
+        """Between decisions: run the stages of all streams but the trigger's, where they have something new for a
+        decision at `reference_ns`.
+        """
         if self._down is not None or not self._ahead:
             return
-        aligned = align(self._ahead, self._history.messages, now_ns, now_ns)
+        aligned = align(self._ahead, self._history.messages, reference_ns, reference_ns)
         try:
             self._graph.prefetch(aligned, self._ahead)
         except EngineError:

@@ -215,7 +215,7 @@ class Runtime:
         if now_ns - self._last_decided_ns >= self._session.heartbeat_ns:
             self._decide(now_ns, triggered=False)
         if not answered:
-            self._session.pipeline.prefetch(now_ns)
+            self._session.prefetch(now_ns)
         for outlet in self._outlets:
             outlet.serve()
         # The time just after a decision is the quietest; without one, a turn is waited for at most.

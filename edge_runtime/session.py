@@ -179,6 +179,13 @@ class Session:
         if self._tap is not None:
             self._tap(message)
 
+    def prefetch(self, now_ns: int) -> None:
+        """Between decisions: compute what the next one will need besides its trigger, as of the time of the trigger's
+        message that is in the making, if one is: readings that came since then belong to a later decision.
+        """
+        announced_ns = self.mailboxes[self.trigger].announced_ns
+        self.pipeline.prefetch(now_ns if announced_ns is None else min(now_ns, announced_ns))
+
     def settle(self, aligned: AlignedSet) -> None:
         """Close the accounts of the messages that a decision considered."""
         for name, part in aligned.slices.items():

@@ -77,10 +77,15 @@ def test_the_account_balances_while_many_threads_put() -> None:
 def test_an_announced_message_rings_and_counts_nothing() -> None:
     rung: list[None] = []
     mailbox = Mailbox(4, wake=lambda: rung.append(None))
-    mailbox.announce()
-    Mailbox(4).announce()
-    assert len(rung) == 1
+    mailbox.announce(7)
+    Mailbox(4).announce(7)
+    assert len(rung) == 1 and mailbox.announced_ns == 7
     assert mailbox.counts(0) == Counts(0, 0, {}, 0)
+    put(mailbox)
+    assert mailbox.announced_ns is None, "it is there"
+    mailbox.announce(8)
+    mailbox.refuse("corrupt")
+    assert mailbox.announced_ns is None, "it will not come"
 
 
 def test_the_trigger_rings_after_the_message_is_there() -> None:

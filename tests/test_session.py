@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_runtime.messages import Frame, Utterance
+from edge_runtime.messages import Frame, Sample, Utterance
 from edge_runtime.session import Books, Session
 from edge_runtime.streams import NS_PER_MS
 from tests import tiny
@@ -112,3 +112,27 @@ def test_a_frame_taken_before_a_heartbeat_is_still_decided_on_with_what_was_curr
     assert decided(session, heartbeat_ms=9920) == [(9920, "go on then")]
     put_frame(session, 9900)
     assert decided(session) == [(9900, "stop")]
+
+
+def test_what_is_computed_ahead_is_what_the_announced_message_needs(session: Session) -> None:
+    now_ns = session.intake.clock.now_ns()
+
+    def put_sample(at_ms: int, value: float) -> None:
+        at_ns = now_ns - (100 - at_ms) * NS_PER_MS
+        session.mailboxes["sensors"].put(lambda seq: Sample("sensors", seq, at_ns, {"a": value, "b": 1.0}))
+
+    for announced in (True, False):
+        put_sample(10, 1.0)
+        if announced:
+            session.mailboxes["camera"].announce(now_ns - 60 * NS_PER_MS)
+        put_sample(70, 2.0)
+        assert list(session.take()) == []
+        session.prefetch(now_ns)
+        put_frame(session, (now_ns - 60 * NS_PER_MS) // NS_PER_MS)
+        (reference_ns,) = session.take()
+        outcome = session.pipeline.decide(reference_ns, now_ns)
+        session.settle(outcome.aligned)
+        newest = outcome.aligned.slices["sensors"].newest
+        assert isinstance(newest, Sample) and newest.values["a"] == 1.0, "what the frame's time had seen"
+        assert (outcome.inference.stage_ns["sensors"] == 0) is announced, "ready, or computed for another moment"
+        session.pipeline.reset()

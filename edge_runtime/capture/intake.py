@@ -83,7 +83,7 @@ class Intake:
             self.refuse(stream, stamp)
             return
         if isinstance(content, bytes | memoryview):
-            self._mailboxes[stream].announce()
+            self._mailboxes[stream].announce(stamp)
         make = self._admit[stream](content)
         if isinstance(make, Refusal):
             self.refuse(stream, make)
