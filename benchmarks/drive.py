@@ -22,7 +22,8 @@ name = "drive"
 bundle = "{bundle}"
 allow_unsigned = true
 stop_at_end = true
-[publish]
+[[sink]]
+kind = "zmq"
 bind = "ipc://{folder}/decisions"
 [[source]]
 kind = "world"

@@ -33,7 +33,8 @@ CONFIG = """\
 name = "home"
 bundle = "{bundle}"
 allow_unsigned = true
-[publish]
+[[sink]]
+kind = "zmq"
 bind = "ipc://{folder}/decisions"
 [[source]]
 kind = "zmq"

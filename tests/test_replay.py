@@ -204,7 +204,8 @@ name = "svc"
 bundle = "{bundle}"
 allow_unsigned = true
 stop_at_end = true
-[publish]
+[[sink]]
+kind = "zmq"
 bind = "ipc://{folder}/out"
 [[source]]
 kind = "{kind}"
@@ -241,7 +242,7 @@ def test_record_ends_cleanly_on_a_signal_or_in_time_and_overwrites_nothing(
 def test_a_drive_through_the_built_in_world_replays_bit_for_bit(tmp_path: Path) -> None:
     config, path = tmp_path / "car.toml", tmp_path / "drive.mcap"
     text = CONFIG.format(bundle="shipped:vehicle", folder=tmp_path, kind="world", more="seed = 3\nduration_s = 2.0\n")
-    config.write_text(text + f'[record]\npath = "{path}"\n[engine]\nbackend = "onnxruntime"\n')
+    config.write_text(text + f'[[sink]]\nkind = "recording"\npath = "{path}"\n[engine]\nbackend = "onnxruntime"\n')
     run = command("run", config)
     assert run.returncode == 0, run.stderr
     checked = command("replay", path, "--allow-unsigned", "--check")

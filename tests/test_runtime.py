@@ -287,7 +287,8 @@ CONFIG = """
 name = "svc"
 bundle = "{bundle}"
 allow_unsigned = true
-[publish]
+[[sink]]
+kind = "zmq"
 bind = "ipc://{folder}/out"
 [[source]]
 kind = "zmq"
@@ -361,7 +362,8 @@ name = "files"
 bundle = "{bundle}"
 allow_unsigned = true
 stop_at_end = true
-[publish]
+[[sink]]
+kind = "zmq"
 bind = "ipc://{folder}/out"
 [[source]]
 kind = "{kind}"

@@ -102,7 +102,7 @@ def test_listen_gives_json_lines(tiny_bundle_path: Path) -> None:
     assert lines and all(line["label"] == "stop" and line["source"] == "safe" for line in lines)
 
 
-CONFIG = 'name = "x"\nbundle = "{bundle}"\nallow_unsigned = true\n[publish]\nbind = "ipc://{folder}/out"\n'
+CONFIG = 'name = "x"\nbundle = "{bundle}"\nallow_unsigned = true\n[[sink]]\nkind = "zmq"\nbind = "ipc://{folder}/out"\n'
 
 
 def test_doctor_finds_a_healthy_machine_and_names_what_is_wrong(tiny_bundle_path: Path, tmp_path: Path) -> None:

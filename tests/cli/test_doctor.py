@@ -281,7 +281,7 @@ def test_an_engine_cache_that_others_may_write_is_bad(
     shared.chmod(0o777)
     config = (
         f'name = "x"\nbundle = "{tiny_bundle_path}"\nallow_unsigned = true\nsource = []\n'
-        f'[publish]\nbind = "ipc://{tmp_path}/out"\n[engine]\ncache = "{shared}"\n'
+        f'[[sink]]\nkind = "zmq"\nbind = "ipc://{tmp_path}/out"\n[engine]\ncache = "{shared}"\n'
     )
     code, output = run_doctor(config)
     assert code == 2
@@ -298,7 +298,7 @@ def test_tensorrt_asked_for_where_there_is_none_is_bad(
     except OSError:
         config = (
             f'name = "x"\nbundle = "{tiny_bundle_path}"\nallow_unsigned = true\nsource = []\n'
-            f'[publish]\nbind = "ipc://{tmp_path}/out"\n[engine]\nbackend = "tensorrt"\n'
+            f'[[sink]]\nkind = "zmq"\nbind = "ipc://{tmp_path}/out"\n[engine]\nbackend = "tensorrt"\n'
         )
         code, output = run_doctor(config)
         assert code == 2

@@ -269,7 +269,8 @@ name = "pictures"
 bundle = "{bundle}"
 allow_unsigned = true
 stop_at_end = true
-[publish]
+[[sink]]
+kind = "zmq"
 bind = "ipc://{folder}/out"
 [[source]]
 kind = "images"
