@@ -300,7 +300,7 @@ def test_a_file_is_read_up_to_one_mebibyte_and_with_a_byte_order_mark(tmp_path: 
     with pytest.raises(ConfigError, match="is not TOML"):
         load_config(path)
     path.write_text("a = " + "[" * 5000 + "]" * 5000)
-    with pytest.raises(ConfigError, match="is nested too deeply|is not TOML"):
+    with pytest.raises(ConfigError, match="is nested too deeply"):
         load_config(path)
 
 
