@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,13 +12,15 @@ from hypothesis import strategies as st
 
 from build_engines.model.monolith import compose_monolith, monolith_bundle, stage_graphs
 from edge_runtime.align import align
-from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.bundle import MANIFEST, Bundle, SideHead, encode_manifest, open_bundle
 from edge_runtime.errors import BundleError, EngineError
+from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.infer.engine import Engine
 from edge_runtime.infer.stages import SliceTensors, StageGraph
 from edge_runtime.messages import AlignedSet, Frame, Message, Sample, Slice, Tensors, Utterance
 from edge_runtime.streams import NS_PER_MS, preprocessors
+from edge_runtime.tensors import TensorSpec
 from tests import tiny
 from tests.conftest import noise
 
@@ -189,3 +194,165 @@ def test_stages_that_do_not_wait_for_one_another_run_side_by_side(
     encoders = ["vision", "text", "sensors"]
     expected = [f"{what} {name}" for what in ("start", "finish") for name in encoders]
     assert order == [*expected, "start fusion", "finish fusion"]
+
+
+class Watched:
+    """What engines and the streams' preprocessing are asked for, while a graph works as ever."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+        self.started: list[str] = []
+        self.closed: list[str] = []
+        self.prepared: list[str] = []
+        start, close, make = Engine.start, Engine.close, tensors_of(bundle)
+
+        def started(engine: Engine, tensors: Tensors) -> None:
+            self.started.append(engine.name)
+            start(engine, tensors)
+
+        def closed(engine: Engine) -> None:
+            self.closed.append(engine.name)
+            close(engine)
+
+        def prepared(stream: str, part: Slice) -> Tensors:
+            self.prepared.append(stream)
+            return make(stream, part)
+
+        monkeypatch.setattr(Engine, "start", started)
+        monkeypatch.setattr(Engine, "close", closed)
+        self.tensors_of: SliceTensors = prepared
+
+    def forget(self) -> None:
+        for seen in (self.started, self.closed, self.prepared):
+            seen.clear()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle) -> Watched:
+    return Watched(monkeypatch, tiny_bundle)
+
+
+ALL = (frame(0, 51), Utterance("text", 0, 0, "stop"), Sample("sensors", 0, 0, {"a": 5.0}))
+STAGES = ["vision", "text", "sensors", "fusion"]
+
+
+def test_without_the_cache_everything_is_made_and_run_every_time(tiny_bundle: Bundle, watched: Watched) -> None:
+    stages = StageGraph(tiny_bundle, watched.tensors_of, cache=False)
+    watched.forget()
+    for _ in range(2):
+        inference = stages.run(at(0, *ALL))
+        assert all(spent > 0 for spent in inference.stage_ns.values())
+    assert watched.started == STAGES * 2
+    # `ids` and `mask` each ask for the sentence's tensors, `window` and `mask` for the readings'.
+    assert Counter(watched.prepared) == {"camera": 2, "text": 4, "sensors": 4}
+
+
+def test_with_it_what_is_the_same_is_made_once_and_costs_no_time(tiny_bundle: Bundle, watched: Watched) -> None:
+    stages = StageGraph(tiny_bundle, watched.tensors_of)
+    watched.forget()
+    first = stages.run(at(0, *ALL))
+    assert first.preprocess_ns > 0 and all(spent > 0 for spent in first.stage_ns.values())
+    again = stages.run(at(0, *ALL))
+    assert (watched.started, Counter(watched.prepared)) == (STAGES, {"camera": 1, "text": 1, "sensors": 1})
+    assert again.preprocess_ns == 0 and set(again.stage_ns.values()) == {0}
+    assert np.array_equal(again.output, first.output)  # type: ignore[arg-type]
+    stages.run(at(1, frame(1, 60, 1), *ALL[1:]))
+    assert watched.started == [*STAGES, "vision", "fusion"]
+    assert watched.prepared[3:] == ["camera"]
+
+
+def test_presence_alone_makes_the_fusion_run_again(tiny_bundle: Bundle, watched: Watched) -> None:
+    stages = StageGraph(tiny_bundle, watched.tensors_of)
+    stages.run(at(0, *ALL))
+    watched.forget()
+    output = stages.run(at(0, *ALL[:2])).output
+    assert watched.started == ["fusion"]
+    assert output is not None and output[0] == pytest.approx([0.8, 3.2, 9.0, 0.0], abs=1e-5)
+
+
+def test_prefetch_runs_what_the_others_feed_once_and_nothing_else(tiny_bundle: Bundle, watched: Watched) -> None:
+    stages = StageGraph(tiny_bundle, watched.tensors_of)
+    watched.forget()
+    for _ in range(2):
+        stages.prefetch(at(0, *ALL[1:]), ("text", "sensors"))
+    assert (watched.started, watched.prepared) == (["text", "sensors"], ["text", "sensors"])
+    inference = stages.run(at(0, *ALL))
+    assert watched.started == ["text", "sensors", "vision", "fusion"]
+    assert {name: spent > 0 for name, spent in inference.stage_ns.items()} == {
+        "vision": True,
+        "text": False,
+        "sensors": False,
+        "fusion": True,
+    }
+    newer = (Utterance("text", 1, NS_PER_MS, "go"), ALL[2])
+    stages.prefetch(at(1, *newer), ("text", "sensors"))
+    assert watched.started[4:] == ["text"], "only what has something new"
+    stages.prefetch(at(1, ALL[0], *newer), ("text",))
+    assert watched.started[5:] == [], "a stage of streams that were not named is left"
+
+
+def test_engines_are_warm_and_named_when_the_graph_is_there(tiny_bundle: Bundle, watched: Watched) -> None:
+    stages = StageGraph(tiny_bundle, watched.tensors_of)
+    assert Counter(watched.started) == dict.fromkeys(STAGES, 3)
+    assert stages.backends == dict.fromkeys(STAGES, "onnxruntime")
+    assert stages.precisions == dict.fromkeys(STAGES, "fp32")
+    stages.close()
+    assert watched.closed == STAGES
+    assert (stages.backends, stages.precisions) == ({}, {})
+    stages.open()
+    assert watched.closed == STAGES, "what is closed is not closed again"
+    stages.open()
+    assert watched.closed == STAGES * 2, "and what is open is, before it is opened anew"
+
+
+def test_a_graph_that_does_not_open_leaves_nothing_open(tmp_path: Path, watched: Watched) -> None:
+    broken = list(tiny.stages())
+    broken[2] = msgspec.structs.replace(broken[2], outputs=(TensorSpec("features", "float32", (1, 3)),))
+    inputs = list(broken[3].inputs)
+    inputs[2] = msgspec.structs.replace(inputs[2], shape=(1, 3))
+    broken[3] = msgspec.structs.replace(broken[3], inputs=tuple(inputs))
+    bundle = open_bundle(tiny.write_bundle(tmp_path / "b", stages=tuple(broken)), allow_unsigned=True)
+    with pytest.raises(BundleError, match="sensors"):
+        StageGraph(bundle, watched.tensors_of)
+    assert watched.closed == ["vision", "text"]
+
+
+def test_the_plan_is_the_manifest_s_unless_one_is_given(tmp_path: Path) -> None:
+    """The second precision of the fusion doubles its answer: which one runs can be seen."""
+    doubled = tiny.fusion_graph(2.0)
+    path = tiny.write_bundle(tmp_path / "b")
+    manifest = open_bundle(path, allow_unsigned=True).manifest
+    (path / "stages" / "fusion.int8.onnx").write_bytes(doubled)
+    *encoders, fusion = manifest.stages
+    files = manifest.files | {"stages/fusion.int8.onnx": hashlib.sha256(doubled).hexdigest()}
+    both = msgspec.structs.replace(fusion, files={**fusion.files, "int8": "stages/fusion.int8.onnx"})
+    default = manifest.precision["default"]
+    plans = {"default": default, "onnxruntime": default | {"fusion": "int8"}}
+    changed = msgspec.structs.replace(manifest, stages=(*encoders, both), files=files, precision=plans)
+    (path / MANIFEST).write_bytes(encode_manifest(changed))
+    bundle = open_bundle(path, allow_unsigned=True)
+    for plan, precision, factor in ((None, "int8", 2), (default, "fp32", 1)):
+        stages = StageGraph(bundle, tensors_of(bundle), plan=plan)
+        assert stages.precisions == default | {"fusion": precision}
+        output = stages.run(at(0, *ALL)).output
+        assert output is not None and output[0] == pytest.approx(
+            [0.8 * factor, 3.2 * factor, 9.0 * factor, 4.0 * factor]
+        )
+        stages.close()
+
+
+def test_every_head_s_output_is_given_by_its_name(tmp_path: Path) -> None:
+    side = SideHead("raw", SoftmaxHead(("x", "y"), "stage:vision:features"), DecisionPolicy("x"))
+    bundle = open_bundle(tiny.write_bundle(tmp_path / "b", side_heads=(side,)), allow_unsigned=True)
+    inference = graph(bundle).run(at(0, *ALL))
+    assert set(inference.side) == {"raw"}
+    assert inference.side["raw"].dtype == np.float32
+    assert inference.side["raw"][0] == pytest.approx([0.2, 0.8], abs=1e-5)
+    assert inference.output is not None and inference.output.dtype == np.float32
+
+
+def test_stages_that_nothing_feeds_answer_zeros_of_their_shape(tiny_bundle: Bundle, watched: Watched) -> None:
+    stages = StageGraph(tiny_bundle, watched.tensors_of)
+    watched.forget()
+    output = stages.run(at(0)).output
+    assert watched.started == ["fusion"] and watched.prepared == []
+    assert output is not None and output.tolist() == [[0.0, 0.0, 0.0, 0.0]]
