@@ -13,7 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.workload import make_workload
+from edge_runtime.world.simulation import Simulation
+from edge_runtime.world.view import View, to_jpeg
 
 FORGED = "FORGED LINE"
 """A log line that begins with this was made up by a sender."""
@@ -27,9 +28,8 @@ def message(stream: str, **fields: Any) -> bytes:
 @functools.cache
 def frame() -> bytes:
     """A JPEG of the town."""
-    picture = make_workload().picture(0)
-    assert isinstance(picture, bytes)
-    return picture
+    simulation = Simulation(seed=7)
+    return to_jpeg(View(simulation.town, seed=7).draw(simulation))
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +66,8 @@ class Figures:
     undisturbed_p99: float
     stale: int
     """Inputs decided on that were older than said, or older than their stream allows."""
-    safe: int
+    safe: Mapping[str, int]
+    """Safe decisions by reason."""
     balanced: bool
     peak_mb: float
     undisturbed_mb: float
@@ -134,7 +136,7 @@ def figures(
         undisturbed_p50=percentile(calm, 50),
         undisturbed_p99=percentile(calm, 99),
         stale=stale_inputs([*during.decisions, *during.aftermath], max_age_ms),
-        safe=sum(one["source"] == "safe" for one in during.decisions),
+        safe=Counter(str(one["reason"]) for one in during.decisions if one["source"] == "safe"),
         balanced=status is not None and status["conserved"],
         peak_mb=max((one.memory_mb for one in during.samples), default=0.0),
         undisturbed_mb=max((one.memory_mb for one in undisturbed.samples), default=0.0),
@@ -184,7 +186,11 @@ RULES = (
         lambda f: f.p99 <= 2 * f.undisturbed_p99 + 5,
         timed=True,
     ),
-    Rule(lambda f: f"{f.safe} safe decisions", lambda f: f.safe == 0, timed=True),
+    Rule(
+        lambda f: "safe decisions: " + ", ".join(f"{count} {reason}" for reason, count in f.safe.items()),
+        lambda f: not f.safe,
+        timed=True,
+    ),
     Rule(lambda f: f"{f.lost} decisions did not reach the subscriber", lambda f: f.lost == 0, timed=True),
     Rule(lambda f: f"{f.stale} inputs were older than said", lambda f: f.stale == 0),
     Rule(lambda f: "the accounts do not balance", lambda f: f.balanced or not f.alive),
@@ -192,6 +198,7 @@ RULES = (
     Rule(
         lambda f: f"{f.log_lines_s:.1f} log lines a second",
         lambda f: f.log_lines_s <= MAX_LOG_LINES_S,
+        timed=True,
     ),
     Rule(lambda f: f"a log line of {f.longest_line} characters", lambda f: f.longest_line <= MAX_LOG_LINE),
     Rule(lambda f: f"{len(f.forged)} log lines were forged: {f.forged[0]!r:.120}", lambda f: not f.forged),

@@ -43,7 +43,10 @@ def test_what_is_undisturbed_holds() -> None:
     [
         (heard([decision(at / 30) for at in range(250)]), "25.0 decisions a second"),
         (heard([decision(at / 30, latency_ms=16.0) for at in range(300)]), "p99 16.0 ms, at most 15.0"),
-        (heard([decision(at / 30, source="safe") for at in range(300)]), "300 safe decisions"),
+        (
+            heard([decision(at / 30, source="safe", reason="camera stale") for at in range(300)]),
+            "safe decisions: 300 camera stale",
+        ),
         (heard(list(CALM.decisions), lost=2), "2 decisions did not reach the subscriber"),
         (heard(list(CALM.decisions), repeated=3), "3 decisions came twice"),
         (heard(list(CALM.decisions), samples=[Sample(0, 623.0, 0)]), "memory 623 MiB"),
