@@ -35,6 +35,10 @@ MAX_FILE_BYTES = 2 << 30
 """No ONNX file is larger (https://protobuf.dev/programming-guides/proto-limits/)."""
 
 
+_AS_BEFORE = {"fit": "stretch", "scaling": "whole"}
+"""What a stream does that says nothing of it."""
+
+
 class StageInput(Struct, frozen=True, forbid_unknown_fields=True):
     """One input of a stage and where it comes from.
 
@@ -393,4 +397,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
     plain = msgspec.to_builtins(manifest, order="deterministic")
     if not plain["side_heads"]:
         del plain["side_heads"]
+    for stream in plain["streams"].values():
+        for field, value in _AS_BEFORE.items():
+            if stream.get(field) == value:
+                del stream[field]
     return msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"
