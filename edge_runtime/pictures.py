@@ -156,15 +156,22 @@ def _number(view: memoryview, at: int, size: int, order: str = "big", signed: bo
 
 
 def _jpeg(view: memoryview) -> Header:
-    """Walk the segments (ITU-T T.81, Annex B) from the first to the end mark."""
+    """Walk the segments (ITU-T T.81, Annex B) from the first to the end mark. Once a frame: no call for each number."""
+    try:
+        return _walked(view)
+    except IndexError:
+        raise PictureError("corrupt", "cut short in its header") from None
+
+
+def _walked(view: memoryview) -> Header:
     array = np.frombuffer(view, np.uint8)
     marks: NDArray[np.intp] | None = None
     frame: tuple[int, int, int] | None = None
     scans, scans_at, exif, at = 0, 0, False, 2
     for _ in range(MAX_SEGMENTS):
-        if _number(view, at, 1) != 0xFF:
+        if view[at] != 0xFF:
             raise PictureError("corrupt", f"byte {at}: a segment was expected")
-        while (marker := _number(view, at, 1)) == 0xFF:
+        while (marker := view[at]) == 0xFF:
             at += 1
         at += 1
         if marker == 0xD9:
@@ -174,11 +181,11 @@ def _jpeg(view: memoryview) -> Header:
         if marker in _OTHER_FRAMES or (marker in _WHOLE_PICTURE and frame is not None):
             raise PictureError("unsupported", f"a JPEG of kind SOF{marker - 0xC0}")
         if marker in _WHOLE_PICTURE:
-            if _number(view, at + 2, 1) != 8:
+            if view[at + 2] != 8:
                 raise PictureError("unsupported", f"{view[at + 2]} bits a sample")
-            frame = _number(view, at + 5, 2), _number(view, at + 3, 2), _number(view, at + 7, 1)
+            frame = view[at + 5] << 8 | view[at + 6], view[at + 3] << 8 | view[at + 4], view[at + 7]
         exif |= marker == 0xE1 and bytes(view[at + 2 : at + 6]) == b"Exif"
-        length = _number(view, at, 2)
+        length = view[at] << 8 | view[at + 1]
         if length < 2:
             raise PictureError("corrupt", f"byte {at}: a segment of {length} bytes")
         at += length
