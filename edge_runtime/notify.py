@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
+from edge_runtime.log_handler import one_line
+
 
 class Notifier:
     """Loop thread only. Raises nothing: a service manager that has gone away must not stop decisions."""
@@ -24,9 +26,13 @@ class Notifier:
         if self._socket is not None:
             try:
                 # Never waits: a manager that does not read must not stop decisions either.
-                self._socket.sendto(state.encode(), socket.MSG_DONTWAIT, self._address)
+                self._socket.sendto(state.encode("utf-8", "replace"), socket.MSG_DONTWAIT, self._address)
             except OSError:
                 pass
+
+    def status(self, text: str) -> None:
+        """What `systemctl status` shows, in one line."""
+        self.send(f"STATUS={one_line(text)}")
 
     def reloading(self, now_ns: int) -> None:
         """A reload begins, at this monotonic time (which `Type=notify-reload` asks for); `READY=1` ends it."""

@@ -18,8 +18,11 @@ from edge_runtime.cli.replay import replay
 from edge_runtime.cli.run import run
 from edge_runtime.cli.send import send
 from edge_runtime.errors import GateRefused, UserError
+from edge_runtime.log_handler import one_line
 
 EXIT_BUG, EXIT_USER, EXIT_GATE = 1, 2, 3
+MAX_ERROR = 4000
+"""Characters of the one line that a user's mistake is told in."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,7 +52,7 @@ def run_command(command: click.Command, arguments: list[str] | None = None) -> i
     try:
         result = command.main(args=arguments, standalone_mode=False)
     except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {one_line(str(error), MAX_ERROR)}", err=True)
         return EXIT_USER
     except GateRefused as error:
         click.echo(f"refused: {error}", err=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
+
+from edge_runtime.log_handler import log_to
 
 if TYPE_CHECKING:
     from edge_runtime.config import Config
@@ -20,10 +23,13 @@ log = logging.getLogger("edge_runtime")
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Log to stderr; the journal adds its own time stamps."""
+    """Log to standard error, where there is one; the journal adds its own time stamps."""
     times = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
     level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=level, format=times + "%(levelname)s %(message)s")
+    try:
+        log_to(sys.stderr.fileno(), level, times + "%(levelname)s %(message)s")
+    except (AttributeError, OSError, ValueError):
+        logging.disable()
 
 
 @click.command()
