@@ -8,6 +8,7 @@ EdgeError
 │   └── CudaUnavailable  no CUDA here (edge_runtime.cuda)
 ├── GateRefused          a build gate said no: exit 3
 └── EngineError          an engine failed while running; the loop answers with the safe decision
+    ├── EnginesLost      they cannot be had again in this process: exit 4
     └── CudaError        a CUDA call failed (edge_runtime.cuda)
 
 Everything else that escapes is a bug: exit 1, with its trace.
@@ -39,4 +40,13 @@ class GateRefused(EdgeError):
 
 
 class EngineError(EdgeError):
-    """An engine could not run, or gave values that are no answer (shape, dtype, not finite)."""
+    """An engine could not run, or gave values that are no answer (shape, dtype, not finite). Not at all: exit 4."""
+
+    @property
+    def device_lost(self) -> bool:
+        """Whether nothing on this device can work again in this process."""
+        return False
+
+
+class EnginesLost(EngineError):
+    """Engines failed and cannot be opened again by this process; by another, perhaps."""

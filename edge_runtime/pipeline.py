@@ -51,8 +51,11 @@ class Pipeline:
         engine: EngineConfig = ON_CPU,
         cache: bool = True,
         plan: Mapping[str, str] | None = None,
+        restarts: bool = True,
     ) -> None:
-        """`plan` (stage to precision) replaces the manifest's."""
+        """`plan` (stage to precision) replaces the manifest's. `restarts`: whether engines that failed are opened again
+        here, while a decision waits; otherwise by somebody else, beside a loop: `open_graph` and `adopt`.
+        """
         manifest = bundle.manifest
         self.bundle = bundle
         self.streams = manifest.streams
@@ -60,8 +63,8 @@ class Pipeline:
         self._heads = [("", manifest.head, manifest.decision)]
         self._heads += [(one.name, one.head, one.decision) for one in manifest.side_heads]
         self._preprocessors = preprocessors(manifest.streams, bundle.read)
-        self._graph = StageGraph(bundle, self._tensors, engine, cache, plan)
-        self._falls_back = engine.falls_back
+        self._engine, self._cache, self._plan = engine, cache, plan
+        self._graph = self.open_graph()
         self.backends = dict(self._graph.backends)
         """Stage to back end."""
         self.precisions = dict(self._graph.precisions)
@@ -73,6 +76,11 @@ class Pipeline:
         self._rules = RULES
         self._states: dict[str, PolicyState] = {}
         self._down: str | None = None
+        self._restarts = restarts
+        self.device_lost = False
+        """Whether the engines failed with a device that nothing brings back in this process."""
+        self.answered = 0
+        """Times that the model has answered."""
         self._restart_after_ns = 0
         self._restart_pause_ns = RESTART_PAUSE_NS
 
@@ -83,7 +91,7 @@ class Pipeline:
     def decide(self, reference_ns: int, now_ns: int, blocking: bool = True, heartbeat: bool = False) -> Outcome:
         """Decide from the messages captured at or before `reference_ns`; ages are taken at `now_ns`.
 
-        An engine that fails gives the safe decision, and is restarted. `blocking` = False asks the model even where
+        An engine that fails gives the safe decision, and is opened again. `blocking` = False asks the model even where
         a required input is missing: for measuring what each input is worth, never for acting. A `heartbeat` answers no
         message: hysteresis does not count it, and messages captured before it still get their decisions.
         """
@@ -161,6 +169,23 @@ class Pipeline:
         """Why the engines cannot be used at the moment, if so."""
         return self._down
 
+    def open_graph(self, on_cpu: bool = False) -> StageGraph:
+        """Engines as those that failed, opened and warm; with ONNX Runtime where `on_cpu`. Theirs is the thread that
+        calls this, and that calls `adopt`'s pipeline from then on. Raises UserError or EngineError.
+        """
+        settings = replace(self._engine, backend="onnxruntime") if on_cpu else self._engine
+        return StageGraph(self.bundle, self._tensors, settings, self._cache, self._plan)
+
+    def adopt(self, graph: StageGraph) -> None:
+        """Go on with these engines in place of those that failed."""
+        self._graph = graph
+        self._opened()
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether engines may run on the CPU instead."""
+        return self._engine.falls_back
+
     @property
     def ahead(self) -> frozenset[str]:
         """The streams whose messages `prefetch` can make use of."""
@@ -190,19 +215,29 @@ class Pipeline:
         return self._preprocessors[stream](part)
 
     def _infer(self, aligned: AlignedSet, now_ns: int) -> Inference:
-        if self._down is not None and not self._restart(now_ns):
+        if self._down is not None and not (self._restarts and self._restart(now_ns)):
             return Inference(None, error=self._down)
         try:
             inference = self._graph.run(aligned)
             if inference.output is None or not all(map(finite, (inference.output, *inference.side.values()))):
                 raise EngineError("output not finite")
         except EngineError as error:
-            log.error("engine failed: %s; deciding safely and restarting it", error)
+            log.error("engine failed: %s; deciding safely until engines are open again", error)
             self._down = f"engine: {error}"
+            self.device_lost = error.device_lost
+            self._close_failed()
             self._restart_after_ns = max(self._restart_after_ns, now_ns)
             return Inference(None, error=self._down)
         self._restart_pause_ns = RESTART_PAUSE_NS
+        self.answered += 1
         return inference
+
+    def _close_failed(self) -> None:
+        """What they held makes room for those that are opened in their place."""
+        try:
+            self._graph.close()
+        except EngineError as error:
+            log.warning("engines that failed cannot be closed: %s", error)
 
     def _restart(self, now_ns: int) -> bool:
         """Reopen the engines, at growing intervals so that a model that always fails does not eat the loop.
@@ -211,7 +246,7 @@ class Pipeline:
         """
         if now_ns < self._restart_after_ns:
             return False
-        on_cpu = self._falls_back and self._restart_pause_ns > RESTART_PAUSE_NS
+        on_cpu = self.falls_back and self._restart_pause_ns > RESTART_PAUSE_NS
         self._restart_after_ns = now_ns + self._restart_pause_ns
         self._restart_pause_ns = min(2 * self._restart_pause_ns, MAX_RESTART_PAUSE_NS)
         try:
@@ -220,7 +255,11 @@ class Pipeline:
             log.error("engine does not restart: %s", error)
             self._down = f"engine: {error}"
             return False
+        self._opened()
+        return True
+
+    def _opened(self) -> None:
         self.backends, self.precisions = dict(self._graph.backends), dict(self._graph.precisions)
         self.engine_restarts += 1
         self._down = None
-        return True
+        self.device_lost = False

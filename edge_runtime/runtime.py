@@ -19,17 +19,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from edge_runtime import realtime
+from edge_runtime.attempt import Attempt
 from edge_runtime.capture import OpenSources, open_sources
 from edge_runtime.clock import Clock, RealClock, rfc3339
 from edge_runtime.config import Config, RecordingSink, ZmqSink
 from edge_runtime.decision_fields import Times, decision_values, input_state, latency, side_answers
-from edge_runtime.errors import ConfigError
+from edge_runtime.errors import ConfigError, EnginesLost
+from edge_runtime.infer.stages import StageGraph
 from edge_runtime.messages import Message
 from edge_runtime.notify import Notifier
-from edge_runtime.pipeline import Outcome
+from edge_runtime.pipeline import Outcome, Pipeline
 from edge_runtime.publish import open_outlets
+from edge_runtime.publish.outlet import Outlet
 from edge_runtime.publish.sink import published
-from edge_runtime.reload import Attempt, Reloads
+from edge_runtime.recovery import Recovery
+from edge_runtime.reload import Reloads
 from edge_runtime.session import Books, Session
 from edge_runtime.status import Status
 from edge_runtime.wire import DecisionMessage, State, StatusMessage
@@ -39,6 +43,10 @@ log = logging.getLogger("edge_runtime")
 TURN_S = 0.05
 TURN_NS = int(TURN_S * 1e9)
 STATUS_INTERVAL_NS = 1_000_000_000
+END_S = 1.5
+"""What does not end within this time of being told is left behind: a library that builds, a device that hangs."""
+CLOSE_S = 1.5
+"""As much for the sinks, after that."""
 SWITCH_INTERVAL_S = 0.0005
 """A source thread in the middle of Python code hands the loop the interpreter after at most this long."""
 
@@ -49,7 +57,8 @@ def _lasting(config: Config) -> tuple[object, ...]:
 
 
 class Runtime:
-    """Runs a configuration until stopped. `run` is called once; the calling thread is the loop until a reload.
+    """Runs a configuration until stopped. `run` is called once and waits; the loop has a thread of its own, so that the
+    caller hears of signals whatever the loop does.
 
     `stop` and `reload` may be called from any thread and from signal handlers.
     """
@@ -73,7 +82,12 @@ class Runtime:
         self._books = Books()
         self._status = Status(config.name, self._clock)
         self._reloads = Reloads(self._begin_reload)
+        self._recovery = Recovery(self._begin_recovery)
+        self._outlets: list[Outlet] = []
+        self._taps: list[Outlet] = []
         self._stopping = threading.Event()
+        self._ending = threading.Event()
+        """Set by whoever has `run` come to its end."""
         self._finished = threading.Event()
         self._error: BaseException | None = None
         self._last_decided_ns = 0
@@ -100,29 +114,23 @@ class Runtime:
             self._quieten_interpreter(cleanup)
             self._notifier = Notifier()
             cleanup.callback(self._notifier.close)
-            rows = self._config.sinks
-            self._outlets = open_outlets(rows, self._clock)
-            for outlet in self._outlets:
-                cleanup.callback(outlet.close)
-            self._taps = [
-                outlet for outlet, row in zip(self._outlets, rows, strict=True) if isinstance(row, RecordingSink)
-            ]
-            number, row = next((number, row) for number, row in enumerate(rows) if isinstance(row, ZmqSink))
-            self.decisions_endpoint = getattr(self._outlets[number].sink, "endpoint", row.bind)
-            self._session = self._open_session(self._config)
-            self._be_the_loop(self._session)
+            cleanup.callback(self._close_outlets)
+            threading.Thread(target=self._begin, name="loop", daemon=True).start()
             try:
-                self._finished.wait()
+                self._ending.wait()
             except BaseException:
                 self.stop()
-                self._finished.wait()
+                self._finished.wait(END_S)
                 raise
+            if not self._finished.wait(END_S):
+                log.warning("the loop does not come to its end within %.1f s; left behind", END_S)
             if self._error is not None:
                 raise self._error
 
     def stop(self) -> None:
         """End the loop after the decision in hand."""
         self._stopping.set()
+        self._ending.set()
         self._ring()
 
     def reload(self, load: Callable[[], Config]) -> None:
@@ -133,6 +141,14 @@ class Runtime:
     def captured(self, stream: str) -> int:
         """Messages of `stream` seen so far. Any thread."""
         return self._session.mailboxes[stream].captured
+
+    def _close_outlets(self) -> None:
+        """All at once, so that several that take their time cost it once."""
+        threads = [threading.Thread(target=outlet.close, daemon=True) for outlet in self._outlets]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(CLOSE_S)
 
     def _ring(self) -> None:
         self._wake.put(None)
@@ -171,37 +187,72 @@ class Runtime:
         )
         self.started.set()
 
-    def _be_the_loop(self, session: Session) -> None:
-        """Decide with `session`, which this thread opened, until the end or until another session takes over."""
-        successor: Session | None = None
+    def _begin(self) -> None:
+        """Open everything, then be the loop."""
         try:
-            if not self.started.is_set():
-                self._start()
-            successor = self._turn_until_done()
+            rows = self._config.sinks
+            self._outlets = open_outlets(rows, self._clock)
+            self._taps = [
+                outlet for outlet, row in zip(self._outlets, rows, strict=True) if isinstance(row, RecordingSink)
+            ]
+            number, row = next((number, row) for number, row in enumerate(rows) if isinstance(row, ZmqSink))
+            self.decisions_endpoint = getattr(self._outlets[number].sink, "endpoint", row.bind)
+            self._session = self._open_session(self._config)
         except BaseException as error:  # `run` raises it, on its own thread
-            self._error = error
-        try:
-            session.close(successor)
-        except Exception:  # what it could not free must not end the decisions of the next
-            log.exception("session: cannot be closed")
-        del session
-        if successor is None:
-            self._finished.set()
+            self._end(error)
         else:
+            self._be_the_loop(self._session)
+
+    def _be_the_loop(self, session: Session) -> None:
+        """Decide with `session`, whose engines this thread opened, until the end or until another thread takes over."""
+        leave: Callable[[], None] | None = None
+        error: BaseException | None = None
+        try:
+            if not self.started.is_set() and not self._stopping.is_set():
+                self._start()
+            leave = self._turn_until_done()
+        except BaseException as raised:
+            error = raised
+        try:
+            (leave or session.close)()
+        except Exception:  # what could not be freed must not end the decisions of the next
+            log.exception("session: cannot be closed")
+        if leave is None:
+            self._end(error)
+        else:
+            del session, leave
             self._spare_collector()
 
-    def _turn_until_done(self) -> Session | None:
-        """Turn the loop; the session that takes over from here, or None at the end."""
-        while not self._stopping.is_set():
+    def _end(self, error: BaseException | None) -> None:
+        self._error = error
+        self._finished.set()
+        self._ending.set()
+
+    def _turn_until_done(self) -> Callable[[], None] | None:
+        """Turn the loop. Where another thread takes over: what this one still has to do; None at the end.
+
+        Raises EnginesLost after the last decision.
+        """
+        lost: EnginesLost | None = None
+        while not self._stopping.is_set() and lost is None:
             self._turn()
             if self._reloads.due():
                 self._notifier.reloading(self._clock.now_ns())
                 self._reloads.start()
-            if (attempt := self._reloads.finished()) is not None and (successor := self._end_reload(attempt)):
-                return successor
+            if (attempt := self._reloads.finished()) is not None and (leave := self._end_reload(attempt)):
+                return leave
+            try:
+                if self._recover():
+                    return lambda: None
+            except EnginesLost as error:
+                log.error("%s", error)
+                lost = error
             if self._session.config.stop_at_end and self._session.ended:
                 break
-        self._drain()
+        if self.started.is_set():
+            self._drain()
+        if lost is not None:
+            raise lost
         return None
 
     def _turn(self) -> None:
@@ -317,7 +368,27 @@ class Runtime:
             self._open_sources,
         )
 
-    def _begin_reload(self, load: Callable[[], Config]) -> Attempt:
+    def _begin_recovery(self, pipeline: Pipeline, on_cpu: bool) -> Attempt[StageGraph]:
+        session = self._session
+
+        def take_over(graph: StageGraph) -> None:
+            self._be_the_loop(session)
+
+        return Attempt("engines", lambda: pipeline.open_graph(on_cpu), take_over, StageGraph.close, self._ring)
+
+    def _recover(self) -> bool:
+        """Have engines that failed opened again; whether the thread that opened them is the loop from here on."""
+        pipeline = self._session.pipeline
+        attempt = self._recovery.turn(pipeline, self._clock.now_ns())
+        if attempt is None:
+            return False
+        assert attempt.opened is not None
+        pipeline.adopt(attempt.opened)
+        log.info("engines are open again, on %s", ", ".join(sorted(set(pipeline.backends.values()))))
+        attempt.accept()
+        return True
+
+    def _begin_reload(self, load: Callable[[], Config]) -> Attempt[Session]:
         running = self._session
 
         def open_session() -> Session:
@@ -326,16 +397,20 @@ class Runtime:
                 raise ConfigError("`name`, `[realtime]` and `[[sink]]` cannot change while running; restart instead")
             return self._open_session(config, running)
 
-        return Attempt(open_session, self._be_the_loop, self._answer, self._ring)
+        return Attempt("reload", open_session, self._be_the_loop, Session.abandon, self._ring, self._answer)
 
-    def _end_reload(self, attempt: Attempt) -> Session | None:
-        """Give way to the session that the attempt has opened, or take note of its refusal."""
-        old, new = self._session, attempt.session
+    def _end_reload(self, attempt: Attempt[Session]) -> Callable[[], None] | None:
+        """Give way to the session that the attempt has opened, and give what is then left to do; or take note of its
+        refusal.
+        """
+        old, new = self._session, attempt.opened
         if new is None:
             log.error("reload refused, the old configuration goes on: %s", attempt.reason)
-            self._notifier.send(f"READY=1\nSTATUS=reload refused: {attempt.reason}")
+            self._notifier.send("READY=1")
+            self._notifier.status(f"reload refused: {attempt.reason}")
             attempt.dismiss()
             return None
+        self._recovery.cancel()
         new.start()
         # What came before is decided by those it came to.
         for reference_ns in old.take():
@@ -346,9 +421,10 @@ class Runtime:
         self._session = new
         self._announce_session()
         log.info("reloaded: bundle %s %s", new.bundle_id.name, new.bundle_id.version)
-        self._notifier.send(f"READY=1\nSTATUS=bundle {new.bundle_id.name} {new.bundle_id.version}")
+        self._notifier.send("READY=1")
+        self._notifier.status(f"bundle {new.bundle_id.name} {new.bundle_id.version}")
         attempt.accept()
-        return new
+        return lambda: old.close(new)
 
     def _tap(self, message: Message) -> None:
         for outlet in self._taps:
@@ -367,6 +443,7 @@ class Runtime:
         for reference_ns in self._session.take():
             self._decide(reference_ns, triggered=True)
         self._decide(self._clock.now_ns(), triggered=False)
-        self._reloads.cancel()
         self._publish_status("stopped")
         log.info("%s: %s", self._config.name, self._status.summary())
+        self._reloads.cancel()
+        self._recovery.cancel()

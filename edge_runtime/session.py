@@ -41,7 +41,7 @@ class Books:
 class Session:
     """Opened whole before anything of the running one is touched; then takes its place, or is closed without a trace.
 
-    Made, used and closed by one thread, the loop it serves: engines on a GPU belong to the thread that opens them.
+    Used and closed by the loop it serves, which is the thread that opened its engines: on a GPU they belong to it.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Session:
         self._clock = clock
         self._books = books
         self._tap = tap
-        self.pipeline = Pipeline(bundle, config.engine)
+        self.pipeline = Pipeline(bundle, config.engine, restarts=False)
         try:
             self.mailboxes = {
                 name: Mailbox(

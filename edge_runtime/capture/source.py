@@ -44,6 +44,7 @@ class Source(ABC):
         self._started = threading.Event()
         self._ended = threading.Event()
         self._failure: str | None = None
+        self._left_behind = False
         self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
 
     def serves(self, settings: Struct, reads: object) -> bool:
@@ -68,9 +69,10 @@ class Source(ABC):
         """Stop delivering and free everything; waits at most `timeout_s`. Harmless when called again."""
         self.stopping.set()
         self._started.set()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not self._left_behind:
             self._thread.join(timeout_s)
-            if self._thread.is_alive():
+            self._left_behind = self._thread.is_alive()
+            if self._left_behind:
                 log.warning("%s: still busy after %.1f s (a device driver hangs); left behind", self.name, timeout_s)
         elif self._thread.ident is None:
             self._close()

@@ -1,8 +1,17 @@
-"""`edge-runtime`: the commands. Each module holds one; heavy imports happen inside them."""
+"""`edge-runtime`: the commands. Each module holds one; heavy imports happen inside them.
+
+Exit codes: 0 fine; 2 the user's mistake, told in one line; 3 a gate refused; 4 the engines are lost, or cannot be
+opened; 75 something else is in the way, and may not be for ever (an endpoint is held; only where a service manager
+starts us again, otherwise 2); 1 a bug, with its trace.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import sys
+import threading
 import traceback
 
 import click
@@ -15,9 +24,9 @@ from edge_runtime.cli.predict import predict
 from edge_runtime.cli.record import record
 from edge_runtime.cli.reload import reload
 from edge_runtime.cli.replay import replay
-from edge_runtime.cli.run import run
+from edge_runtime.cli.run import EXIT_ENGINES, run
 from edge_runtime.cli.send import send
-from edge_runtime.errors import GateRefused, UserError
+from edge_runtime.errors import EngineError, GateRefused, UserError
 from edge_runtime.log_handler import one_line
 
 EXIT_BUG, EXIT_USER, EXIT_GATE = 1, 2, 3
@@ -36,8 +45,16 @@ for command in (demo, run, reload, listen, send, predict, record, replay, doctor
 
 
 def main() -> None:
-    """Entry point: 0 fine, 2 the user's mistake (one line), 3 a gate refused, 1 a bug (trace)."""
-    sys.exit(run_command(commands))
+    """Entry point."""
+    code = run_command(commands)
+    if threading.active_count() > 1:
+        # They are inside a library that does not return, or write the log: neither is waited for, nor taken down
+        # while something of it still runs.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stdout.flush()
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run_command(command: click.Command, arguments: list[str] | None = None) -> int:
@@ -54,6 +71,9 @@ def run_command(command: click.Command, arguments: list[str] | None = None) -> i
     except UserError as error:
         click.echo(f"error: {one_line(str(error), MAX_ERROR)}", err=True)
         return EXIT_USER
+    except EngineError as error:
+        click.echo(f"error: {one_line(str(error), MAX_ERROR)}", err=True)
+        return EXIT_ENGINES
     except GateRefused as error:
         click.echo(f"refused: {error}", err=True)
         return EXIT_GATE

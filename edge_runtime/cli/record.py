@@ -33,7 +33,7 @@ def record(
     max_gb: float | None,
     jpeg_quality: int | None,
     verbose: bool,
-) -> None:
+) -> int:
     """Do as `run CONFIG` does, and record it: every message that was admitted, every decision.
 
     The file opens in Foxglove and other MCAP readers; `replay` decides it again. Ends as `run` does. Where the disk is
@@ -55,7 +55,7 @@ def record(
         config = load_config(config_file)
         return msgspec.structs.replace(config, record=None, sink=(*config.sink, recording))
 
-    serve(load, verbose, None if seconds is None else lambda runtime: _end_after(runtime, seconds))
+    return serve(load, verbose, None if seconds is None else lambda runtime: _end_after(runtime, seconds))
 
 
 def _end_after(runtime: Runtime, seconds: float) -> None:

@@ -44,7 +44,7 @@ class CudaError(EngineError):
 
     @property
     def device_lost(self) -> bool:
-        """True if the context cannot be used any more: every later call in this process fails too."""
+        """See EngineError: true if the context cannot be used any more: every later call in this process fails too."""
         return self.code in _LOST
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from edge_runtime.config import Config
@@ -116,6 +117,7 @@ class DirectOutlet(Outlet):
     def __init__(self, name: str, make: Callable[[], Sink]) -> None:
         super().__init__(name, make)
         self._opening: queue.SimpleQueue[Sink | Exception] | None = None
+        self._closed = False
         try:
             self._opened(make())
         except Exception as error:
@@ -139,8 +141,11 @@ class DirectOutlet(Outlet):
                 self._opened(made)
 
     def close(self) -> None:
+        self._closed = True
         if self.sink is not None:
             _close(self.sink)
+        if self._opening is not None:
+            _close_late(self._opening)
 
     def _hand(self, call: Callable[[Sink], None], counts: bool = False) -> None:
         if self.sink is None:
@@ -159,6 +164,8 @@ class DirectOutlet(Outlet):
             answer.put(self._make())
         except Exception as error:
             answer.put(error)
+        if self._closed:
+            _close_late(answer)
 
 
 class QueuedOutlet(Outlet):
@@ -226,6 +233,14 @@ class QueuedOutlet(Outlet):
                 self._lost += counts
                 raise
             self._busy_since = None
+
+
+def _close_late(answer: queue.SimpleQueue[Sink | Exception]) -> None:
+    """Close what was opened after its outlet was closed; whoever comes first finds it."""
+    with suppress(queue.Empty):
+        made = answer.get_nowait()
+        if not isinstance(made, Exception):
+            _close(made)
 
 
 def _close(sink: Any) -> None:

@@ -45,7 +45,7 @@ SMALL_MESSAGE_BYTES = 500
 FLUSH_INTERVAL_NS = 1_000_000_000
 """A power cut loses about this much."""
 CHUNK_BYTES = 1 << 20
-CLOSE_TIMEOUT_S = 3.0
+CLOSE_TIMEOUT_S = 1.0
 
 
 class _Begin(Struct, frozen=True):

@@ -1,0 +1,211 @@
+"""Engines that fail are opened again beside the loop; where they cannot be had, the process says so and ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edge_runtime import recovery
+from edge_runtime.config import EngineConfig
+from edge_runtime.errors import EngineError, EnginesLost
+from edge_runtime.infer.stages import StageGraph
+from edge_runtime.pipeline import Pipeline
+from edge_runtime.runtime import Runtime
+from tests.conftest import WAIT_S, tiny_config, wait_for
+from tests.test_runtime import Vehicle, driving
+
+
+class LostError(EngineError):
+    @property
+    def device_lost(self) -> bool:
+        return True
+
+
+class Sabotage:
+    """Makes engines fail, and hold their opening, on demand."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.failure: EngineError | None = None
+        self.refusal: Exception | None = None
+        self.may_open = threading.Event()
+        self.may_open.set()
+        self.opening = threading.Event()
+        self.opened_by: list[int] = []
+        self.run_by: list[int] = []
+        self.closed_by: list[int] = []
+        run, opened, close = StageGraph.run, StageGraph.open, StageGraph.close
+
+        def fails(graph: StageGraph, aligned: Any) -> Any:
+            self.run_by.append(threading.get_ident())
+            failure, self.failure = self.failure, None
+            if failure is not None:
+                raise failure
+            return run(graph, aligned)
+
+        def opens(graph: StageGraph, on_cpu: bool = False) -> None:
+            self.opening.set()
+            assert self.may_open.wait(WAIT_S)
+            if self.refusal is not None:
+                raise self.refusal
+            self.opened_by.append(threading.get_ident())
+            opened(graph, on_cpu)
+
+        def closes(graph: StageGraph) -> None:
+            if graph._engines:
+                self.closed_by.append(threading.get_ident())
+            close(graph)
+
+        patch.setattr(StageGraph, "run", fails)
+        patch.setattr(StageGraph, "open", opens)
+        patch.setattr(StageGraph, "close", closes)
+
+
+@pytest.fixture
+def sabotage(monkeypatch: pytest.MonkeyPatch) -> Sabotage:
+    monkeypatch.setattr(recovery, "FIRST_PAUSE_NS", 10_000_000)
+    return Sabotage(monkeypatch)
+
+
+def test_safe_decisions_go_on_while_engines_open_slowly_and_nothing_is_forgotten(
+    sabotage: Sabotage, tiny_bundle_path: Path
+) -> None:
+    with driving(tiny_config(tiny_bundle_path)) as (runtime, vehicle):
+        vehicle.sample(a=9.0)
+        assert vehicle.answer(20, "f0").label == "high"
+        sabotage.opening.clear()
+        sabotage.may_open.clear()
+        sabotage.failure = EngineError("engine vision: out of order")
+        failed = vehicle.answer(20, "f1")
+        assert (failed.source, failed.reason) == ("safe", "engine: engine vision: out of order")
+        assert sabotage.opening.wait(WAIT_S)
+        for number in range(30):
+            safe = vehicle.answer(20, f"during{number}")
+            assert (safe.source, safe.reason) == ("safe", "engine: engine vision: out of order")
+        sabotage.may_open.set()
+        while (answer := vehicle.answer(20, f"after{vehicle.frames}")).source == "safe":
+            pass
+        assert answer.label == "high", "the samples from before are remembered"
+        assert vehicle.subscriber.lost == 0
+        runtime.stop()
+        while not (vehicle.statuses and vehicle.statuses[-1].state == "stopped"):
+            vehicle.read()
+        assert vehicle.statuses[-1].engine_restarts == 1 and vehicle.statuses[-1].conserved
+        assert "reload" not in vehicle.statuses[-1].streams["camera"].dropped
+    assert sabotage.run_by[-1] == sabotage.opened_by[-1] != sabotage.opened_by[0], "engines belong to who opened them"
+    assert len(sabotage.closed_by) == 2 and sabotage.closed_by[-1] == sabotage.opened_by[-1]
+
+
+@contextmanager
+def ending(bundle: Path, engine: EngineConfig) -> Iterator[tuple[Runtime, Vehicle, list[BaseException]]]:
+    """A runtime that is expected to end by itself, and with what."""
+    runtime = Runtime(msgspec.structs.replace(tiny_config(bundle), engine=engine))
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            runtime.run()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    try:
+        assert runtime.started.wait(WAIT_S)
+        vehicle = Vehicle(runtime)
+        yield runtime, vehicle, errors
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+        vehicle.close()
+    finally:
+        runtime.stop()
+        thread.join()
+
+
+NO_FALLBACK = EngineConfig(backend="onnxruntime", fallback=False)
+
+
+def test_a_lost_device_ends_it_after_a_safe_decision(sabotage: Sabotage, tiny_bundle_path: Path) -> None:
+    with ending(tiny_bundle_path, NO_FALLBACK) as (_, vehicle, errors):
+        assert vehicle.answer(240, "f0").source == "model"
+        sabotage.failure = LostError("the GPU has fallen off the bus")
+        assert vehicle.answer(240, "f1").source == "safe"
+        while not (vehicle.statuses and vehicle.statuses[-1].state == "stopped"):
+            vehicle.read()
+        assert vehicle.decisions[-1].source == "safe"
+    assert isinstance(errors[0], EnginesLost) and "fallen off the bus" in str(errors[0])
+
+
+def test_with_a_fallback_a_lost_device_is_left_for_the_cpu(
+    sabotage: Sabotage, tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    open_graph = Pipeline.open_graph
+
+    def noting(pipeline: Pipeline, on_cpu: bool = False) -> StageGraph:
+        asked.append(on_cpu)
+        return open_graph(pipeline, on_cpu)
+
+    monkeypatch.setattr(Pipeline, "open_graph", noting)
+    with driving(tiny_config(tiny_bundle_path)) as (_, vehicle):
+        vehicle.answer(240, "f0")
+        sabotage.failure = LostError("gone")
+        vehicle.answer(240, "f1")
+        while vehicle.answer(240, f"g{vehicle.frames}").source == "safe":
+            pass
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["refused", "never opens"])
+def test_engines_that_cannot_be_opened_for_a_minute_end_it(
+    hangs: bool, sabotage: Sabotage, tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "GIVE_UP_NS", 300_000_000)
+    with ending(tiny_bundle_path, NO_FALLBACK) as (_, vehicle, errors):
+        vehicle.answer(240, "f0")
+        if hangs:
+            sabotage.may_open.clear()
+        sabotage.refusal = EngineError("no memory")
+        sabotage.failure = EngineError("broken")
+        reasons = set()
+        while not (vehicle.statuses and vehicle.statuses[-1].state == "stopped"):
+            vehicle.read()
+        reasons = {one.reason for one in vehicle.decisions[1:] if one.captured_ns > vehicle.decisions[0].captured_ns}
+        assert vehicle.decisions[-1].source == "safe" and "engine: broken" in reasons
+    sabotage.may_open.set()
+    assert isinstance(errors[0], EnginesLost)
+
+
+def test_pauses_grow_and_start_over_once_the_model_has_answered(
+    sabotage: Sabotage, tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with driving(tiny_config(tiny_bundle_path)) as (runtime, vehicle):
+        vehicle.answer(240, "f0")
+        sabotage.refusal = EngineError("not yet")
+        sabotage.failure = EngineError("broken")
+        vehicle.answer(240, "f1")
+        wait_for(lambda: runtime._recovery._pause_ns >= 80_000_000, "four attempts")
+        sabotage.refusal = None
+        while vehicle.answer(240, f"g{vehicle.frames}").source == "safe":
+            pass
+        wait_for(lambda: runtime._recovery._pause_ns == 0, "the pauses to start over")
+
+
+def test_a_reload_while_engines_are_down_brings_new_ones(sabotage: Sabotage, tiny_bundle_path: Path) -> None:
+    good = tiny_config(tiny_bundle_path)
+    with driving(good) as (runtime, vehicle):
+        vehicle.answer(240, "f0")
+        sabotage.refusal = EngineError("not yet")
+        sabotage.failure = EngineError("broken")
+        vehicle.answer(240, "f1")
+        wait_for(lambda: runtime._recovery._pause_ns >= 20_000_000, "an attempt")
+        sabotage.refusal = None
+        runtime.reload(lambda: good)
+        while vehicle.answer(240, f"g{vehicle.frames}").source == "safe":
+            pass
+        assert vehicle.answer(240, "h").source == "model"
