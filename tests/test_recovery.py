@@ -17,7 +17,9 @@ from edge_runtime.errors import EngineError, EnginesLost
 from edge_runtime.infer.stages import StageGraph
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.runtime import Runtime
+from tests import tiny
 from tests.conftest import WAIT_S, tiny_config, wait_for
+from tests.test_reload import PATIENT
 from tests.test_runtime import Vehicle, driving
 
 
@@ -73,9 +75,10 @@ def sabotage(monkeypatch: pytest.MonkeyPatch) -> Sabotage:
 
 
 def test_safe_decisions_go_on_while_engines_open_slowly_and_nothing_is_forgotten(
-    sabotage: Sabotage, tiny_bundle_path: Path
+    sabotage: Sabotage, tmp_path: Path
 ) -> None:
-    with driving(tiny_config(tiny_bundle_path)) as (runtime, vehicle):
+    bundle = tiny.write_bundle(tmp_path / "patient", streams=PATIENT)
+    with driving(tiny_config(bundle)) as (runtime, vehicle):
         vehicle.sample(a=9.0)
         assert vehicle.answer(20, "f0").label == "high"
         sabotage.opening.clear()
