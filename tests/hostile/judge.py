@@ -136,7 +136,7 @@ def figures(
         undisturbed_p50=percentile(calm, 50),
         undisturbed_p99=percentile(calm, 99),
         stale=stale_inputs([*during.decisions, *during.aftermath], max_age_ms),
-        safe=Counter(str(one["reason"]) for one in during.decisions if one["source"] == "safe"),
+        safe=dict(Counter(str(one["reason"]) for one in during.decisions if one["source"] == "safe")),
         balanced=status is not None and status["conserved"],
         peak_mb=max((one.memory_mb for one in during.samples), default=0.0),
         undisturbed_mb=max((one.memory_mb for one in undisturbed.samples), default=0.0),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -120,10 +121,12 @@ def test_cpu_of_too_few_samples_is_nothing() -> None:
 
 
 def test_the_report_holds_every_part(tmp_path: Any) -> None:
-    good: Figures = figures("garbage", CALM, CALM, AGES, True)
+    safe = decision(1.0, source="safe", reason="camera stale")
+    good: Figures = figures("garbage", heard([*CALM.decisions, safe]), CALM, AGES, True)
     bad = dataclasses.replace(good, part="poison", p99=float("inf"), broken=("the service ended",))
     write(tmp_path, [good, bad], {"processor": "two cores"})
     text = (tmp_path / "hostile.md").read_text(encoding="utf-8")
     assert "- processor: two cores" in text and table([good, bad]) in text
     assert [line.rstrip(" |").split(" | ")[-1] for line in text.splitlines()[-2:]] == ["holds", "the service ended"]
+    assert json.loads((tmp_path / "hostile.json").read_text())["parts"][0]["safe"] == {"camera stale": 1}
     assert (tmp_path / "hostile.png").stat().st_size > 0
