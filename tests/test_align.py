@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -410,3 +411,61 @@ def test_of_what_is_too_old_only_the_time_is_kept() -> None:
     assert sum(isinstance(one, Frame) for one in history.messages["camera"]) == 10
     slices = align(STREAMS, history.messages, 500 * MS, 1000 * MS).slices
     assert (slices["camera"].reason, slices["camera"].age_ns) == ("stale", 500 * MS)
+
+
+def test_another_of_the_very_moment_that_was_decided_is_not_late() -> None:
+    history = History(STREAMS)
+    history.add(frame(0, 30))
+    history.decided(30 * MS)
+    for part in align(STREAMS, history.messages, 30 * MS, 30 * MS).slices.values():
+        history.settle(part, 30 * MS)
+    history.add(frame(1, 30))
+    history.add(frame(2, 30))
+    part = align(STREAMS, history.messages, 30 * MS, 31 * MS).slices["camera"]
+    assert history.settle(part, 31 * MS) == (1, Counter(superseded=1))
+
+
+def test_a_heartbeat_s_floor_is_a_minute_before_it_and_a_decision_s_its_reference() -> None:
+    history = History(STREAMS)
+    history.decided(90_000 * MS, heartbeat=True)
+    assert history.floor_ns == 30_000 * MS
+    history.decided(50_000 * MS)
+    assert history.floor_ns == 50_000 * MS
+    history.decided(40_000 * MS)
+    history.decided(100_000 * MS, heartbeat=True)
+    assert history.floor_ns == 50_000 * MS, "it never falls"
+    assert History(STREAMS).floor_ns < -(10**18), "whatever a clock began with comes after it"
+
+
+def test_of_one_stream_twenty_thousand_messages_are_held() -> None:
+    history = History(STREAMS)
+    for seq in range(20_003):
+        history.add(at_ns("text", seq, seq))
+    part = align(STREAMS, history.messages, 0, 20_003).slices["text"]
+    assert history.settle(part, 20_003) == (1, Counter())
+    assert [history.messages["text"][place].seq for place in (0, -1)] == [3, 20_002]
+    assert len(history.messages["text"]) == 20_000 and history.pending("text") == 20_002
+
+
+def test_of_one_camera_sixty_four_mebibytes_are_held_and_the_newest_in_any_case() -> None:
+    mebibyte = np.broadcast_to(np.uint8(9), (1024, 1024, 1))  # no memory of its own
+    history = History(STREAMS)
+    for seq in range(64):
+        history.add(Frame("camera", seq, seq, mebibyte))
+    assert [one.seq for one in history.messages["camera"]] == list(range(64))
+    history.add(Frame("camera", 64, 64, mebibyte))
+    assert [one.seq for one in history.messages["camera"]] == list(range(1, 65))
+    huge = np.broadcast_to(np.uint8(9), (1024, 1024, 65))
+    history.add(Frame("camera", 65, 65, huge))
+    assert [one.seq for one in history.messages["camera"]] == [65]
+    history.add(Frame("camera", 66, 66, huge))
+    assert [one.seq for one in history.messages["camera"]] == [66]
+
+
+def test_what_waits_beyond_what_is_considered_stays_in_order() -> None:
+    history = History(STREAMS)
+    for seq, at in enumerate((10, 40, 50)):
+        history.add(frame(seq, at))
+    assert settled(history, 10)["camera"] == (1, {}, 2)
+    assert settled(history, 45)["camera"] == (1, {}, 1)
+    assert settled(history, 50)["camera"] == (1, {}, 0)

@@ -181,7 +181,9 @@ class Server:
             self._target.write_text(source, encoding="utf-8")
             if self._collected is not None:
                 found = self._ask(self._collected, source=source, first=first, limit_s=limit_s)
-                if found is not None and found["outcome"] in ("killed", "timeout"):
+                if found is not None and (
+                    found["outcome"] in ("killed", "timeout") or (found["outcome"] == "survived" and not found["ran"])
+                ):
                     return found
             return self._run(tests, first, limit_s)
         finally:

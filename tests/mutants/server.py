@@ -3,7 +3,8 @@
 A script with two ways to work, both started by __main__.py in a copy of the source tree; requests and answers are lines
 of JSON. Without arguments the libraries are loaded, and each run begins with no module of the project imported. With
 `MODULE TEST...` the tests are collected too, and a run puts a change into the functions of the module that is imported
-already: some ten times faster, and only for what lies within functions. What survives there is to be run anew.
+already: some ten times faster, and only for what lies within functions. What survives there is to be run anew if one
+of these functions ran before the tests did (`ran`).
 """
 
 from __future__ import annotations
@@ -59,14 +60,22 @@ class FirstFailure:
 class Collected(FirstFailure):
     """Stays in the loop that would run the tests: each request is a fork that leaves it, and runs them."""
 
-    def __init__(self, module: ModuleType, requests: Iterator[str], answer: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        module: ModuleType,
+        ran: set[CodeType],
+        requests: Iterator[str],
+        answer: Callable[[dict[str, Any]], None],
+    ) -> None:
         super().__init__([])
+        self._ran = ran
         self._module = module
         self._codes = code_of(_plain(Path(str(module.__file__)).read_text(encoding="utf-8")), str(module.__file__))
         self._requests = requests
         self._answer = answer
 
     def pytest_runtestloop(self, session: Any) -> bool | None:
+        sys.setprofile(None)
         for line in self._requests:
             request = json.loads(line)
             changed = code_of(request["source"], str(self._module.__file__))
@@ -82,7 +91,8 @@ class Collected(FirstFailure):
                 for function, code in swaps:
                     function.__code__ = code
                 return None  # the loop runs
-            self._answer(await_end(child, end, request["limit_s"]))
+            ran = any(function.__code__ in self._ran for function, _ in swaps)
+            self._answer({"ran": ran, **await_end(child, end, request["limit_s"])})
         return True
 
 
@@ -270,9 +280,17 @@ def serve_collected(name: str, tests: list[str]) -> None:
     # Pytest takes what these are now, and talks.
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     silence()
+    file, ran = str(Path.cwd() / (name.replace(".", "/") + ".py")), set[CodeType]()
+
+    def note(frame: Any, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename == file:
+            ran.add(frame.f_code)
+
+    sys.setprofile(note)
     module = importlib.import_module(name)
+    assert module.__file__ == file
     plugin = Collected(
-        module, iter(requests.readline, ""), lambda answer: print(json.dumps(answer), file=answers, flush=True)
+        module, ran, iter(requests.readline, ""), lambda answer: print(json.dumps(answer), file=answers, flush=True)
     )
     code = int(pytest.main([*OPTIONS, *tests], plugins=[plugin]))
     if plugin.fork is not None:
