@@ -248,3 +248,10 @@ def test_the_head_is_given_the_first_row_and_the_inputs() -> None:
     assert decide(HEAD, policy, PolicyState(), None, inference(9, 0, 0), gone)[0].reason == "go needs camera: x"
     assert finite(np.array([[1.0, -3e38]], np.float32)) and finite(np.empty((1, 0), np.float32))
     assert not finite(np.array([[1.0, 2.0], [np.inf, 0.0]], np.float32))
+
+
+def test_a_decision_that_does_not_count_is_on_the_same_row() -> None:
+    state = PolicyState("go")
+    verdict, after = decide(HEAD, DecisionPolicy("stop", hold=3), state, None, inference(0, 9, 0), counts=False)
+    assert after is state
+    assert verdict.probabilities == decide(HEAD, POLICY, PolicyState(), None, inference(0, 9, 0))[0].probabilities

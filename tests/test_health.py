@@ -128,3 +128,12 @@ def test_where_there_is_no_proc_the_memory_is_not_known(monkeypatch: pytest.Monk
 
 def test_wall_time_is_rfc3339() -> None:
     assert rfc3339(1_700_000_000_123_000_000) == "2023-11-14T22:13:20.123Z"
+
+
+def test_after_a_long_pause_as_much_more_is_allowed_as_clocks_slew() -> None:
+    for seconds, slewed, jumps in ((10, 10 * WALL_JUMP_NS, 0), (10, 10 * WALL_JUMP_NS + 1, 1), (0, WALL_JUMP_NS, 0)):
+        clocks = Clocks()
+        watch = WallClockWatch(clocks)
+        clocks.go(seconds * S, slewed=slewed)
+        watch.look()
+        assert watch.jumps == jumps

@@ -164,3 +164,18 @@ def test_what_is_refused_takes_no_number_and_rings_nobody() -> None:
     mailbox.retire(0)
     put(mailbox)
     assert len(rung) == 1, "a retired box wakes no loop"
+
+
+def test_what_waits_is_in_order_of_capture_and_of_equals_in_order_of_arrival() -> None:
+    mailbox = Mailbox(9)
+    for captured_ns in (10, 30, 50, 20, 30, 40, 5):
+        mailbox.put(lambda seq, captured_ns=captured_ns: Utterance("text", seq, captured_ns, "go"))
+    assert [(one.captured_ns, one.seq) for one in mailbox.take()] == [
+        (5, 6),
+        (10, 0),
+        (20, 3),
+        (30, 1),
+        (30, 4),
+        (40, 5),
+        (50, 2),
+    ]

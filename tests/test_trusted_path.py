@@ -155,3 +155,52 @@ def test_a_group_is_no_stranger_only_if_nobody_else_can_be_in_it(
         assert others_may_write(way.parent.stat()) == (not own)
     finally:
         trusted_path._is_own_group.cache_clear()
+
+
+def described(mode: int, uid: int = 0, gid: int = STRANGER) -> os.stat_result:
+    return os.stat_result((mode, 1, 1, 1, uid, gid, 0, 0, 0, 0))
+
+
+def test_who_may_write_follows_from_owner_and_mode_alone() -> None:
+    """Of root and of this user it may be; of nobody else, be their number as small as it may."""
+    for uid in {0, os.geteuid()}:
+        assert not others_may_write(described(0o100755, uid))
+        assert others_may_write(described(0o100757, uid))
+        assert others_may_write(described(0o100775, uid)), "in a group that is not this user's own"
+    for uid in {1, 2, STRANGER} - {os.geteuid()}:
+        assert others_may_write(described(0o100700, uid))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives folders and links to another user")
+def test_the_first_user_that_is_not_root_is_another_one_too(way: Path, tmp_path: Path) -> None:
+    os.chown(way.parent, 1, -1)
+    assert f"{way.parent} above it belongs to user {pwd.getpwuid(1).pw_name};" in str(why_replaceable(way))
+    os.chown(way.parent, 0, -1)
+    assert why_replaceable(way) is None
+    link = tmp_path / "link"
+    link.symlink_to(way.parent)
+    os.chown(link, 1, -1, follow_symlinks=False)
+    assert "on the way belongs to user" in str(why_replaceable(link / "c"))
+
+
+def test_as_many_links_as_the_system_follows_are_followed(tmp_path: Path) -> None:
+    """The system is the judge: its own limit, and ours, are the same."""
+    (tmp_path / "0").mkdir(mode=0o700)
+    for number in range(1, 42):
+        (tmp_path / str(number)).symlink_to(str(number - 1))
+    assert (tmp_path / "40").exists()
+    assert why_replaceable(tmp_path / "40" / "file") is None
+    for judge in (os.stat, lambda path: why_replaceable(path / "file")):
+        with pytest.raises(OSError) as caught:
+            judge(tmp_path / "41")
+        assert caught.value.errno == errno.ELOOP
+
+
+def test_a_link_s_own_way_up_is_from_where_it_lies(way: Path, tmp_path: Path) -> None:
+    """`..` behind a link is the folder above the target, as the system reads it, not above the link."""
+    (tmp_path / "a" / "up").symlink_to("b/c/../..")
+    assert why_replaceable(tmp_path / "a" / "up" / "b") is None
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "elsewhere" / "link").symlink_to(way / ".." / "file")
+    way.parent.chmod(0o777)
+    assert f"others may write in {way.parent} above it" in str(why_replaceable(tmp_path / "elsewhere" / "link"))

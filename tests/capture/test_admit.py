@@ -235,3 +235,29 @@ def test_repeats_are_counted_from_the_last_picture_that_moved() -> None:
     middle = one.copy()
     middle[12, 0, 0] ^= 1
     assert detector.admit(middle) is None, "the row that is looked at first is a row like others"
+
+
+def test_what_is_admitted_is_the_picture_itself() -> None:
+    picture = noise(80, 1)
+    assert admit_image(CAMERA, picture) is picture
+    faint = CameraStream(32, 24, 30, 100, min_brightness=0.5)
+    assert reason(admit_image(faint, np.zeros((24, 32, 3), np.uint8))) == "black"
+    assert reason(admit_image(faint, np.ones((24, 32, 3), np.uint8))) is None
+
+
+def test_a_frozen_picture_may_have_any_shape_and_another_shape_is_another_picture() -> None:
+    detector = FreezeDetector(CameraStream(32, 24, 30, 100, frozen_after=1))
+    wide, high = noise(80, 1, (16, 96)), noise(80, 1, (96, 16))
+    for picture in (wide, high):
+        assert [reason(detector.admit(picture)) for _ in range(2)] == [None, "frozen"]
+    assert detector.admit(high[:, :-1]) is None
+
+
+def test_pictures_that_look_alike_repeat_only_if_what_they_were_made_from_does() -> None:
+    """Decoded small, two frames of a live camera may be equal; the scans of their JPEGs are not."""
+    detector = FreezeDetector(CameraStream(32, 24, 30, 100, frozen_after=1))
+    picture, one, other = noise(80, 1), jpeg(noise(80, 2)), jpeg(noise(80, 3))
+    marked = one[:2] + b"\xff\xfe\x00\x04ab" + one[2:]  # a comment in its header: a stamp, say
+    given = ((one, None), (other, None), (other, "frozen"), (one, None), (marked, "frozen"), (None, "frozen"))
+    for number, (data, why) in enumerate(given):
+        assert reason(detector.admit(picture, data)) == why, number

@@ -37,6 +37,7 @@ def test_probabilities_are_the_softmax_of_logits_over_temperature(temperature: f
     assert softmax(np.array([logits], np.float32), temperature)[0] == pytest.approx(expected)
     both = softmax(np.array([logits, logits[::-1]], np.float32), temperature)
     assert both[1] == pytest.approx(expected[::-1]), "row by row"
+    assert softmax(np.array([[logits, logits[::-1]]], np.float32), temperature)[0, 1] == pytest.approx(expected[::-1])
     by_itself = [1 / (1 + math.exp(-value / temperature)) for value in logits]
     assert sigmoid(np.array(logits, np.float32), temperature) == pytest.approx(by_itself)
 

@@ -69,7 +69,7 @@ def test_of_a_recorded_sample_a_stream_takes_the_channels_that_it_has() -> None:
 def test_contradictions_are_named_each_once() -> None:
     assert list(ROW.problems(SPEC)) == []
     assert list(ROW.problems(replace(SPEC, channels=()))) == ["it has no channel"]
-    twice = (Channel("a", "m", 0, 1), Channel("b", "m", 1, 1), Channel("a", "m", 2, 1), Channel("a", "m", 0, 1))
+    twice = (Channel("a", "m", 0, 1), Channel("b", "m", 1, 1), Channel("a", "m", 2, 1))
     assert list(ROW.problems(replace(SPEC, channels=twice))) == [
         "there are two channels called 'a'",
         "b: minimum 1 is not below maximum 1",
