@@ -135,7 +135,7 @@ def _offline(data: Path, split: str, bundle: str) -> tuple[dict[str, str], tuple
     pipeline.close()
     head = pipeline.bundle.manifest.head
     assert isinstance(head, SoftmaxHead)
-    return {one.id: one.label for one in result.predictions}, head.labels
+    return {prediction.id: prediction.label for prediction in result.predictions}, head.labels
 
 
 @contextmanager

@@ -47,12 +47,12 @@ def _share_below(observed: Observed, places: NDArray[np.float64]) -> NDArray[np.
 def misfits(calibration: Mapping[str, Observed], evaluation: Mapping[str, Observed]) -> list[Misfit]:
     """The activations that differ too much in how far they reach or in how they are spread, the worst first."""
     found = []
-    for name, one in calibration.items():
+    for name, observed in calibration.items():
         other = evaluation[name]
-        apart = distance(one, other)
-        low, high = sorted((one.reach, other.reach))
+        apart = distance(observed, other)
+        low, high = sorted((observed.reach, other.reach))
         if apart > TOO_DIFFERENT or high > TOO_FAR * low:
-            found.append(Misfit(name, one.reach, other.reach, apart))
+            found.append(Misfit(name, observed.reach, other.reach, apart))
     return sorted(found, key=lambda misfit: (-misfit.distance, misfit.tensor))
 
 
@@ -66,4 +66,4 @@ def refuse_misfit(stage: str, calibration: Mapping[str, Observed], evaluation: M
             f"{worst.calibrated:.4g} in calibration and {worst.evaluated:.4g} in evaluation, their distributions are "
             f"{worst.distance:.2f} apart (at most {TOO_DIFFERENT}): check the choice of samples and the inputs' scaling"
         )
-    return max((distance(one, evaluation[name]) for name, one in calibration.items()), default=0.0)
+    return max((distance(observed, evaluation[name]) for name, observed in calibration.items()), default=0.0)

@@ -54,13 +54,17 @@ class _Group:
     """Fingerprints of one `exact`, ready to be searched: in the order of the reading that varies most."""
 
     def __init__(self, prints: Sequence[Fingerprint], places: Sequence[int]) -> None:
-        readings = np.frombuffer(b"".join(one.readings for one in prints), np.float32).reshape(len(prints), -1)
+        readings = np.frombuffer(b"".join(fingerprint.readings for fingerprint in prints), np.float32).reshape(
+            len(prints), -1
+        )
         self._first = int(readings.std(axis=0).argmax()) if readings.shape[1] else None
         keys = np.zeros(len(prints), np.float32) if self._first is None else readings[:, self._first]
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]
         self._readings = readings[order]
-        self._hashes = np.array([one.hashes for one in prints], np.uint64).reshape(len(prints), -1)[order]
+        self._hashes = np.array([fingerprint.hashes for fingerprint in prints], np.uint64).reshape(len(prints), -1)[
+            order
+        ]
         self._places = np.array(places, np.int64)[order]
 
     def near(self, one: Fingerprint) -> NDArray[np.int64]:
@@ -81,8 +85,8 @@ class _Group:
 
 def _grouped(prints: Sequence[Fingerprint], key: Callable[[int], Hashable]) -> dict[Hashable, list[int]]:
     groups: dict[Hashable, list[int]] = defaultdict(list)
-    for place, one in enumerate(prints):
-        if one.hashes or one.readings:
+    for place, fingerprint in enumerate(prints):
+        if fingerprint.hashes or fingerprint.readings:
             groups[key(place)].append(place)
     return groups
 
@@ -109,8 +113,8 @@ def pairs(some: Sequence[Fingerprint], others: Sequence[Fingerprint]) -> Iterato
         exact: _Group([others[place] for place in places], places)
         for exact, places in _grouped(others, lambda place: others[place].exact).items()
     }
-    for place, one in enumerate(some):
-        group = groups.get(one.exact)
-        found = group.near(one) if group is not None and (one.hashes or one.readings) else ()
+    for place, moment in enumerate(some):
+        group = groups.get(moment.exact)
+        found = group.near(moment) if group is not None and (moment.hashes or moment.readings) else ()
         if len(found):
             yield place, int(min(found))

@@ -68,7 +68,7 @@ def _likeness(source: TensorSource, streams: Mapping[str, StreamSpec]) -> str:
 def without_doubles(signatures: Iterable[Signature]) -> list[Signature]:
     """The moments, of those that are equal or (within a label) near each other only one, in the order they came."""
     distinct = list({one.digest: one for one in signatures}.values())
-    kept = first_of_each([one.fingerprint for one in distinct], [one.label for one in distinct])
+    kept = first_of_each([moment.fingerprint for moment in distinct], [moment.label for moment in distinct])
     return [distinct[place] for place in kept]
 
 
@@ -80,8 +80,8 @@ def choose(signatures: Iterable[Signature], count: int, seed: int) -> list[Signa
     """
     rng = np.random.default_rng(seed)
     strata: dict[tuple[str, str], list[Signature]] = defaultdict(list)
-    for one in without_doubles(signatures):
-        strata[one.label, one.condition].append(one)
+    for double in without_doubles(signatures):
+        strata[double.label, double.condition].append(double)
     queues = {name: list(_by_turns(members, rng)) for name, members in sorted(strata.items())}
     chosen: list[Signature] = []
     while len(chosen) < count and queues:
@@ -122,7 +122,7 @@ def narrowness(
             f"calibrate: its {len(everything)} moments are only one, {distinct[0].id}, over and over; check the data "
             "and its path: ranges must come from what the field brings"
         )
-    lacking = sorted({one.label for one in evaluation} - {one.label for one in chosen})
+    lacking = sorted({moment.label for moment in evaluation} - {moment.label for moment in chosen})
     told = [f"no moment of the labels {', '.join(lacking)}, which are evaluated"] if lacking and chosen else []
     if len(distinct) * MANY_DOUBLES < len(everything):
         told.append(f"only {len(distinct)} of its {len(everything)} moments differ")
@@ -135,8 +135,8 @@ def refuse_leak(chosen: Sequence[Signature], evaluation: Sequence[Signature], mo
     Raises GateRefused if one is exactly so, for the gate would judge what it has seen; or if more than the part
     `most_near` of them are nearly so. A few may be: two drives can wait at the same light.
     """
-    seen = {one.digest: one.id for one in evaluation}
-    leaks = [(one.id, seen[one.digest]) for one in chosen if one.digest in seen]
+    seen = {moment.digest: moment.id for moment in evaluation}
+    leaks = [(moment.id, seen[moment.digest]) for moment in chosen if moment.digest in seen]
     if leaks:
         first, other = leaks[0]
         more = f", and {len(leaks) - 1} more" if len(leaks) > 1 else ""
@@ -144,7 +144,7 @@ def refuse_leak(chosen: Sequence[Signature], evaluation: Sequence[Signature], mo
             f"calibrate: {len(leaks)} of the chosen moments are also evaluated ({first} equals {other}{more}); "
             "calibrate on data that is not evaluated"
         )
-    near = list(pairs([one.fingerprint for one in chosen], [one.fingerprint for one in evaluation]))
+    near = list(pairs([moment.fingerprint for moment in chosen], [moment.fingerprint for moment in evaluation]))
     if len(near) > most_near * len(chosen):
         one, other = chosen[near[0][0]].id, evaluation[near[0][1]].id
         raise GateRefused(

@@ -97,8 +97,8 @@ def main(out: Path, version: str, interpreter: str | None, tensorrt_rtx: bool) -
     click.echo("the project")
     pack_project(out / "project.tar.xz")
     needed = names_needed((*dependencies(), *BROUGHT), version)
-    there = {normal(one) for one in names_needed(THERE, version)}
-    brought = [one for one in needed if normal(one) not in there]
+    there = {normal(requirement) for requirement in names_needed(THERE, version)}
+    brought = [requirement for requirement in needed if normal(requirement) not in there]
     click.echo(f"wheels: {len(brought)} packages")
     download(wheels, (*brought, *PYCUDA_NEEDS), version)
     click.echo("PyCUDA")
@@ -150,7 +150,7 @@ def names_needed(requirements: Iterable[str], version: str) -> list[str]:
         ]
         pip(*options, *requirements)
         found = json.loads(report.read_text(encoding="utf-8"))["install"]
-    return [f"{one['metadata']['name']}=={one['metadata']['version']}" for one in found]
+    return [f"{package['metadata']['name']}=={package['metadata']['version']}" for package in found]
 
 
 def download(folder: Path, requirements: Sequence[str], version: str) -> None:

@@ -138,8 +138,8 @@ def _bars(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
     figure, panels = pyplot.subplots(len(groups), 1, figsize=(7, 1.6 * len(groups)), squeeze=False)
     for axes, (title, rows) in zip(panels[:, 0], groups.items(), strict=True):
         names = list(rows)
-        axes.barh(names, [rows[one][0] for one in names], color="tab:blue", label="p50")
-        axes.plot([rows[one][1] for one in names], names, "k|", markersize=10, label="p99")
+        axes.barh(names, [rows[name][0] for name in names], color="tab:blue", label="p50")
+        axes.plot([rows[name][1] for name in names], names, "k|", markersize=10, label="p99")
         axes.invert_yaxis()
         axes.set_title(title.strip(), fontsize=9)
         axes.tick_params(labelsize=8)

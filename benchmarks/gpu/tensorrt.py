@@ -120,7 +120,7 @@ def main(bundle: str, out: Path, frames: int) -> None:
         ahead = ahead_of_time(library, opened, console)
         if ahead:
             console.print(_ahead_table(str(library), ahead))
-            findings.figure("ahead of time", [asdict(one) for one in ahead])
+            findings.figure("ahead of time", [asdict(row) for row in ahead])
             problem = [f"{one.stage} {one.precision}: {text}" for one in ahead for text in one.problems]
             findings.check(
                 "every graph compiles as it should", not problem, "; ".join(problem) or f"{len(ahead)} built"
@@ -133,14 +133,14 @@ def main(bundle: str, out: Path, frames: int) -> None:
             findings.figure(name, figures[name])
     if measured:
         console.print(_device_table(measured))
-        findings.figure("on device", [asdict(one) | {"added": one.added, "steady": one.steady} for one in measured])
+        findings.figure("on device", [asdict(row) | {"added": row.added, "steady": row.steady} for row in measured])
         write_plot(out, "tensorrt-times", _plot([], measured))
-        for one in measured:
-            what = f"{one.stage} {one.precision}, {one.cuda}"
+        for row in measured:
+            what = f"{row.stage} {row.precision}, {row.cuda}"
             findings.check(
-                f"{what}: time outside the engine", one.added <= HOLD_ADDED, f"{one.added:.2f} of the engine's"
+                f"{what}: time outside the engine", row.added <= HOLD_ADDED, f"{row.added:.2f} of the engine's"
             )
-            findings.check(f"{what}: steady", one.launch != "graph" or one.steady <= HOLD_STEADY, f"{one.steady:.2f}")
+            findings.check(f"{what}: steady", row.launch != "graph" or row.steady <= HOLD_STEADY, f"{row.steady:.2f}")
     for reason in missing:
         findings.miss(f"on a GPU, {reason}")
 
@@ -154,7 +154,7 @@ def graphs(bundle: Bundle) -> Iterator[tuple[Stage, str, bytes]]:
 
 def ahead_of_time(library: Library, bundle: Bundle, console: Console) -> list[Ahead]:
     """Compile everything for TARGETS; empty where the library only builds for the GPU at hand."""
-    targets = [one for one in TARGETS if one in known_compute(library)]
+    targets = [target for target in TARGETS if target in known_compute(library)]
     jobs = [(*graph, compute) for graph in graphs(bundle) for compute in targets]
     made = []
     for stage, precision, model, compute in track(jobs, "compile ahead of time", console=console, transient=True):
@@ -274,7 +274,7 @@ def _fields(spec: StreamSpec, pieces: int, rng: np.random.Generator) -> Tensors:
         window = np.clip(rng.normal(size=shape), -CLIP_SIGMA, CLIP_SIGMA).astype(np.float32)
         return {"window": window * mask, "mask": mask}
     if not isinstance(spec, TextStream):
-        return {name: rng.random(one.shape).astype(one.dtype) for name, one in kind_of(spec).fields(spec).items()}
+        return {name: rng.random(field.shape).astype(field.dtype) for name, field in kind_of(spec).fields(spec).items()}
     length = int(rng.integers(1, spec.max_tokens + 1))
     ids, mask = np.zeros((1, spec.max_tokens), np.int32), np.zeros((1, spec.max_tokens), np.float32)
     ids[0, :length], mask[0, :length] = rng.integers(0, pieces, length), 1
@@ -332,14 +332,14 @@ def _ahead_table(library: str, ahead: Sequence[Ahead]) -> Table:
     table = Table(title=f"compiled without a GPU, {library}")
     for column in ("stage", "precision", "compute", "s", "engine kB", "weights kB", "layers", "quantise", "problems"):
         table.add_column(column, justify="left" if column in {"stage", "precision", "problems"} else "right")
-    for one in ahead:
+    for row in ahead:
         sizes = (
-            f"{one.plan_bytes / 1e3:.0f}",
-            f"{one.weight_bytes / 1e3:.0f}",
-            f"{one.layers}",
-            f"{one.quantise_layers}",
+            f"{row.plan_bytes / 1e3:.0f}",
+            f"{row.weight_bytes / 1e3:.0f}",
+            f"{row.layers}",
+            f"{row.quantise_layers}",
         )
-        table.add_row(one.stage, one.precision, one.compute, f"{one.seconds:.2f}", *sizes, "; ".join(one.problems))
+        table.add_row(row.stage, row.precision, row.compute, f"{row.seconds:.2f}", *sizes, "; ".join(row.problems))
     return table
 
 
@@ -348,11 +348,11 @@ def _device_table(measured: Sequence[OnDevice]) -> Table:
     columns = ("engine ms", "run ms", "added", "p99/p50", "max abs", "rel", "rel to fp32", "cold s", "warm s")
     for column in ("stage", "precision", "cuda", "launch", *columns):
         table.add_column(column, justify="right" if column in columns else "left")
-    for one in measured:
-        times = f"{one.engine_ms:.3f}", f"{one.run_ms:.3f}", f"{one.added:.2f}", f"{one.steady:.2f}"
-        errors = f"{one.error_abs:.1e}", f"{one.error_rel:.1e}", f"{one.error_fp32:.1e}"
-        opening = f"{one.cold_s:.2f}", f"{one.warm_s:.2f}"
-        table.add_row(one.stage, one.precision, one.cuda, one.launch, *times, *errors, *opening)
+    for row in measured:
+        times = f"{row.engine_ms:.3f}", f"{row.run_ms:.3f}", f"{row.added:.2f}", f"{row.steady:.2f}"
+        errors = f"{row.error_abs:.1e}", f"{row.error_rel:.1e}", f"{row.error_fp32:.1e}"
+        opening = f"{row.cold_s:.2f}", f"{row.warm_s:.2f}"
+        table.add_row(row.stage, row.precision, row.cuda, row.launch, *times, *errors, *opening)
     return table
 
 
@@ -367,15 +367,15 @@ def _plot(ahead: Sequence[Ahead], measured: Sequence[OnDevice]) -> Any:
 
     parts: tuple[tuple[str, list[float]], ...]
     if measured:
-        names = [f"{one.stage} {one.precision}, {one.cuda}" for one in measured]
-        added = [max(0.0, one.run_ms - one.engine_ms) for one in measured]
-        parts = ("in the engine", [one.engine_ms for one in measured]), ("around it", added)
+        names = [f"{row.stage} {row.precision}, {row.cuda}" for row in measured]
+        added = [max(0.0, row.run_ms - row.engine_ms) for row in measured]
+        parts = ("in the engine", [row.engine_ms for row in measured]), ("around it", added)
         label, title = "ms, median", "A run on the GPU"
     else:
-        first = [one for one in ahead if one.compute == ahead[0].compute]
-        names = [f"{one.stage} {one.precision}" for one in first]
-        rest = [max(0.0, (one.plan_bytes - one.weight_bytes) / 1e6) for one in first]
-        parts = ("weights in the graph", [one.weight_bytes / 1e6 for one in first]), ("the rest of the engine", rest)
+        first = [row for row in ahead if row.compute == ahead[0].compute]
+        names = [f"{row.stage} {row.precision}" for row in first]
+        rest = [max(0.0, (row.plan_bytes - row.weight_bytes) / 1e6) for row in first]
+        parts = ("weights in the graph", [row.weight_bytes / 1e6 for row in first]), ("the rest of the engine", rest)
         label, title = "MB", f"Engines compiled for compute {first[0].compute}"
     figure, axes = pyplot.subplots(figsize=(7, 1 + 0.35 * len(names)))
     left = np.zeros(len(names))

@@ -46,7 +46,7 @@ class Split:
             part = slice(start, start + ROWS)
             count = len(self.labels[part])
             yield Batch(
-                inputs=(inputs := {name: tuple(one[part] for one in read) for name, read in self.inputs.items()}),
+                inputs=(inputs := {name: tuple(array[part] for array in read) for name, read in self.inputs.items()}),
                 rows=in_step(inputs, count),
                 label=np.zeros(count, np.int64),
                 presence=self.presence[part],
@@ -69,7 +69,7 @@ def read_split(recipe: Recipe, prepared: Prepared, moments: Iterable[LabelledSet
         said = (part.newest for part in slices.values())
         texts.append(next((one.text for one in said if isinstance(one, Utterance)), ""))
         for name, encoder in encoders.items():
-            parts = [stream_arrays(streams[one], slices[one], preprocess[one]) for one in encoder.streams]
+            parts = [stream_arrays(streams[stream], slices[stream], preprocess[stream]) for stream in encoder.streams]
             # Cameras have an axis of their own, the other encoders read one stream.
             made = (np.concatenate([part[field] for part in parts]) for field in parts[0])
             columns[name].append(tuple(made if MODALITIES[name].batched else (value[0] for value in made)))

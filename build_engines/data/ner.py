@@ -172,9 +172,9 @@ def read(
     """Every sentence of `split` as a group of its own. The fields need no saying: `dataset` is not looked at."""
     del dataset
     name, _ = text_stream(streams)
-    for one in sentences(data, split):
-        message = RawMessage(name, AT_NS, Words(" ".join(one.words)))
-        yield LabelledSet(one.id, one.id, AT_NS, main_tag(one.tags), (message,), tags=one.tags)
+    for sentence in sentences(data, split):
+        message = RawMessage(name, AT_NS, Words(" ".join(sentence.words)))
+        yield LabelledSet(sentence.id, sentence.id, AT_NS, main_tag(sentence.tags), (message,), tags=sentence.tags)
 
 
 def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
@@ -204,8 +204,8 @@ def _labels(recipe: Recipe, tagged: Sequence[Tagged], length: int) -> Ints:
     """[n, length]: each word's label; `NO_WORD` beyond the end and for a tag that the recipe does not know."""
     names = {name: index for index, name in enumerate(recipe.labels)}
     label = np.full((len(tagged), length), NO_WORD, np.int64)
-    for row, one in enumerate(tagged):
-        known = [names.get(tag, NO_WORD) for tag in one.tags[:length]]
+    for row, sentence in enumerate(tagged):
+        known = [names.get(tag, NO_WORD) for tag in sentence.tags[:length]]
         label[row, : len(known)] = known
     return label
 
@@ -224,7 +224,7 @@ def _val_batches(recipe: Recipe, spec: TextStream, tokenizer: Tokenizer, val: Se
     batches = []
     for start in range(0, len(val), 64):
         part = val[start : start + 64]
-        grids = [word_grid(spec, tokenizer.encode_words(one.words)) for one in part]
+        grids = [word_grid(spec, tokenizer.encode_words(sentence.words)) for sentence in part]
         ids, mask = np.stack([grid[0] for grid in grids]), np.stack([grid[1] for grid in grids])
         batches.append(_batch(ids, mask, _labels(recipe, part, spec.max_tokens)))
     return batches
@@ -251,5 +251,5 @@ class SentenceSource:
         for step in range(self.steps):
             chosen = order[step * self._batch : (step + 1) * self._batch]
             part = [self._augment(self._train[index], rng) for index in chosen]
-            ids, mask = self._encoder.encode_words([one.words for one in part])
+            ids, mask = self._encoder.encode_words([sentence.words for sentence in part])
             yield _batch(ids, mask, _labels(self._recipe, part, ids.shape[1]))

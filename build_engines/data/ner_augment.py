@@ -43,9 +43,9 @@ class SentenceAugmenter:
     def __init__(self, plan: WordsRecipe, train: Sequence[Tagged]) -> None:
         self._plan = plan
         self._entities: dict[str, list[tuple[str, ...]]] = defaultdict(list)
-        for one in train:
-            for start, end, kind in spans(one.tags):
-                self._entities[kind].append(one.words[start:end])
+        for sentence in train:
+            for start, end, kind in spans(sentence.tags):
+                self._entities[kind].append(sentence.words[start:end])
 
     def __call__(self, one: Tagged, rng: np.random.Generator) -> Tagged:
         """`one`, changed at random."""

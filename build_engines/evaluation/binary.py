@@ -46,12 +46,14 @@ def curves(head: Head, policy: DecisionPolicy, predictions: Sequence[Prediction]
     """
     build = build_of(head)
     limits = build.curve_limits(head, policy) if isinstance(build, OneLabelBuild) else {}
-    known = [one for one in predictions if one.probabilities]
+    known = [prediction for prediction in predictions if prediction.probabilities]
     found = []
     for label, limit in limits.items():
-        truth = np.array([label in true_labels(one) for one in known], bool)
+        truth = np.array([label in true_labels(prediction) for prediction in known], bool)
         if truth.any() and not truth.all():
-            found.append(_curves(label, limit, truth, np.array([one.probabilities[label] for one in known])))
+            found.append(
+                _curves(label, limit, truth, np.array([prediction.probabilities[label] for prediction in known]))
+            )
     return found
 
 

@@ -82,9 +82,9 @@ class Matrix(Struct, frozen=True):
     def subsets(self) -> dict[str, dict[str, float]]:
         """Modalities present to the model's scores."""
         return {
-            one.name: {"accuracy": one.accuracy, self.figure_key: one.figure}
-            for one in self.cells
-            if one.kind == "present"
+            cell.name: {"accuracy": cell.accuracy, self.figure_key: cell.figure}
+            for cell in self.cells
+            if cell.kind == "present"
         }
 
     def points(self) -> list[tuple[str, float, float]]:
@@ -92,9 +92,9 @@ class Matrix(Struct, frozen=True):
         titles = {"present": "a modality missing", "late": "late", "fault": "bad input"}
         whole = self.cells[0]
         return [
-            (titles[one.kind], 1.0 - one.safe, one.wrong / (1.0 - one.safe))
-            for one in self.cells
-            if one is not whole and one.safe < 1.0
+            (titles[cell.kind], 1.0 - cell.safe, cell.wrong / (1.0 - cell.safe))
+            for cell in self.cells
+            if cell is not whole and cell.safe < 1.0
         ]
 
     def section(self) -> Section:
@@ -109,10 +109,12 @@ class Matrix(Struct, frozen=True):
             "after the policy. Safe: share of safe decisions, blocked or abstained. Wrong, and wrong with a confidence "
             "of at least "
             f"{CONFIDENT}: share of all decisions.",
-            *((_ALONE,) if self.alone and any(one.name.endswith(" frozen") for one in self.cells) else ()),
+            *((_ALONE,) if self.alone and any(cell.name.endswith(" frozen") for cell in self.cells) else ()),
             *(f"{line[0].upper()}{line[1:]}." for line in self.verdicts),
         )
-        rows = tuple((f"{one.kind}: {one.name}", *(f"{value:.3f}" for value in _figures(one))) for one in self.cells)
+        rows = tuple(
+            (f"{cell.kind}: {cell.name}", *(f"{value:.3f}" for value in _figures(cell))) for cell in self.cells
+        )
         return Section(
             "When inputs go missing, old or bad", text, Cells(("inputs", *COLUMNS), rows), "degradation.png",
             "Heat map of the table above",
@@ -120,14 +122,14 @@ class Matrix(Struct, frozen=True):
 
     def picture(self) -> bytes:
         """PNG of the matrix."""
-        kinds = [one.kind for one in self.cells]
+        kinds = [cell.kind for cell in self.cells]
         breaks = [index for index in range(1, len(kinds)) if kinds[index] != kinds[index - 1]]
         # Where every decision is the safe one there is no policy's F1 to be good or bad.
-        values = [[*_figures(one)] for one in self.cells]
-        for row, one in zip(values, self.cells, strict=True):
-            row[1] = float("nan") if one.safe == 1.0 else row[1]
+        values = [[*_figures(cell)] for cell in self.cells]
+        for row, cell in zip(values, self.cells, strict=True):
+            row[1] = float("nan") if cell.safe == 1.0 else row[1]
         return figures.heat_map(
-            [f"{one.kind}: {one.name}" for one in self.cells],
+            [f"{cell.kind}: {cell.name}" for cell in self.cells],
             [name.replace(" ", "\n", 1) for name in COLUMNS],
             values,
             GOOD_IS_HIGH,
@@ -143,11 +145,11 @@ class Matrix(Struct, frozen=True):
         for name in ("inputs", *COLUMNS):
             table.add_column(name, justify="left" if name == "inputs" else "right", no_wrap=name != "inputs")
         before = ""
-        for one in self.cells:
-            if before and before != one.kind:
+        for cell in self.cells:
+            if before and before != cell.kind:
                 table.add_section()
-            before = one.kind
-            table.add_row(f"{one.kind}: {one.name}", *(f"{value:.3f}" for value in _figures(one)))
+            before = cell.kind
+            table.add_row(f"{cell.kind}: {cell.name}", *(f"{value:.3f}" for value in _figures(cell)))
         return table
 
 
@@ -171,7 +173,7 @@ def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) ->
     whole = evaluate(pipeline, read())
     constant, always = whole.pairs().constant()
     verdicts, passed = _verdicts(cells, always.figure, whole.build.figure)
-    groups = [one.group for one in whole.predictions]
+    groups = [prediction.group for prediction in whole.predictions]
     return Matrix(
         whole.scores.count, constant, always.figure, always.accuracy, tuple(cells), tuple(verdicts), passed,
         alone=len(set(groups)) == len(groups), figure_name=whole.build.figure,
@@ -222,30 +224,32 @@ def _measure(pipeline: Pipeline, read: Reader, trial: _Trial) -> Cell:
 
     decided = measured(blocking=True)
     # Where nothing was blocked, the model gave all the answers already.
-    whole = all(one.source == "model" or one.probabilities for one in decided.predictions)
+    whole = all(prediction.source == "model" or prediction.probabilities for prediction in decided.predictions)
     return _cell(trial.kind, trial.name, decided, decided if whole else measured(blocking=False))
 
 
 def _cell(kind_of: str, name: str, decided: Evaluation, asked: Evaluation) -> Cell:
     count = len(decided.predictions)
     wrong = [
-        one for one in decided.predictions if one.source == "model" and not decided.build.is_right(decided.head, one)
+        prediction
+        for prediction in decided.predictions
+        if prediction.source == "model" and not decided.build.is_right(decided.head, prediction)
     ]
     return Cell(
         kind_of, name, asked.model.figure, asked.model.accuracy, decided.scores.figure, decided.scores.accuracy,
-        sum(one.source == "safe" for one in decided.predictions) / count,
+        sum(prediction.source == "safe" for prediction in decided.predictions) / count,
         len(wrong) / count,
-        sum(one.confidence >= CONFIDENT for one in wrong) / count,
+        sum(prediction.confidence >= CONFIDENT for prediction in wrong) / count,
     )  # fmt: skip
 
 
 def _verdicts(cells: Sequence[Cell], majority: float, figure: str) -> tuple[list[str], bool]:
-    below = [one for one in cells if one.kind == "present" and one.figure < majority]
-    stale = [one for one in cells if one.kind == "late" and one.name.endswith(f"{STEPS[-1]:g}x")]
-    everything = next((one for one in stale if one.name.startswith(ALL)), stale[-1])
+    below = [cell for cell in cells if cell.kind == "present" and cell.figure < majority]
+    stale = [cell for cell in cells if cell.kind == "late" and cell.name.endswith(f"{STEPS[-1]:g}x")]
+    everything = next((cell for cell in stale if cell.name.startswith(ALL)), stale[-1])
     worst = max(stale, key=lambda one: one.wrong_confident)
     lines = [
-        f"below the {figure} of always saying the same: {', '.join(one.name for one in below)}"
+        f"below the {figure} of always saying the same: {', '.join(cell.name for cell in below)}"
         if below
         else f"no subset of the modalities falls below the {figure} of always saying the same",
         f"everything at twice its maximum age: {everything.wrong_confident:.1%} wrong confident decisions (at most "

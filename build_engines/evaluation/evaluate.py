@@ -155,8 +155,8 @@ def dropped_streams(bundle: Bundle, wanted: Sequence[str]) -> list[str]:
 
 def by_condition(result: Evaluation) -> dict[str, HeadScores]:
     """Scores per recorded condition (day, night, ...), where the data names any."""
-    names = sorted({one.condition for one in result.predictions if one.condition})
-    groups = {name: [one for one in result.predictions if one.condition == name] for name in names}
+    names = sorted({prediction.condition for prediction in result.predictions if prediction.condition})
+    groups = {name: [prediction for prediction in result.predictions if prediction.condition == name] for name in names}
     return {name: result.build.pairs(result.head, part).scores for name, part in groups.items()}
 
 
@@ -172,7 +172,7 @@ def document(
         "split": split,
         "scores": result.scores,
         "model_alone": result.model.summary,
-        "safe_decisions": sum(one.source == "safe" for one in result.predictions),
+        "safe_decisions": sum(prediction.source == "safe" for prediction in result.predictions),
         "refused": dict(result.refused),
         "conditions": {name: {**scores.summary, "count": scores.count} for name, scores in conditions.items()},
         "modalities": modalities,
@@ -180,7 +180,7 @@ def document(
     found |= result.build.document(result.head, result.predictions)
     if result.side:
         found["side_heads"] = {
-            name: {"scores": one.scores, "model_alone": one.model.summary} for name, one in result.side.items()
+            name: {"scores": side.scores, "model_alone": side.model.summary} for name, side in result.side.items()
         }
     return found
 
@@ -194,20 +194,22 @@ def as_json(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[t
 
 def predictions_jsonl(result: Evaluation) -> bytes:
     """One line per decision."""
-    return b"".join(msgspec.json.encode(one) + b"\n" for one in result.predictions)
+    return b"".join(msgspec.json.encode(prediction) + b"\n" for prediction in result.predictions)
 
 
 def show(console: Console, bundle: Bundle, split: str, result: Evaluation) -> None:
     """Print the per-class table and what was refused."""
     manifest = bundle.manifest
     title = f"{manifest.name} {manifest.version} on {split}"
-    for name, one in result.everything.items():
-        for part in one.build.tables(one.head, one.pairs(), one.predictions, f"{title}: {name}" if name else title):
+    for name, answer in result.everything.items():
+        for part in answer.build.tables(
+            answer.head, answer.pairs(), answer.predictions, f"{title}: {name}" if name else title
+        ):
             console.print(part, highlight=False)
     figure = result.build.figure
     for name, scores in by_condition(result).items():
         console.print(f"{name}: accuracy {scores.accuracy:.3f}, {figure} {scores.figure:.3f} ({scores.count})")
-    safe = sum(one.source == "safe" for one in result.predictions)
+    safe = sum(prediction.source == "safe" for prediction in result.predictions)
     refused = ", ".join(f"{reason}: {count}" for reason, count in result.refused.items()) or "none"
     model = result.model
     console.print(f"model alone, without the policy: accuracy {model.accuracy:.3f}, {figure} {model.figure:.3f}")

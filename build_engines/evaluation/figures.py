@@ -80,9 +80,9 @@ def dots(rows: Sequence[tuple[str, Interval]], label: str, line: Interval | None
     """One row per name: a point and its interval. `line`: a figure to compare with; `zero`: mark 0."""
     figure = new_figure(7.2, 1.1 + 0.29 * len(rows))
     axes = figure.subplots()
-    for place, (_, one) in enumerate(rows):
-        below, above = max(0.0, one.value - one.low), max(0.0, one.high - one.value)
-        axes.errorbar(one.value, place, xerr=[[below], [above]], fmt="o", color=BLUE, capsize=3, markersize=5)
+    for place, (_, row) in enumerate(rows):
+        below, above = max(0.0, row.value - row.low), max(0.0, row.high - row.value)
+        axes.errorbar(row.value, place, xerr=[[below], [above]], fmt="o", color=BLUE, capsize=3, markersize=5)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=9)
     axes.invert_yaxis()
     axes.grid(axis="x", color="#e3e6ea")
@@ -124,8 +124,8 @@ def risk_coverage(
     stands when inputs go bad, by kind."""
     figure = new_figure(5.8, 4.2)
     axes = figure.subplots()
-    for name, one in lines.items():
-        axes.step(one.coverage, one.risk, where="pre", lw=1.6, label=f"{plain(name)} (area {one.area:.3f})")
+    for name, line in lines.items():
+        axes.step(line.coverage, line.risk, where="pre", lw=1.6, label=f"{plain(name)} (area {line.area:.3f})")
     for index, kind in enumerate(dict.fromkeys(name for name, _, _ in degraded)):
         places = [(x, y) for name, x, y in degraded if name == kind]
         xs, ys = [x for x, _ in places], [y for _, y in places]

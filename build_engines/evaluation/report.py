@@ -91,7 +91,7 @@ def analyse(
 ) -> Findings:
     """Everything that the report says beside the plain scores."""
     policy = bundle.manifest.decision
-    known = [one for one in result.predictions if one.probabilities]
+    known = [prediction for prediction in result.predictions if prediction.probabilities]
     return Findings(
         intervals=intervals(result, seed, draws),
         confidence=_confidence(result, policy, known),
@@ -140,8 +140,8 @@ def _policy(result: Evaluation, known: Sequence[Prediction]) -> Policy | None:
     head, build = result.head, result.build
     if not known or not isinstance(build, OneLabelBuild):
         return None
-    answered = [one for one in result.predictions if one.source == "model"]
-    wrong = sum(not build.is_right(head, one) for one in answered)
+    answered = [prediction for prediction in result.predictions if prediction.source == "model"]
+    wrong = sum(not build.is_right(head, prediction) for prediction in answered)
     return Policy(
         len(answered) / len(result.predictions),
         wrong / max(1, len(answered)),
@@ -175,8 +175,8 @@ def headline(bundle: Bundle, result: Evaluation, found: Findings) -> list[str]:
         f"worst {build.part}: {worst}, {build.part_figure} {words(sure.parts[worst])}, "
         f"{result.scores.support[worst]} cases",
         *(
-            f"side head {name}: {one.build.figure} {one.scores.figure:.3f}, accuracy {one.scores.accuracy:.3f}"
-            for name, one in result.side.items()
+            f"side head {name}: {side.build.figure} {side.scores.figure:.3f}, accuracy {side.scores.accuracy:.3f}"
+            for name, side in result.side.items()
         ),
     ]
     if found.confidence is not None:
@@ -203,8 +203,8 @@ def sections(bundle: Bundle, result: Evaluation, found: Findings) -> list[Sectio
     """What there is to say, whatever the head."""
     return [
         *(
-            Section(one.title, (one.text,), Cells(one.columns, one.rows))
-            for one in result.build.sections(result.head, result.predictions)
+            Section(section.title, (section.text,), Cells(section.columns, section.rows))
+            for section in result.build.sections(result.head, result.predictions)
         ),
         _parts(result, found.intervals),
         *_confusion(result),
@@ -251,8 +251,8 @@ def _confusion(result: Evaluation) -> list[Section]:
 def _side_heads(result: Evaluation) -> list[Section]:
     """The heads beside the first, in short."""
     rows = tuple(
-        (name, one.head.kind, one.build.figure, f"{one.scores.figure:.3f}", f"{one.scores.accuracy:.3f}")
-        for name, one in result.side.items()
+        (name, side.head.kind, side.build.figure, f"{side.scores.figure:.3f}", f"{side.scores.accuracy:.3f}")
+        for name, side in result.side.items()
     )
     text = "Told with every decision; nothing acts on them. The gate holds them to the same limits."
     columns = ("head", "kind", "figure", "value", "accuracy")
@@ -264,11 +264,11 @@ def _curves(found: Findings) -> list[Section]:
         return []
     rows = tuple(
         (
-            one.label, f"{one.auc:.3f}", f"{one.average_precision:.3f}", f"{one.prevalence:.3f}",
-            f"{one.point.threshold:.2f}", f"{one.point.recall:.3f}", f"{one.point.precision:.3f}",
-            f"{one.point.false_positive_rate:.3f}",
+            curve.label, f"{curve.auc:.3f}", f"{curve.average_precision:.3f}", f"{curve.prevalence:.3f}",
+            f"{curve.point.threshold:.2f}", f"{curve.point.recall:.3f}", f"{curve.point.precision:.3f}",
+            f"{curve.point.false_positive_rate:.3f}",
         )
-        for one in found.curves
+        for curve in found.curves
     )  # fmt: skip
     columns = (
         "label", "ROC area", "average precision", "prevalence", "threshold", "recall", "precision", "false positives",
@@ -333,7 +333,7 @@ def _degradation(found: Findings) -> list[Section]:
 
 def _latency(found: Findings) -> Section:
     rows = tuple(
-        (name, f"{one.p50:.3f}", f"{one.p99:.3f}", f"{one.share:.1%}") for name, one in found.latency_ms.items()
+        (name, f"{times.p50:.3f}", f"{times.p99:.3f}", f"{times.share:.1%}") for name, times in found.latency_ms.items()
     )
     text = "Measured while evaluating, on this machine, one decision after another; a cached feature costs nothing."
     return Section("Latency", (text,), Cells(("part", "p50 ms", "p99 ms", "ran in"), rows))

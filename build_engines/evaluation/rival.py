@@ -56,13 +56,15 @@ def against(
     name: str, head: Head, this: Sequence[Prediction], rival: Sequence[Prediction], draws: int, seed: int
 ) -> Rivalry:
     """Compare the decisions of two runs, matched by id. Raises UserError where the rival lacks a moment."""
-    by_id = {one.id: one for one in rival}
-    if missing := [one.id for one in this if one.id not in by_id]:
+    by_id = {prediction.id: prediction for prediction in rival}
+    if missing := [prediction.id for prediction in this if prediction.id not in by_id]:
         raise UserError(f"--rival {name}: lacks {len(missing)} of the moments, e.g. {missing[0]!r}; use the same split")
-    build, others = build_of(head), [by_id[one.id] for one in this]
+    build, others = build_of(head), [by_id[prediction.id] for prediction in this]
     own, theirs = build.pairs(head, this), build.pairs(head, others)
     # The test wants independent cases: a sentence is right where all its words are.
-    ours_only, theirs_only, p_value = mcnemar(*([build.is_right(head, one) for one in run] for run in (this, others)))
+    ours_only, theirs_only, p_value = mcnemar(
+        *([build.is_right(head, prediction) for prediction in run] for run in (this, others))
+    )
     drawn = resamples(own.groups, draws, seed)
     apart = interval(own.scores.figure - theirs.scores.figure, own.bootstrap(drawn) - theirs.bootstrap(drawn))
     return Rivalry(

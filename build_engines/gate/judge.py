@@ -176,9 +176,11 @@ class Judge:
 
     def add(self, name: str, plan: Mapping[str, str]) -> Judged:
         """Judge `plan`; one that was judged already keeps its judgement, under the new name if it is the chosen one."""
-        for index, one in enumerate(self.judged):
-            if one.plan == dict(plan):
-                self.judged[index] = msgspec.structs.replace(one, name=name if one.name != "fp32" else one.name)
+        for index, candidate in enumerate(self.judged):
+            if candidate.plan == dict(plan):
+                self.judged[index] = msgspec.structs.replace(
+                    candidate, name=name if candidate.name != "fp32" else candidate.name
+                )
                 return self.judged[index]
         run = self._run(plan)
         self.judged.append(self._judged(name, plan, run, self._failures(plan, run)))
@@ -240,7 +242,7 @@ class Judge:
 
     def _failures(self, plan: Mapping[str, str], run: _Run) -> list[str]:
         gate, exact = self._job.recipe.gate, self.reference.evaluation
-        reasons = (one.reason or "" for one in run.evaluation.predictions)
+        reasons = (prediction.reason or "" for prediction in run.evaluation.predictions)
         failures = [reason for reason in reasons if reason.startswith("engine")][:1]
         for name, before in exact.everything.items():
             after, whose = run.evaluation.everything[name], f"{name} " if name else ""

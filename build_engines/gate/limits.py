@@ -104,8 +104,8 @@ def disagreements(found: Mapping[str, Agreement], gate: GateRecipe) -> list[str]
 def refuse_poor_reference(found: Evaluation, gate: GateRecipe) -> None:
     """FP32 itself must be worth comparing with: better than always saying the same, and at its floors. So must every
     head beside the first be, but for the floors."""
-    for name, one in found.everything.items():
-        if (problem := one.pairs(model=True).poor()) is not None:
+    for name, answer in found.everything.items():
+        if (problem := answer.pairs(model=True).poor()) is not None:
             raise GateRefused(f"evaluate: FP32 itself{f' ({name})' if name else ''} {problem}")
     if (problem := found.scores.below(gate)) is not None:
         own = found.pairs(model=True)

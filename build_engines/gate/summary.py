@@ -17,11 +17,11 @@ def show(console: Console, judged: Sequence[Judged]) -> None:
     table = Table(title="gate: model alone, 95 % bootstrap intervals")
     for name in ("plan", "macro-F1", "difference to FP32", "decisions", "kB", "verdict"):
         table.add_column(name, justify="left" if name in ("plan", "verdict") else "right")
-    for one in judged:
-        verdict = "reference" if one.name == "fp32" else "passed" if one.passed else one.failures[0]
+    for candidate in judged:
+        verdict = "reference" if candidate.name == "fp32" else "passed" if candidate.passed else candidate.failures[0]
         table.add_row(
-            one.name, _words(one.figure), _words(one.difference), f"{one.decisions_figure:.4f}",
-            f"{one.bytes / 1024:.0f}", verdict,
+            candidate.name, _words(candidate.figure), _words(candidate.difference), f"{candidate.decisions_figure:.4f}",
+            f"{candidate.bytes / 1024:.0f}", verdict,
         )  # fmt: skip
     console.print(table)
 
@@ -38,18 +38,22 @@ def as_markdown(judged: Sequence[Judged], notes: Sequence[str], found: Sensitivi
         "| plan | precision | macro-F1 | difference to FP32 | decisions' macro-F1 | kB | verdict |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]  # fmt: skip
-    for one in judged:
-        plan = ", ".join(f"{stage} {precision}" for stage, precision in one.plan.items())
-        verdict = "reference" if one.name == "fp32" else "passed" if one.passed else "; ".join(one.failures)
+    for candidate in judged:
+        plan = ", ".join(f"{stage} {precision}" for stage, precision in candidate.plan.items())
+        verdict = (
+            "reference" if candidate.name == "fp32" else "passed" if candidate.passed else "; ".join(candidate.failures)
+        )
         lines.append(
-            f"| {one.name} | {plan} | {_words(one.figure)} | {_words(one.difference)} "
-            f"| {one.decisions_figure:.4f} | {one.bytes / 1024:.0f} | {verdict} |"
+            f"| {candidate.name} | {plan} | {_words(candidate.figure)} | {_words(candidate.difference)} "
+            f"| {candidate.decisions_figure:.4f} | {candidate.bytes / 1024:.0f} | {verdict} |"
         )
     lines += _agreement(judged) + _oracle(found)
     lines += ["", "## How the plan was chosen", "", *(f"- {note}" for note in notes), "", "## Per class (F1)", ""]
-    lines += [f"| label | {' | '.join(one.name for one in judged)} |", "| --- |" + " ---: |" * len(judged)]
+    lines += [f"| label | {' | '.join(candidate.name for candidate in judged)} |", "| --- |" + " ---: |" * len(judged)]
     for label in judged[0].parts:
-        cells = " | ".join(f"{_words(one.parts[label])}" if label in one.parts else "" for one in judged)
+        cells = " | ".join(
+            f"{_words(candidate.parts[label])}" if label in candidate.parts else "" for candidate in judged
+        )
         lines.append(f"| {label} | {cells} |")
     lines += [
         "", "## Sensitivity", "", f"One part at a time in another precision, over {found.moments} moments.", "",
@@ -67,17 +71,17 @@ def as_markdown(judged: Sequence[Judged], notes: Sequence[str], found: Sensitivi
 def _agreement(judged: Sequence[Judged]) -> list[str]:
     """How near each GPU came to ONNX Runtime; empty where none was there."""
     lines: list[str] = []
-    for one in judged:
-        if one.agreement:
+    for candidate in judged:
+        if candidate.agreement:
             lines += [
                 "",
-                f"## Agreement of {one.backend} with ONNX Runtime",
+                f"## Agreement of {candidate.backend} with ONNX Runtime",
                 "",
                 "Largest difference of any value.",
                 "",
             ]
             lines += ["| stage | absolute | relative to the largest |", "| --- | ---: | ---: |"]
-            lines += [f"| {name} | {at.absolute:.3g} | {at.relative:.3%} |" for name, at in one.agreement.items()]
+            lines += [f"| {name} | {at.absolute:.3g} | {at.relative:.3%} |" for name, at in candidate.agreement.items()]
     return lines
 
 
@@ -104,10 +108,12 @@ def plot(judged: Sequence[Judged], found: Sensitivity) -> bytes:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for one in judged:
-        value = one.figure
+    for candidate in judged:
+        value = candidate.figure
         below, above = max(0.0, value.value - value.low), max(0.0, value.high - value.value)
-        left.errorbar(one.bytes / 1024, value.value, yerr=[[below], [above]], fmt="o", capsize=4, label=one.name)
+        left.errorbar(
+            candidate.bytes / 1024, value.value, yerr=[[below], [above]], fmt="o", capsize=4, label=candidate.name
+        )
     left.set(xlabel="graphs, kB", ylabel="macro-F1 (95 % interval)", title="What each plan keeps")
     left.legend()
     rows = [row for row in found.rows if row.stage != "(all stages)"]

@@ -90,7 +90,7 @@ SMALLEST = 1e-300
 
 def matrix(predictions: Sequence[Prediction], labels: Sequence[str]) -> Floats:
     """[N, labels] probabilities; rows without (safe decisions) are 0."""
-    return np.array([[one.probabilities.get(label, 0.0) for label in labels] for one in predictions])
+    return np.array([[prediction.probabilities.get(label, 0.0) for label in labels] for prediction in predictions])
 
 
 def true_labels(prediction: Prediction) -> tuple[str, ...]:
@@ -162,17 +162,22 @@ class OneLabelBuild(HeadBuild[OneLabel], Generic[OneLabel]):
         return np.array(names.index(label))
 
     def pairs(self, head: OneLabel, predictions: Sequence[Prediction], model: bool = False) -> LabelPairs:
-        said = [self.own_label(head, one) if model else one.label for one in predictions]
-        return LabelPairs([one.truth for one in predictions], said, head.labels, [one.unit for one in predictions])
+        said = [self.own_label(head, prediction) if model else prediction.label for prediction in predictions]
+        return LabelPairs(
+            [prediction.truth for prediction in predictions],
+            said,
+            head.labels,
+            [prediction.unit for prediction in predictions],
+        )
 
     def output_pairs(
         self, head: OneLabel, policy: DecisionPolicy, name: str, samples: Sequence[CalibrationSample],
         outputs: Sequence[NDArray[np.float32]],
     ) -> tuple[LabelPairs, NDArray[np.float32]]:  # fmt: skip
         logits = np.stack([value.ravel() for value in outputs])
-        truth = [one.side.get(name, "") if name else one.label for one in samples]
+        truth = [sample.side.get(name, "") if name else sample.label for sample in samples]
         said = [self.label_of(head, policy, row) for row in logits]
-        return LabelPairs(truth, said, head.labels, [one.group for one in samples]), logits
+        return LabelPairs(truth, said, head.labels, [sample.group for sample in samples]), logits
 
     def figures(self, head: OneLabel, predictions: Sequence[Prediction]) -> dict[str, float]:
         return {"f1_weighted": self.pairs(head, predictions).scores.f1_weighted}

@@ -63,7 +63,7 @@ class Scores(Struct, frozen=True):
     @property
     def rows(self) -> dict[str, tuple[str, ...]]:
         """Label or average to its `COLUMNS`, as words."""
-        averages = {f"{name} average": one for name, one in self.averages.items()}
+        averages = {f"{name} average": average for name, average in self.averages.items()}
         return {
             name: (f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}")
             for name, one in (self.classes | averages).items()
@@ -133,7 +133,9 @@ def class_table(scores: Scores, title: str) -> Table:
     for label, one in scores.classes.items():
         table.add_row(label, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
     table.add_section()
-    for name, one in scores.averages.items():
-        table.add_row(name, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
+    for name, average in scores.averages.items():
+        table.add_row(
+            name, f"{average.precision:.3f}", f"{average.recall:.3f}", f"{average.f1:.3f}", str(average.support)
+        )
     table.add_row("accuracy", "", "", f"{scores.accuracy:.3f}", str(scores.count))
     return table

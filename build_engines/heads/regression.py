@@ -67,7 +67,7 @@ class ValueScores(Struct, frozen=True):
     @property
     def parts(self) -> dict[str, float]:
         """Mean absolute error of each value, in its unit."""
-        return {name: one.mae for name, one in self.values.items()}
+        return {name: value.mae for name, value in self.values.items()}
 
     @property
     def support(self) -> dict[str, int]:
@@ -82,8 +82,8 @@ class ValueScores(Struct, frozen=True):
     def rows(self) -> dict[str, tuple[str, ...]]:
         """Value to its `COLUMNS`, as words."""
         return {
-            name: (f"{one.mae:.4g}", f"{one.rmse:.4g}", f"{one.bias:+.3g}", f"{one.share:.2%}", one.unit)
-            for name, one in self.values.items()
+            name: (f"{value.mae:.4g}", f"{value.rmse:.4g}", f"{value.bias:+.3g}", f"{value.share:.2%}", value.unit)
+            for name, value in self.values.items()
         }
 
     @property
@@ -94,11 +94,11 @@ class ValueScores(Struct, frozen=True):
         """No value's mean absolute error may grow by more than a factor; a hair's breadth of its range is always free,
         for a factor of nearly nothing is nothing."""
         found = []
-        for name, one in self.values.items():
+        for name, value in self.values.items():
             now = after.values[name].mae
-            if not now <= max(gate.mae_ratio * one.mae, one.mae + gate.mae_slack * one.span):
+            if not now <= max(gate.mae_ratio * value.mae, value.mae + gate.mae_slack * value.span):
                 allowed = f"more than {gate.mae_ratio:g} times FP32's and {gate.mae_slack:.2%} of the range"
-                found.append(f"{name}: mean absolute error {one.mae:.4g} -> {now:.4g} {one.unit}, {allowed}")
+                found.append(f"{name}: mean absolute error {value.mae:.4g} -> {now:.4g} {value.unit}, {allowed}")
         return found
 
     def below(self, gate: GateRecipe) -> str | None:
@@ -115,18 +115,18 @@ class ValuePairs(Pairs):
 
     def __init__(self, truth: Floats, said: Floats, values: Sequence[Value], groups: Sequence[str]) -> None:
         self.truth, self.said, self.values, self.groups = truth, said, values, groups
-        self._spans = np.array([one.maximum - one.minimum for one in values])
+        self._spans = np.array([value.maximum - value.minimum for value in values])
         self._errors = np.abs(said - truth)
         self.scores: ValueScores = self._score()
 
     def _score(self) -> ValueScores:
         apart, mae = self.said - self.truth, self._errors.mean(axis=0)
         scores = {
-            one.name: ValueScore(
+            value.name: ValueScore(
                 float(mae[i]), float(np.sqrt((apart[:, i] ** 2).mean())), float(apart[:, i].mean()),
-                float(self._spans[i]), one.unit,
+                float(self._spans[i]), value.unit,
             )
-            for i, one in enumerate(self.values)
+            for i, value in enumerate(self.values)
         }  # fmt: skip
         nmae = float((mae / self._spans).mean())
         return ValueScores(len(self.truth), float(self.right().mean()), nmae, scores)
@@ -141,7 +141,8 @@ class ValuePairs(Pairs):
     def part_bootstrap(self, draws: Sequence[Draw]) -> dict[str, Floats]:
         """Mean absolute error of each value in each resample."""
         return {
-            one.name: np.array([self._errors[draw, i].mean() for draw in draws]) for i, one in enumerate(self.values)
+            value.name: np.array([self._errors[draw, i].mean() for draw in draws])
+            for i, value in enumerate(self.values)
         }
 
     def constant(self) -> tuple[str, ValueScores]:
@@ -197,7 +198,7 @@ class RegressionBuild(HeadBuild[RegressionHead]):
 
     def scaling(self, head: RegressionHead) -> tuple[Floats, Floats]:
         """The middle of each range, and half of it."""
-        return np.array([(one.minimum + one.maximum) / 2 for one in head.values]), _spread(head)
+        return np.array([(value.minimum + value.maximum) / 2 for value in head.values]), _spread(head)
 
     def trained_scores(self, head: RegressionHead, output: Tensor, truth: Tensor) -> tuple[float, float]:
         right, said = truth.double().numpy(), output.double().numpy()
@@ -205,9 +206,9 @@ class RegressionBuild(HeadBuild[RegressionHead]):
         return scores.accuracy, scores.figure
 
     def pairs(self, head: RegressionHead, predictions: Sequence[Prediction], model: bool = False) -> ValuePairs:
-        truth = self._matrix(head, [one.truth_values for one in predictions])
-        said = self._matrix(head, [one.values for one in predictions])
-        return ValuePairs(truth, said, head.values, [one.unit for one in predictions])
+        truth = self._matrix(head, [prediction.truth_values for prediction in predictions])
+        said = self._matrix(head, [prediction.values for prediction in predictions])
+        return ValuePairs(truth, said, head.values, [prediction.unit for prediction in predictions])
 
     def output_pairs(
         self, head: RegressionHead, policy: DecisionPolicy, name: str, samples: Sequence[CalibrationSample],
@@ -215,14 +216,15 @@ class RegressionBuild(HeadBuild[RegressionHead]):
     ) -> tuple[ValuePairs, NDArray[np.float32]]:  # fmt: skip
         raw = np.stack([value.ravel() for value in outputs])
         verdicts = [head.decide(policy, PolicyState(), row, None)[0] for row in raw]
-        said = self._matrix(head, [one.values if isinstance(one.values, dict) else {} for one in verdicts])
-        truth = self._matrix(head, [dict(one.values) for one in samples])
-        return ValuePairs(truth, said, head.values, [one.group for one in samples]), raw
+        said = self._matrix(head, [verdict.values if isinstance(verdict.values, dict) else {} for verdict in verdicts])
+        truth = self._matrix(head, [dict(sample.values) for sample in samples])
+        return ValuePairs(truth, said, head.values, [sample.group for sample in samples]), raw
 
     def is_right(self, head: RegressionHead, prediction: Prediction) -> bool:
         return all(
-            abs(prediction.values[one.name] - prediction.truth_values[one.name]) <= NEAR * (one.maximum - one.minimum)
-            for one in head.values
+            abs(prediction.values[value.name] - prediction.truth_values[value.name])
+            <= NEAR * (value.maximum - value.minimum)
+            for value in head.values
         )
 
     def tables(
@@ -242,10 +244,10 @@ class RegressionBuild(HeadBuild[RegressionHead]):
     @staticmethod
     def _matrix(head: RegressionHead, rows: Sequence[dict[str, float]]) -> Floats:
         for row in rows:
-            if missing := [one.name for one in head.values if one.name not in row]:
+            if missing := [value.name for value in head.values if value.name not in row]:
                 raise UserError(f"the data does not tell the value {missing[0]!r}; name its field in dataset.targets")
-        return np.array([[row[one.name] for one in head.values] for row in rows], np.float64)
+        return np.array([[row[value.name] for value in head.values] for row in rows], np.float64)
 
 
 def _spread(head: RegressionHead) -> Floats:
-    return np.array([(one.maximum - one.minimum) / 2 for one in head.values])
+    return np.array([(value.maximum - value.minimum) / 2 for value in head.values])

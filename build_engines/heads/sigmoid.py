@@ -42,14 +42,14 @@ class SigmoidBuild(OneLabelBuild[SigmoidHead]):
     def confidences(
         self, head: SigmoidHead, predictions: Sequence[Prediction], probabilities: Floats
     ) -> tuple[NDArray[np.bool_], Floats]:
-        truth = np.array([[label in true_labels(one) for label in head.labels] for one in predictions])
+        truth = np.array([[label in true_labels(prediction) for label in head.labels] for prediction in predictions])
         return truth.ravel(), probabilities.ravel()
 
     def answer_confidences(
         self, head: SigmoidHead, predictions: Sequence[Prediction]
     ) -> tuple[NDArray[np.bool_], Floats]:
-        right = np.array([one.label == one.truth for one in predictions])
-        return right, np.array([one.confidence for one in predictions])
+        right = np.array([prediction.label == prediction.truth for prediction in predictions])
+        return right, np.array([prediction.confidence for prediction in predictions])
 
     def curve_limits(self, head: SigmoidHead, policy: DecisionPolicy) -> dict[str, float]:
         return head.limits(policy)

@@ -43,7 +43,7 @@ class SoftmaxBuild(OneLabelBuild[SoftmaxHead]):
         self, head: SoftmaxHead, predictions: Sequence[Prediction], probabilities: Floats
     ) -> tuple[NDArray[np.bool_], Floats]:
         said = np.array(head.labels)[probabilities.argmax(axis=1)]
-        return said == np.array([one.truth for one in predictions]), probabilities.max(axis=1)
+        return said == np.array([prediction.truth for prediction in predictions]), probabilities.max(axis=1)
 
     def answer_confidences(
         self, head: SoftmaxHead, predictions: Sequence[Prediction]

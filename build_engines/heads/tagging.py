@@ -58,9 +58,9 @@ def token_pairs(predictions: Iterable[Prediction], outside: str = OUTSIDE) -> tu
     """The right and the given tag of every word of all sentences."""
     truth: list[str] = []
     answers: list[str] = []
-    for one in predictions:
-        truth += one.truth_tags
-        answers += fitted(one.tags, len(one.truth_tags), outside)
+    for prediction in predictions:
+        truth += prediction.truth_tags
+        answers += fitted(prediction.tags, len(prediction.truth_tags), outside)
     return truth, answers
 
 
@@ -120,13 +120,15 @@ def report(truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], out
 
 def report_of(predictions: Sequence[Prediction], outside: str = OUTSIDE) -> TagReport:
     """The report of a tagging bundle's decisions."""
-    truth = [one.truth_tags for one in predictions]
-    return report(truth, [fitted(one.tags, len(one.truth_tags), outside) for one in predictions], outside)
+    truth = [prediction.truth_tags for prediction in predictions]
+    return report(
+        truth, [fitted(prediction.tags, len(prediction.truth_tags), outside) for prediction in predictions], outside
+    )
 
 
 def cut_words(predictions: Sequence[Prediction]) -> str:
     """In words: the sentences that were longer than what the model reads."""
-    cut = [one for one in predictions if (one.reason or "").startswith("only the first")]
+    cut = [prediction for prediction in predictions if (prediction.reason or "").startswith("only the first")]
     return f"sentences longer than the model reads: {len(cut)} of {len(predictions)}"
 
 
@@ -150,8 +152,8 @@ def tables(found: TagReport, title: str) -> list[Table]:
         table.add_column(name)
         for column in ("precision", "recall", "f1-score", "support"):
             table.add_column(column, justify="right")
-        for index, (label, one) in enumerate(rows):
-            table.add_row(label, *_cells(one), end_section=index + 1 < len(rows) and rows[index + 1][0] == "micro avg")
+        for index, (label, row) in enumerate(rows):
+            table.add_row(label, *_cells(row), end_section=index + 1 < len(rows) and rows[index + 1][0] == "micro avg")
         made.append(table)
     return made
 
@@ -209,7 +211,7 @@ class TaggingBuild(HeadBuild[TaggingHead]):
         self, head: TaggingHead, policy: DecisionPolicy, name: str, samples: Sequence[CalibrationSample],
         outputs: Sequence[NDArray[np.float32]],
     ) -> tuple[LabelPairs, NDArray[np.float32]]:  # fmt: skip
-        truth, logits = token_rows([one.tags for one in samples], outputs)
+        truth, logits = token_rows([sample.tags for sample in samples], outputs)
         said = [head.labels[index] for index in logits.argmax(1)]
         groups = [one.group for one, output in zip(samples, outputs, strict=True) for _ in one.tags[: output.shape[1]]]
         return LabelPairs(truth, said, head.labels, groups), logits

@@ -92,8 +92,8 @@ def fit_thresholds(logits: Tensor, labels: Tensor, names: Sequence[str], tempera
         candidates = np.unique(np.append((values[1:] + values[:-1]) / 2, 0.5).clip(0.01, 0.99).round(4))
         scores = np.array(
             [
-                f1_score(truth[:, column], chances[:, column] >= one, average="macro", zero_division=0)
-                for one in candidates
+                f1_score(truth[:, column], chances[:, column] >= candidate, average="macro", zero_division=0)
+                for candidate in candidates
             ]
         )
         good = candidates[scores >= scores.max() - 1 / len(truth)]

@@ -81,10 +81,11 @@ class Improvement(Struct, frozen=True):
     def _rows(self) -> list[tuple[str, ...]]:
         return [
             (
-                one.step, one.what, one.figure, f"{one.before:.4f}", f"{one.after:.4f}",
-                f"{one.gain.value:+.4f} [{one.gain.low:+.4f}, {one.gain.high:+.4f}]", "yes" if one.kept else "no",
+                attempt.step, attempt.what, attempt.figure, f"{attempt.before:.4f}", f"{attempt.after:.4f}",
+                f"{attempt.gain.value:+.4f} [{attempt.gain.low:+.4f}, {attempt.gain.high:+.4f}]",
+                "yes" if attempt.kept else "no",
             )
-            for one in self.attempts
+            for attempt in self.attempts
         ]  # fmt: skip
 
     def markdown(self) -> str:
@@ -128,7 +129,7 @@ class Loop:
             raise UserError(f"improve: a {head.kind} head has neither thresholds nor confidence per label to improve")
         self.head = head
         self.result = self.evaluated(self.bundle)
-        clusters = [one.cluster or one.group for one in self.result.predictions]
+        clusters = [prediction.cluster or prediction.group for prediction in self.result.predictions]
         self._draws = resamples(clusters, DRAWS, self.seed)
         scores = self.result.scores
         seen = [name for name, count in scores.support.items() if count]
@@ -170,8 +171,8 @@ class Loop:
         answers = self._answers()
         start = dict(answers.policy.thresholds)
         truth = answers.truth
-        before = [str(one) for one in answers.decided(temperature, start)]
-        after = [str(one) for one in out_of_fold_decisions(answers, temperature, start)]
+        before = [str(label) for label in answers.decided(temperature, start)]
+        after = [str(decision) for decision in out_of_fold_decisions(answers, temperature, start)]
         chosen = fitted_thresholds(answers, temperature, np.arange(len(truth)), start)
         what = ", ".join(f"{name} {value:g}" for name, value in chosen.items()) or "none better than those there are"
         draws = resamples(answers.clusters, DRAWS, self.seed)
@@ -190,7 +191,7 @@ class Loop:
         if not reduced:
             self.notes.append("precision plan: nothing runs in a reduced precision")
             return
-        truth = [one.truth for one in self.result.predictions]
+        truth = [prediction.truth for prediction in self.result.predictions]
         base = self._own(self.evaluated(self.bundle, plan))
         tried: dict[str, tuple[float, list[str]]] = {}
         for name in reduced:
@@ -211,7 +212,7 @@ class Loop:
     def model(self, bundle: Bundle, what: str, line: str) -> bool:
         """Judge another model of the same labels, trained without this split; kept if its decisions are better."""
         result = self.evaluated(bundle)
-        truth = [one.truth for one in self.result.predictions]
+        truth = [prediction.truth for prediction in self.result.predictions]
         before, after = self._own(self.result), self._own(result)
         if not self._judge("class weights", what, truth, before, after, self._draws):
             return False
@@ -223,7 +224,7 @@ class Loop:
     def _own(self, result: Evaluation) -> list[str]:
         """The model's own answers."""
         build = one_label_build(self.head)
-        return [build.own_label(self.head, one) for one in result.predictions]
+        return [build.own_label(self.head, prediction) for prediction in result.predictions]
 
     def _judge(
         self, step: str, what: str, truth: Sequence[str], before: Sequence[str], after: Sequence[str],
@@ -262,7 +263,7 @@ class Loop:
 def show(console: Console, found: Improvement) -> None:
     """Print what was tried."""
     console.print(f"worst labels: {', '.join(found.worst)}", highlight=False)
-    for line in (*(one.words for one in found.attempts), *found.notes):
+    for line in (*(attempt.words for attempt in found.attempts), *found.notes):
         console.print(f"- {line}", highlight=False, soft_wrap=True)
     if found.settings:
         console.print(found.settings, highlight=False, markup=False, soft_wrap=True)

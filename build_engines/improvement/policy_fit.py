@@ -39,11 +39,12 @@ class Answers:
     def of(cls, head: LabelHead, policy: DecisionPolicy, predictions: Sequence[Prediction]) -> Answers:
         """From decisions made under `policy`."""
         build = one_label_build(head)
-        known = [one for one in predictions if one.probabilities]
+        known = [prediction for prediction in predictions if prediction.probabilities]
         logits = build.logits_of(matrix(known, head.labels))
         return cls(
-            head, policy, logits * policy.temperature, tuple(one.truth for one in known),
-            tuple(one.group for one in known), tuple(one.cluster or one.group for one in known),
+            head, policy, logits * policy.temperature, tuple(prediction.truth for prediction in known),
+            tuple(prediction.group for prediction in known),
+            tuple(prediction.cluster or prediction.group for prediction in known),
         )  # fmt: skip
 
     @property

@@ -23,7 +23,7 @@ def improve_bundle(loop: Loop, console: Console, folder: Path) -> None:
     found = loop.outcome()
     show(console, found)
     write_files(folder, found.files())
-    if any(one.kept for one in found.attempts):
+    if any(attempt.kept for attempt in found.attempts):
         manifest, files = loop.bundle.manifest, {name: loop.bundle.read(name) for name in loop.bundle.manifest.files}
         engines = {engine.file for engine in manifest.engines}
         files = {name: data for name, data in files.items() if not name.startswith("engines/") or name in engines}

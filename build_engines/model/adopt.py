@@ -147,7 +147,7 @@ def _refuse_probabilities(model: ModelProto, name: str, head: str, where: str) -
 
 
 def _in_opset(graph: ModelProto, where: str) -> ModelProto:
-    version = next((one.version for one in graph.opset_import if one.domain in ("", "ai.onnx")), 0)
+    version = next((opset.version for opset in graph.opset_import if opset.domain in ("", "ai.onnx")), 0)
     if version == OPSET:
         return graph
     if version > OPSET:
@@ -212,7 +212,7 @@ def _folded(graph: ModelProto, where: str) -> ModelProto:
         except Exception as error:  # ONNX Runtime raises a family of unrelated types
             raise UserError(f"{where}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from None
         folded = onnx.load(path)
-    for extra in [one for one in folded.opset_import if one.domain not in ("", "ai.onnx")]:
+    for extra in [opset for opset in folded.opset_import if opset.domain not in ("", "ai.onnx")]:
         folded.opset_import.remove(extra)
     constants_to_initialisers(folded)
     inferred: ModelProto = onnx.shape_inference.infer_shapes(folded, strict_mode=True)

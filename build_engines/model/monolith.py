@@ -89,7 +89,7 @@ def monolith_bundle(bundle: Bundle, monolith: bytes, target: Path) -> Path:
         manifest,
         stages=(stage,),
         head=_moved(manifest.head),
-        side_heads=tuple(msgspec.structs.replace(one, head=_moved(one.head)) for one in manifest.side_heads),
+        side_heads=tuple(msgspec.structs.replace(side, head=_moved(side.head)) for side in manifest.side_heads),
         precision={"default": {"monolith": "fp32"}},
         files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     )

@@ -220,7 +220,7 @@ class LossOf:
         self.augment = Augmenter(plan.augment, recipe.seed)
         counts = {"": prepared.train.counts, **prepared.train.side_counts}
         self.losses = {name: build_of(head).loss(head, counts[name], plan) for name, head in recipe.heads.items()}
-        self.weights = {"": 1.0} | {one.name: one.weight for one in recipe.side_heads}
+        self.weights = {"": 1.0} | {side.name: side.weight for side in recipe.side_heads}
         sizes = {name: size for encoder in recipe.model.encoders.values() for name, size in encoder.aux.items()}
         self.aux_weights = {
             name: class_weights(np.pad(counts, (0, max(0, sizes.get(name, 0) - len(counts)))), plan.class_balance)

@@ -67,11 +67,11 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
 def _side_heads(recipe: Recipe, record: TrainingRecord) -> tuple[SideHead, ...]:
     """The heads beside the first, with what was fitted; thresholds of the recipe's own stand above fitted ones."""
     found = []
-    for one in recipe.side_heads:
-        fitted = dict(record.side_heads.get(one.name, {}))
-        thresholds = fitted.pop("thresholds", {}) | one.decision.thresholds
-        policy = msgspec.structs.replace(one.decision, thresholds=thresholds, **fitted)
-        found.append(SideHead(one.name, recipe.heads[one.name], policy))
+    for side in recipe.side_heads:
+        fitted = dict(record.side_heads.get(side.name, {}))
+        thresholds = fitted.pop("thresholds", {}) | side.decision.thresholds
+        policy = msgspec.structs.replace(side.decision, thresholds=thresholds, **fitted)
+        found.append(SideHead(side.name, recipe.heads[side.name], policy))
     return tuple(found)
 
 

@@ -82,7 +82,7 @@ class Bank:
                 self._advance()
         manifest = self._manifest
         heads = [("", manifest.head, manifest.decision)]
-        heads += [(one.name, one.head, one.decision) for one in manifest.side_heads]
+        heads += [(side.name, side.head, side.decision) for side in manifest.side_heads]
         scores: dict[str, HeadScores] = {}
         matrices: dict[str, NDArray[np.float32]] = {}
         for name, head, policy in heads:

@@ -64,7 +64,10 @@ def calibrate(build: Build, bundle: Bundle, folder: Path) -> None:
     near = refuse_leak(chosen, evaluation, recipe.calibrate.near_leak)
     # As many moments of the evaluation split, chosen by the same rule: like is compared with like.
     likewise = choose(evaluation, recipe.calibrate.samples, recipe.seed)
-    samples, others = kept.take(one.index for one in chosen), kept_others.take(one.index for one in likewise)
+    samples, others = (
+        kept.take(moment.index for moment in chosen),
+        kept_others.take(moment.index for moment in likewise),
+    )
     graphs = prepared_graphs(bundle)
     wanted = quantisable(recipe, graphs)
     ranges: dict[str, dict[str, TensorRange]] = {}
@@ -86,8 +89,8 @@ def calibrate(build: Build, bundle: Bundle, folder: Path) -> None:
         for stage in bundle.manifest.stages
         if stage.name in wanted
     }
-    data = hashlib.sha256("".join(one.digest for one in chosen).encode()).hexdigest()
-    write_ranges(folder / RANGES, RangesFile(1, digests, data, tuple(one.id for one in chosen), ranges))
+    data = hashlib.sha256("".join(moment.digest for moment in chosen).encode()).hexdigest()
+    write_ranges(folder / RANGES, RangesFile(1, digests, data, tuple(moment.id for moment in chosen), ranges))
     covered = Coverage(everything, distinct, chosen, evaluation, near, bundle.manifest.streams_read)
     (folder / "coverage.md").write_text(as_markdown(covered), encoding="utf-8")
     (folder / "coverage.png").write_bytes(plot(covered))

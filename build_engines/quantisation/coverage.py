@@ -55,7 +55,7 @@ def as_markdown(covered: Coverage) -> str:
     ]  # fmt: skip
     keys: dict[str, Callable[[Signature], str]] = {"label": _label, "condition": _condition}
     for title, key in keys.items():
-        counts = [Counter(key(one) for one in part) for part in parts.values()]
+        counts = [Counter(key(moment) for moment in part) for part in parts.values()]
         lines += [f"| {title} | {' | '.join(parts)} |", "| --- |" + " ---: |" * len(parts)]
         lines += [
             f"| {name} | {' | '.join(str(count[name]) for count in counts)} |" for name in sorted(set().union(*counts))
@@ -68,13 +68,13 @@ def as_markdown(covered: Coverage) -> str:
     lines += ["", "The same of the chosen ones, by label:", ""]
     lines += [f"| label | {' | '.join(covered.streams)} |", "| --- |" + " ---: |" * len(covered.streams)]
     for label in covered.labels:
-        some = [one for one in covered.chosen if one.label == label]
+        some = [moment for moment in covered.chosen if moment.label == label]
         lines.append(f"| {label} | {' | '.join(_has(some, stream) for stream in covered.streams)} |")
     return "\n".join(lines) + "\n"
 
 
 def _has(part: Part, stream: str) -> str:
-    there = sum(stream in one.present for one in part)
+    there = sum(stream in moment.present for moment in part)
     return f"{there} / {len(part) - there}"
 
 
@@ -95,7 +95,7 @@ def plot(covered: Coverage) -> bytes:
     for axes, (title, names, key) in zip(plots, bars, strict=True):
         shown = {name: part for name, part in covered.parts.items() if name != "distinct"}
         for index, (name, part) in enumerate(shown.items()):
-            counts = Counter(key(one) for one in part)
+            counts = Counter(key(moment) for moment in part)
             shares = [100 * counts[one] / max(1, len(part)) for one in names]
             places = np.arange(len(names)) + 0.27 * (index - 1)
             axes.barh(places, shares, height=0.25, label=f"{name} ({len(part)})")
@@ -105,9 +105,9 @@ def plot(covered: Coverage) -> bytes:
     plots[0].legend(loc="lower right")
     table = np.full((len(labels), len(covered.streams)), np.nan)
     for row, label in enumerate(labels):
-        some = [one for one in covered.chosen if one.label == label]
+        some = [moment for moment in covered.chosen if moment.label == label]
         for column, stream in enumerate(covered.streams):
-            there = sum(stream in one.present for one in some)
+            there = sum(stream in moment.present for moment in some)
             if some:
                 table[row, column] = there / len(some)
             right.text(column, row, f"{there} / {len(some) - there}", ha="center", va="center", fontsize=8)

@@ -71,7 +71,7 @@ class _Halving:
     def _convert(self, node: NodeProto) -> None:
         overflows = bool(self._overflowing.intersection((*node.input, *node.output)))
         schema = onnx.defs.get_schema(node.op_type, self._opset, node.domain)
-        allowed = {one.type_param_str: one.allowed_type_strs for one in schema.type_constraints}
+        allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
 
         def may_be_half(formals: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> bool:
             kind = formals[min(index, len(formals) - 1)].type_str

@@ -91,7 +91,7 @@ def _evaluation_samples(build: Build, bundle: Bundle) -> list[CalibrationSample]
     samples = store.keeping(read_samples(bundle, evaluation_moments(build, bundle)))
     streams = bundle.manifest.streams
     signatures = [signature(index, sample, streams) for index, sample in enumerate(samples)]
-    return store.take(one.index for one in choose(signatures, build.recipe.quantise.samples, build.recipe.seed))
+    return store.take(moment.index for moment in choose(signatures, build.recipe.quantise.samples, build.recipe.seed))
 
 
 def largest_values(model: ModelProto, fed: StageInputs, name: str) -> dict[str, float]:

@@ -73,8 +73,8 @@ class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """All heads by name; the first, which has an empty one, reads `logits` of the stage `fusion`, each other the
         output of its name. Raises ConfigError."""
         return {"": self.output_head} | {
-            one.name: make_head(one.head, str(stage_output("fusion", one.name)), one.labels, one.values)
-            for one in self.side_heads
+            side.name: make_head(side.head, str(stage_output("fusion", side.name)), side.labels, side.values)
+            for side in self.side_heads
         }
 
     @property
