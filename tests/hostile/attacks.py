@@ -328,34 +328,37 @@ def deaf_subscribers(target: Target) -> None:
 
 
 def standstill(target: Target) -> None:
-    """The service stands still for the middle half of the time; what comes meanwhile is not stamped by its sender."""
-    whole_s = target.until_s - time.monotonic()
-    stop_s, go_s = time.monotonic() + whole_s / 4, time.monotonic() + 3 * whole_s / 4
+    """The service stands still for the middle half of the time; what comes meanwhile is not stamped by its sender.
+
+    What waits at its sender nobody can know of: each message goes out only when the one before has reached the
+    service's socket.
+    """
+    begin_s = time.monotonic()
+    quarter_s = (target.until_s - begin_s) / 4
     stopped: list[psutil.Process] = []
-    frame = bombs.frame()
-    with target.push() as socket:
-        try:
-            while target.going:
-                mark = f"t{time.monotonic_ns()}"
-                for parts in (
-                    [bombs.message("camera.front", id=mark), frame],
-                    [bombs.message("sensors", values=bombs.SENSORS, id=mark)],
-                    [bombs.message("text", text="turn left", id=mark)],
-                ):
-                    with contextlib.suppress(zmq.Again):
-                        socket.send_multipart(parts, zmq.NOBLOCK)
-                        target.sent += 1
-                if not stopped and stop_s < time.monotonic() < go_s:
-                    main = psutil.Process(target.pid)
-                    stopped = [main, *main.children(recursive=True)]
-                    for process in stopped:
-                        process.send_signal(signal.SIGSTOP)
-                elif stopped and time.monotonic() >= go_s:
-                    _go_on(stopped)
-                    stopped, stop_s = [], float("inf")
-                time.sleep(1 / 30)
-        finally:
-            _go_on(stopped)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(lambda: _go_on(stopped))
+        links = [cleanup.enter_context(zmtp.peer(target.inputs, "PUSH")) for _ in range(3)]
+        while target.going:
+            mark = f"t{time.monotonic_ns()}"
+            messages = (
+                [bombs.message("camera.front", id=mark), bombs.frame()],
+                [bombs.message("sensors", values=bombs.SENSORS, id=mark)],
+                [bombs.message("text", text="turn left", id=mark)],
+            )
+            for link, parts in zip(links, messages, strict=True):
+                if zmtp.waiting(link) == 0:
+                    link.sendall(zmtp.whole(parts))
+                    target.sent += 1
+            middle = quarter_s < time.monotonic() - begin_s < 3 * quarter_s
+            if middle and not stopped:
+                main = psutil.Process(target.pid)
+                stopped += [main, *main.children(recursive=True)]
+                for process in stopped:
+                    process.send_signal(signal.SIGSTOP)
+            elif stopped and not middle:
+                _go_on(stopped)
+            time.sleep(1 / 30)
 
 
 def _go_on(processes: Iterable[psutil.Process]) -> None:

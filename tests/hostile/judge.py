@@ -64,8 +64,8 @@ class Figures:
     p99: float
     undisturbed_p50: float
     undisturbed_p99: float
-    stale: int
-    """Inputs decided on that were older than said, or older than their stream allows."""
+    stale: Mapping[str, Sequence[float]]
+    """See `stale_inputs`."""
     safe: Mapping[str, int]
     """Safe decisions by reason."""
     balanced: bool
@@ -87,15 +87,20 @@ class Figures:
     """Rules that it breaks, in words."""
 
 
-def stale_inputs(decisions: Sequence[Mapping[str, Any]], max_age_ms: Mapping[str, float]) -> int:
-    """Inputs that were decided on although older than their stream allows, or than the decision says."""
-    count = 0
+def stale_inputs(decisions: Sequence[Mapping[str, Any]], max_age_ms: Mapping[str, float]) -> dict[str, list[float]]:
+    """By stream, how much older inputs were that were decided on than the decision says, or than their stream allows.
+
+    Milliseconds; what is within SLACK_MS is not stale.
+    """
+    found: dict[str, list[float]] = {}
     for one in decisions:
         for stream, (mark, age_ms) in one["inputs"].items():
             if isinstance(mark, str) and mark.startswith("t") and mark[1:].isdigit():
                 true_ms = (one["captured_ns"] - int(mark[1:])) / 1e6
-                count += true_ms > min(age_ms, max_age_ms[stream]) + SLACK_MS
-    return count
+                over_ms = true_ms - min(age_ms, max_age_ms[stream])
+                if over_ms > SLACK_MS:
+                    found.setdefault(stream, []).append(over_ms)
+    return found
 
 
 def cores(samples: Sequence[Sample]) -> float:
@@ -192,7 +197,13 @@ RULES = (
         timed=True,
     ),
     Rule(lambda f: f"{f.lost} decisions did not reach the subscriber", lambda f: f.lost == 0, timed=True),
-    Rule(lambda f: f"{f.stale} inputs were older than said", lambda f: f.stale == 0),
+    Rule(
+        lambda f: (
+            "older than said: "
+            + ", ".join(f"{len(over)} of {name} by up to {max(over) / 1000:.1f} s" for name, over in f.stale.items())
+        ),
+        lambda f: not f.stale,
+    ),
     Rule(lambda f: "the accounts do not balance", lambda f: f.balanced or not f.alive),
     MEMORY,
     Rule(

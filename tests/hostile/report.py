@@ -42,7 +42,7 @@ def table(parts: Sequence[Figures]) -> str:
             f"{one.p50:.1f}",
             f"{one.p99:.1f}",
             f"{one.undisturbed_p50:.1f}, {one.undisturbed_p99:.1f}",
-            str(one.stale),
+            str(sum(map(len, one.stale.values()))),
             str(sum(one.safe.values())),
             "balance" if one.balanced else "NO",
             f"{one.peak_mb:.0f}",

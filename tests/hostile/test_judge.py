@@ -101,12 +101,18 @@ def test_what_is_stale(sent_s: float, age_ms: float, stale: int) -> None:
     one = decision(10.0, inputs={"text": [f"t{int(sent_s * SECOND)}", age_ms]})
     if sent_s < 0:
         one = decision(10.0 - sent_s, inputs={"text": ["t0", age_ms]})
-    assert stale_inputs([one], AGES) == stale
+    assert len(stale_inputs([one], AGES).get("text", [])) == stale
+
+
+def test_stale_inputs_are_told_with_their_stream() -> None:
+    late = [decision(10.0, inputs={"text": [f"t{int(sent_s * SECOND)}", 0.0]}) for sent_s in (9.5, 8.0)]
+    (found,) = judge(heard([*CALM.decisions, *late]))
+    assert found == "older than said: 2 of text by up to 2.0 s"
 
 
 def test_inputs_without_a_mark_cannot_be_told() -> None:
     unmarked = [decision(10.0, inputs={"text": [mark, 1e9]}) for mark in (None, "x", "t", "t-1", "m12")]
-    assert stale_inputs(unmarked, AGES) == 0
+    assert stale_inputs(unmarked, AGES) == {}
 
 
 def test_latencies_are_those_of_honest_frames() -> None:

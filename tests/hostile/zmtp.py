@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import termios
 
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
 MORE, LONG, COMMAND = 1, 2, 4
@@ -30,6 +32,17 @@ def peer(endpoint: str, kind: str) -> socket.socket:
 def head(size: int, flags: int = 0) -> bytes:
     """What goes before a frame of `size` bytes."""
     return struct.pack(">BQ", flags | LONG, size) if size > 255 else bytes([flags, size])
+
+
+def whole(parts: list[bytes]) -> bytes:
+    """A message as it goes over the wire."""
+    flags = [MORE] * (len(parts) - 1) + [0]
+    return b"".join(head(len(part), more) + part for part, more in zip(parts, flags, strict=True))
+
+
+def waiting(link: socket.socket) -> int:
+    """Bytes that were sent and have not reached the other side's socket (Linux: SIOCOUTQ)."""
+    return int(struct.unpack("i", fcntl.ioctl(link, termios.TIOCOUTQ, bytes(4)))[0])
 
 
 def _read(link: socket.socket, size: int) -> bytes:
