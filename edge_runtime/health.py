@@ -20,6 +20,11 @@ class RateMeter:
         self._window_ns = window_ns
         self._marks: deque[tuple[int, int]] = deque()
 
+    @property
+    def measured(self) -> bool:
+        """Whether it has looked for about as long as its window is."""
+        return len(self._marks) > 1 and 5 * (self._marks[-1][0] - self._marks[0][0]) >= 4 * self._window_ns
+
     def update(self, now_ns: int, count: int) -> float:
         """The rate, given that `count` messages were seen by `now_ns`."""
         self._marks.append((now_ns, count))

@@ -272,7 +272,7 @@ class Runtime:
         # The time just after a decision is the quietest; without one, a turn is waited for at most.
         late_ns = now_ns - self._next_status_ns
         if late_ns >= (0 if answered else TURN_NS):
-            self._publish_status("degraded" if self._session.trouble(now_ns) else "ready")
+            self._publish_status()
             gc.collect()
 
     def _wait(self) -> None:
@@ -341,7 +341,7 @@ class Runtime:
             heads=side_answers(outcome),
         )
 
-    def _publish_status(self, state: State) -> None:
+    def _publish_status(self, state: State | None = None) -> None:
         recordings = [outlet.recording() for outlet in self._taps]
         sinks = {outlet.name: outlet.health() for outlet in self._outlets}
         message = self._status.message(
@@ -349,6 +349,7 @@ class Runtime:
         )
         self._next_status_ns = message.published_ns + STATUS_INTERVAL_NS
         self._publish(message)
+        self._notifier.status(message.state if message.reason is None else f"{message.state}: {message.reason}")
 
     def _publish(self, message: DecisionMessage | StatusMessage) -> None:
         item = published(message)
@@ -407,7 +408,6 @@ class Runtime:
         if new is None:
             log.error("reload refused, the old configuration goes on: %s", attempt.reason)
             self._notifier.send("READY=1")
-            self._notifier.status(f"reload refused: {attempt.reason}")
             attempt.dismiss()
             return None
         self._recovery.cancel()
@@ -422,7 +422,6 @@ class Runtime:
         self._announce_session()
         log.info("reloaded: bundle %s %s", new.bundle_id.name, new.bundle_id.version)
         self._notifier.send("READY=1")
-        self._notifier.status(f"bundle {new.bundle_id.name} {new.bundle_id.version}")
         attempt.accept()
         return lambda: old.close(new)
 

@@ -210,13 +210,6 @@ class Session:
         newest_ns = self.pipeline.newest_ns(stream)
         return newest_ns is not None and now_ns - newest_ns <= max_age_ns(self.pipeline.streams[stream])
 
-    def trouble(self, now_ns: int) -> str | None:
-        """Why the runtime is degraded, if it is."""
-        for name, spec in self.pipeline.streams.items():
-            if spec.required and not self.alive(name, now_ns):
-                return f"{name} is silent"
-        return self.pipeline.down
-
     def health(self, now_ns: int) -> dict[str, StreamHealth]:
         """Account, rate and liveness of every stream."""
         return {

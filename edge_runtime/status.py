@@ -7,6 +7,7 @@ from edge_runtime.clock import Clock, rfc3339
 from edge_runtime.health import Thermometer, WallClockWatch, resident_mb
 from edge_runtime.histograms import TimeKeeper
 from edge_runtime.session import Session
+from edge_runtime.troubles import Troubles
 from edge_runtime.wire import (
     DecisionMessage,
     Percentiles,
@@ -30,6 +31,7 @@ class Status:
         self._times = TimeKeeper()
         self._thermometer = Thermometer()
         self._wall = WallClockWatch(clock)
+        self._troubles = Troubles()
         self._seq = 0
         self.decisions = 0
         self._safe_decisions = 0
@@ -39,20 +41,27 @@ class Status:
         self.decisions += 1
         self._safe_decisions += message.source == "safe"
         self._times.decided(message)
+        self._troubles.decided(message)
 
     def message(
         self,
         session: Session,
-        state: State,
+        state: State | None,
         reload: ReloadHealth | None,
         recording: RecordingHealth | None,
         sinks: dict[str, SinkHealth],
     ) -> StatusMessage:
-        """The next status."""
+        """The next status; unless told, it is judged here whether all is `ready`, or `degraded` and why."""
         now_ns = self._clock.now_ns()
         self._wall.look()
         streams = session.health(now_ns)
         timings = self._times.timings(now_ns, session.period_ms)
+        sources = [source.health() for source in session.sources]
+        specs = session.pipeline.streams
+        measured = [name for name, rate in session.rates.items() if rate.measured]
+        reason = self._troubles.reason(
+            now_ns, specs, session.trigger, streams, measured, sources, sinks, session.pipeline.down
+        )
         self._seq += 1
         return StatusMessage(
             schema=1,
@@ -61,8 +70,8 @@ class Status:
             seq=self._seq - 1,
             published_ns=now_ns,
             wall_time=rfc3339(self._clock.wall_ns()),
-            state=state,
-            reason=session.trouble(now_ns),
+            state=state or ("ready" if reason is None else "degraded"),
+            reason=reason,
             uptime_s=round((now_ns - self._started_ns) / 1e9, 3),
             decisions=self.decisions,
             safe_decisions=self._safe_decisions,
@@ -80,7 +89,7 @@ class Status:
             recording=recording,
             reload=reload,
             sinks=sinks,
-            sources=[source.health() for source in session.sources],
+            sources=sources,
             timings=timings,
             realtime=None if session.config.realtime is None else realtime.health(session.config.realtime),
         )

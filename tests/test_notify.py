@@ -47,6 +47,16 @@ def test_a_manager_that_has_gone_away_does_no_harm(tmp_path: Path) -> None:
     notifier.close()
 
 
+def test_a_status_is_one_line_whatever_it_tells(tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        notifier = Notifier({"NOTIFY_SOCKET": str(path)})
+        notifier.status("camera\nWATCHDOG=1")
+        assert manager.recv(100) == b"STATUS=camera\\nWATCHDOG=1"
+        notifier.close()
+
+
 def test_a_manager_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

@@ -328,6 +328,7 @@ def test_as_a_service_it_says_ready_feeds_the_watchdog_reloads_and_ends_in_time(
     try:
         manager.wait("READY=1")
         manager.wait("WATCHDOG=1")
+        manager.wait("STATUS=degraded: camera is silent")
         path.write_text("nonsense = ")
         manager.heard.clear()
         process.send_signal(signal.SIGHUP)
