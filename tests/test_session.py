@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from edge_runtime.capture.intake import Intake
+from edge_runtime.capture.source import Source
+from edge_runtime.errors import ConfigError
 from edge_runtime.messages import Frame, Sample, Utterance
 from edge_runtime.session import Books, Session
 from edge_runtime.streams import NS_PER_MS
@@ -136,3 +140,180 @@ def test_what_is_computed_ahead_is_what_the_announced_message_needs(session: Ses
         assert isinstance(newest, Sample) and newest.values["a"] == 1.0, "what the frame's time had seen"
         assert (outcome.inference.stage_ns["sensors"] == 0) is announced, "ready, or computed for another moment"
         session.pipeline.reset()
+
+
+class Waiting(Source):
+    """Waits until it is told to stop, or to come to its end."""
+
+    ends = True
+
+    def __init__(self, name: str, intake: Intake, fails: bool = False) -> None:
+        super().__init__(name, intake)
+        self.fails = fails
+        self.handed: list[Intake] = []
+        self.closed = 0
+
+    def ready(self) -> None:
+        if self.fails:
+            raise ConfigError(f"{self.name}: cannot be had")
+        super().ready()
+
+    def hand_over(self, intake: Intake) -> None:
+        self.handed.append(intake)
+        super().hand_over(intake)
+
+    def _run(self) -> None:
+        self.stopping.wait()
+
+    def _close(self) -> None:
+        self.closed += 1
+
+
+class Passive(Waiting):
+    passive = True
+
+
+def of(bundle: Path, sources: Sequence[Source], running: Session | None = None, **more: Any) -> Session:
+    """A session whose configuration opens these sources."""
+    kept = running.sources if running is not None else ()
+    books = running._books if running is not None else Books()
+    config = tiny_config(bundle)
+    return Session(
+        config, StillClock(), lambda: None, books, running=kept, open_sources=lambda *_: list(sources), **more
+    )
+
+
+def intake_of(tiny_bundle_path: Path) -> Intake:
+    session = of(tiny_bundle_path, [])
+    session.close()
+    return session.intake
+
+
+def test_a_source_that_is_kept_goes_on_and_one_that_is_not_is_stopped(tiny_bundle_path: Path) -> None:
+    intake = intake_of(tiny_bundle_path)
+    kept, left, new = (Waiting(name, intake) for name in ("kept", "left", "new"))
+    first = of(tiny_bundle_path, [kept, left])
+    first.start()
+    assert not kept.handed, "started, not handed over"
+    second = of(tiny_bundle_path, [kept, new], running=first)
+    assert (kept.handed, first.ended, new.ended) == ([], False, False), "until it starts all goes on as it is"
+    second.start()
+    assert kept.handed == [second.intake] and kept._intake is second.intake
+    first.retire()
+    first.close(second)
+    assert (left.closed, left.ended, kept.closed, kept.ended, new.ended) == (1, True, 0, False, False)
+    second.close()
+    assert (kept.closed, new.closed) == (1, 1)
+
+
+def test_what_never_started_leaves_the_running_one_as_it_was(tiny_bundle_path: Path) -> None:
+    intake = intake_of(tiny_bundle_path)
+    kept, new, bad = Waiting("kept", intake), Waiting("new", intake), Waiting("bad", intake, fails=True)
+    first = of(tiny_bundle_path, [kept])
+    first.start()
+    with pytest.raises(ConfigError, match="bad: cannot be had"):
+        of(tiny_bundle_path, [kept, new, bad], running=first)
+    assert (kept.ended, kept.stopping.is_set(), new.closed, bad.closed) == (False, False, 1, 1)
+    other = Waiting("other", intake)
+    of(tiny_bundle_path, [kept, other], running=first).abandon()
+    assert (kept.ended, kept.stopping.is_set(), kept.handed, other.closed) == (False, False, [], 1)
+    first.stop_sources()
+    assert (kept.ended, kept.closed, first.ended) == (True, 1, True)
+    first.close()
+
+
+def test_the_end_is_where_no_source_has_more_and_passive_ones_count_only_alone(tiny_bundle_path: Path) -> None:
+    intake = intake_of(tiny_bundle_path)
+    one, other, socket = Waiting("one", intake), Waiting("other", intake), Passive("socket", intake)
+    session = of(tiny_bundle_path, [one, other, socket])
+    session.start()
+    assert not session.ended
+    one.stop()
+    assert not session.ended
+    other.stop()
+    assert session.ended
+    session.close()
+    alone = of(tiny_bundle_path, [lone := Passive("socket", intake)])
+    alone.start()
+    assert not alone.ended
+    lone.stop()
+    assert alone.ended
+    alone.close()
+
+
+def test_a_stream_is_alive_as_long_as_its_maximum_age_and_silence_of_a_required_one_is_trouble(
+    session: Session,
+) -> None:
+    assert not session.alive("camera", 0) and session.trouble(0) == "camera is silent"
+    put_frame(session, 9000)
+    decided(session)
+    last = 9300 * NS_PER_MS
+    assert (session.alive("camera", last), session.alive("camera", last + 1)) == (True, False)
+    assert (session.trouble(last), session.trouble(last + 1)) == (None, "camera is silent")
+    assert not session.alive("text", last), "that nobody requires it is no trouble"
+
+
+def test_the_accounts_rates_and_drops_are_told_by_stream(session: Session) -> None:
+    session.health(0)
+    for at_ms in (9900, 9910, 9920):
+        put_frame(session, at_ms)
+    put_text(session, 9900, "go on then")
+    put_text(session, 9901, "stop")
+    session.mailboxes["sensors"].refuse("null")
+    session.mailboxes["sensors"].refuse_part("null")
+    before = session.accounts()
+    assert (before["camera"].in_flight, before["text"].in_flight) == (1, 2)
+    assert decided(session) == [(9920, "stop")]
+    health = session.health(10_000 * NS_PER_MS)
+    camera, text, sensors = health["camera"], health["text"], health["sensors"]
+    assert (camera.captured, camera.decided, camera.dropped, camera.in_flight) == (3, 1, {"replaced": 2}, 0)
+    assert (text.captured, text.decided, text.dropped) == (2, 1, {"superseded": 1})
+    assert (sensors.captured, sensors.dropped, sensors.refused_values) == (1, {"null": 1}, {"null": 1})
+    assert (camera.rate_hz, text.rate_hz, camera.expected_hz) == (0.3, 0.2, 30)
+    assert (camera.alive, sensors.alive) == (True, False)
+    assert session.new_drops() == {"replaced": 2, "superseded": 1, "null": 1}
+    assert session.new_drops() == {}
+
+
+def test_every_message_is_shown_in_the_order_it_is_taken(tiny_bundle_path: Path) -> None:
+    shown: list[str] = []
+    session = of(tiny_bundle_path, [], tap=lambda message: shown.append(message.stream))
+    put_frame(session, 9900)
+    put_text(session, 9950, "go on then")
+    assert decided(session) == [(9900, None)]
+    assert shown == ["text", "camera"], "what calls for the decision comes last"
+    session.close()
+
+
+def test_what_still_waits_when_another_takes_over_is_counted_and_so_are_restarts(tiny_bundle_path: Path) -> None:
+    first = of(tiny_bundle_path, [])
+    put_frame(first, 9900)
+    list(first.take())
+    put_frame(first, 9950)
+    put_text(first, 9950, "go on then")
+    first.pipeline.engine_restarts = 2
+    assert first.engine_restarts == 2
+    second = of(tiny_bundle_path, [], running=first)
+    assert second.engine_restarts == 0
+    first.retire()
+    assert second.engine_restarts == 2
+    assert first.accounts()["camera"].dropped == {"reload": 2}
+    counts = second.accounts()
+    assert (counts["camera"].captured, counts["camera"].dropped, counts["camera"].in_flight) == (2, {"reload": 2}, 0)
+    assert (counts["text"].dropped, counts["sensors"].dropped) == ({"reload": 1}, {})
+    first.close(second)
+    second.close()
+
+
+def test_the_trigger_and_what_can_be_computed_ahead_ring_the_loop(tiny_bundle_path: Path) -> None:
+    rung: list[None] = []
+    session = Session(tiny_config(tiny_bundle_path), StillClock(), lambda: rung.append(None), Books())
+    for number, put in enumerate((put_frame, lambda at, ms: put_text(at, ms, "go")), 1):
+        put(session, 9900)
+        assert len(rung) == number
+    assert (session.trigger, session.each_answered, session.heartbeat_ns) == ("camera", False, 200 * NS_PER_MS)
+    assert session.period_ms == pytest.approx(1000 / 30)
+    assert session.bundle_id.digest == session.bundle.digest and session.bundle_id.name == "tiny"
+    assert len(session.endpoints) == 1 and session.endpoints[0].startswith("tcp://127.0.0.1:")
+    assert session.unrouted == {}
+    session.close()
