@@ -94,3 +94,38 @@ def test_the_newest_frame_stands_for_all_that_wait() -> None:
     assert (row.keep, row.each_answered, row.surplus, row.files) == (1, False, "superseded", ())
     assert row.reach_ns(SPEC) is None
     assert row.detail(SPEC).startswith("32x24")
+
+
+def flat(quality: int) -> bytes:
+    """The same pixels by other bytes, for each quality."""
+    picture = np.full((48, 64, 3), 100, np.uint8)
+    return bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+
+@pytest.mark.parametrize(("scaling", "frozen"), [("whole", True), ("reduced", False)])
+def test_pixels_that_were_all_decoded_tell_by_themselves_whether_a_camera_repeats(scaling: str, frozen: bool) -> None:
+    spec = replace(SPEC, scaling=scaling)
+    admit = ROW.admission(spec)
+    first, second = flat(90), flat(60)
+    made = admit(first)
+    assert not isinstance(made, Refusal)
+    again = admit(second)
+    assert isinstance(again, Refusal) == frozen
+    assert isinstance(admit(second), Refusal), "the same bytes are the same picture anyhow"
+
+
+def test_a_recorded_frame_is_given_the_pixels_that_a_stream_takes() -> None:
+    for picture in (noise(80, 1, (48, 64)), jpeg(noise(80, 1, (48, 64)))):
+        fitted = ROW.fitted(SPEC, Frame("front", 3, 7, picture))
+        assert fitted.pixels is not None and fitted.pixels.shape == (24, 32, 3)
+        assert (fitted.picture is picture, fitted.seq) == (True, 3)
+    with pytest.raises(ValueError, match="picture 3 of front"):
+        ROW.fitted(SPEC, Frame("front", 3, 7, b"\xff\xd8no"))
+
+
+def test_a_recorded_jpeg_that_is_none_is_named() -> None:
+    record = ROW.to_record(Frame("front", 3, 7, jpeg(PICTURE)), AT, None)
+    assert record.format == "jpeg"
+    for data in (b"\xff\xd8no", bytes(record.data)[:-9]):
+        with pytest.raises(ValueError, match="picture 3 of front"):
+            ROW.to_message("front", replace(record, data=data))
