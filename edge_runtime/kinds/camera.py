@@ -133,4 +133,4 @@ class Camera(Kind[CameraStream, Frame, CompressedImage]):
         return message.encoded is not None
 
     def detail(self, spec: CameraStream) -> str:
-        return f"{spec.width}x{spec.height}"
+        return f"{spec.width}x{spec.height}, {spec.fit}, {spec.scaling}"
