@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,110 @@ def test_distance_is_symmetric_and_zero_to_itself(first: int, second: int) -> No
     other = observed(np.random.default_rng(second).normal(size=500) * 2)
     assert distance(one, one) == 0
     assert distance(one, other) == distance(other, one)
+
+
+def histogram(seed: int, beyond: float) -> Observed:
+    rng = np.random.default_rng(seed)
+    values = np.concatenate([rng.normal(size=3000), rng.uniform(-beyond, beyond, 20)])
+    return observed(np.maximum(values, -beyond))
+
+
+def divergence_by_hand(counts: list[float], stop: int) -> float:
+    """Of the first `stop` bins, the rest clipped into the last, from their own quantised to 128 levels."""
+    kept = counts[:stop]
+    clipped = [*kept[:-1], kept[-1] + sum(counts[stop:])]
+    levels: dict[int, list[int]] = {}
+    for place in range(stop):
+        levels.setdefault(place * 128 // stop, []).append(place)
+    spread = [0.0] * stop
+    for places in levels.values():
+        occupied = [place for place in places if kept[place] > 0]
+        for place in occupied:
+            spread[place] = sum(kept[one] for one in places) / len(occupied)
+    if not any(spread):
+        return math.inf
+    all_clipped, all_spread, found = sum(clipped), sum(spread), 0.0
+    for here, there in zip(clipped, spread, strict=True):
+        if here > 0:
+            share = here / all_clipped
+            found += share * math.log(share / max(there / all_spread, 1e-12))
+    return found
+
+
+@pytest.mark.parametrize(("seed", "beyond"), [(0, 4.0), (1, 30.0)])
+def test_the_entropy_threshold_is_the_one_worked_out_bin_by_bin(seed: int, beyond: float) -> None:
+    one = histogram(seed, beyond)
+    counts = [0.0, *one.counts[1:].astype(float).tolist()]
+    stops = range(128, BINS + 1, 8)
+    best = min(stops, key=lambda stop: divergence_by_hand(counts, stop))
+    assert threshold(one, "entropy") == pytest.approx(best * one.reach / BINS)
+    only_zeros = np.zeros(BINS, np.int64)
+    only_zeros[0] = 9
+    assert threshold(Observed(-0.5, 0.25, only_zeros), "entropy") == 0.5
+
+
+@pytest.mark.parametrize(("seed", "beyond"), [(0, 4.0), (1, 300.0)])
+def test_the_square_error_s_threshold_is_the_one_worked_out_bin_by_bin(seed: int, beyond: float) -> None:
+    one = histogram(seed, beyond)
+    bins = [((place + 0.5) * one.reach / BINS, count) for place, count in enumerate(one.counts.tolist()) if count]
+
+    def error(limit: float) -> float:
+        rounding = (limit / 127) ** 2 / 12
+        return sum(count * (rounding if centre <= limit else (centre - limit) ** 2) for centre, count in bins)
+
+    limits = [place * one.reach / BINS for place in range(128, BINS, 8)] + [one.reach]
+    assert threshold(one, "mse") == pytest.approx(min(limits, key=error))
+    assert one.centres()[[0, -1]] == pytest.approx([one.reach / BINS / 2, one.reach * (1 - 0.5 / BINS)])
+
+
+def test_the_percentile_s_threshold_is_the_end_of_the_bin_that_reaches_it() -> None:
+    counts = np.zeros(BINS, np.int64)
+    counts[0], counts[-1] = 9999, 1
+    assert threshold(Observed(-2.0, 1.0, counts), "percentile") == 2.0 / BINS
+    counts[0], counts[10] = 9998, 1
+    assert threshold(Observed(-2.0, 1.0, counts), "percentile") == 11 * 2.0 / BINS
+    counts[:] = 0
+    counts[-1] = 5
+    assert threshold(Observed(0.0, 3.0, counts), "percentile") == 3.0
+    assert threshold(Observed(-2.0, 1.0, counts), "minmax") == 2.0
+
+
+def test_inputs_outputs_and_what_lies_between_are_counted_alike_each_once() -> None:
+    model = small.camera_net()
+    output = model.graph.output[0].name
+    found = collect(model, _feeds(3), ["image", output, "c1", "c1"])
+    assert list(found) == ["image", output, "c1"]
+    pictures = np.concatenate([feeds["image"] for feeds in small.pictures(3, 0)])
+    assert (found["image"].low, found["image"].high) == (float(pictures.min()), float(pictures.max()))
+    expected = np.histogram(pictures, bins=BINS, range=(0, float(pictures.max())))[0]
+    assert found["image"].counts.tolist() == expected.tolist()
+    assert collect(model, _feeds(3), []) == {}
+    assert [value.name for value in model.graph.output] == [output], "the graph itself is left as it was"
+
+
+def test_what_stays_zero_has_no_counts_and_no_samples_are_no_ranges() -> None:
+    def zeros() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        yield "a", {"image": np.zeros_like(small.pictures(1, 0)[0]["image"])}
+
+    found = collect(small.camera_net(), zeros, ["image"])["image"]
+    assert (found.low, found.high, found.reach, int(found.counts.sum())) == (0, 0, 0, 0)
+    with pytest.raises(UserError, match="there is no sample"):
+        collect(small.camera_net(), lambda: iter(()), ["image"])
+
+
+def test_a_ranges_file_of_another_format_or_of_a_stage_that_is_gone_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ranges.json"
+    digest = hashlib.sha256(b"graph").hexdigest()
+    made = RangesFile(1, {"vision": digest}, "d" * 64, (), {})
+    write_ranges(path, RangesFile(2, {"vision": digest}, "d" * 64, (), {}))
+    with pytest.raises(UserError, match="format 2 is not known here"):
+        read_ranges(path, {"vision": b"graph"})
+    write_ranges(path, made)
+    with pytest.raises(UserError, match="another graph of vision .*no such stag"):
+        read_ranges(path, {"text": b"graph"})
+    assert made.thresholds("text", "minmax") == {}
+    text = path.read_text()
+    path.write_text(text.replace('"format"', '"surprise": 1, "format"'))
+    with pytest.raises(UserError, match="is damaged"):
+        read_ranges(path, {"vision": b"graph"})
+    assert tensor_ranges({"x": observed(np.array([-3.0, 1.0]))}, ("minmax",))["x"].thresholds == {"minmax": 3.0}

@@ -1,22 +1,29 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from build_engines.model.monolith import compose_monolith, monolith_bundle, stage_graphs
 from edge_runtime.align import align
-from edge_runtime.bundle import MANIFEST, Bundle, SideHead, encode_manifest, open_bundle
+from edge_runtime.bundle import MANIFEST, Bundle, EngineFile, SideHead, StageInput, encode_manifest, open_bundle
+from edge_runtime.config import EngineConfig
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.softmax import SoftmaxHead
-from edge_runtime.infer.engine import Engine
+from edge_runtime.infer import BACKENDS
+from edge_runtime.infer.engine import Backend, Compiled, Engine
+from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.infer.stages import SliceTensors, StageGraph
 from edge_runtime.messages import AlignedSet, Frame, Message, Sample, Slice, Tensors, Utterance
 from edge_runtime.streams import NS_PER_MS, preprocessors
@@ -356,3 +363,156 @@ def test_stages_that_nothing_feeds_answer_zeros_of_their_shape(tiny_bundle: Bund
     output = stages.run(at(0)).output
     assert watched.started == ["fusion"] and watched.prepared == []
     assert output is not None and output.tolist() == [[0.0, 0.0, 0.0, 0.0]]
+
+
+class Device(Backend):
+    """Another back end's name on ONNX Runtime's engines; may fail to open them."""
+
+    name = "tensorrt"
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails, self.closed = fails, 0
+        self.ahead: dict[str, Sequence[Compiled]] = {}
+
+    def open_engine(
+        self,
+        name: str,
+        precision: str,
+        model: bytes,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        ahead_of_time: Sequence[Compiled] = (),
+    ) -> Engine:
+        self.ahead[name] = ahead_of_time
+        if self.fails and name == "text":
+            raise EngineError("text: the device is gone")
+        return OnnxRuntimeEngine(name, precision, model, inputs, outputs)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    device = Device()
+    monkeypatch.setitem(BACKENDS, "tensorrt", lambda settings: device)
+    return device
+
+
+def test_where_a_device_s_engines_do_not_open_the_cpu_takes_over_only_if_it_may(
+    tiny_bundle: Bundle, device: Device, watched: Watched
+) -> None:
+    device.fails = True
+    stages = StageGraph(tiny_bundle, watched.tensors_of, EngineConfig("auto"))
+    assert set(stages.backends.values()) == {"onnxruntime"}
+    assert (device.closed, watched.closed) == (1, ["vision"]), "nothing of the device's is left open"
+    assert stages.run(at(0, *ALL)).output is not None
+    for asked in (EngineConfig("tensorrt"), EngineConfig("auto", fallback=False)):
+        with pytest.raises(EngineError, match="the device is gone"):
+            StageGraph(tiny_bundle, watched.tensors_of, asked)
+    device.fails = False
+    opened = StageGraph(tiny_bundle, watched.tensors_of, EngineConfig("auto"))
+    assert set(device.ahead) == set(STAGES) and device.closed == 3
+    device.ahead.clear()
+    opened.open(on_cpu=True)
+    assert (device.ahead, device.closed) == ({}, 4), "asked for by name, the CPU it is"
+    opened.open()
+    assert set(device.ahead) == set(STAGES)
+    opened.close()
+    opened.close()
+    assert device.closed == 5
+
+
+def test_engines_made_ahead_of_time_are_offered_to_the_stage_and_precision_they_are_for(
+    tmp_path: Path, device: Device
+) -> None:
+    path = tiny.write_bundle(tmp_path / "b")
+    manifest = open_bundle(path, allow_unsigned=True).manifest
+    (path / "made.engine").write_bytes(b"engine")
+    engines = tuple(
+        EngineFile(stage, precision, "tensorrt", "10.3", ("8.7",), "", "made.engine")
+        for stage, precision in (("vision", "fp32"), ("text", "fp32"), ("text", "int8"))
+    )
+    files = manifest.files | {"made.engine": hashlib.sha256(b"engine").hexdigest()}
+    bundle = Bundle(path, msgspec.structs.replace(manifest, engines=engines, files=files), "digest", None)
+    StageGraph(bundle, tensors_of(bundle), EngineConfig("tensorrt")).close()
+    offered = {name: [one.file for one in ahead] for name, ahead in device.ahead.items()}
+    assert offered == {"vision": [engines[0]], "text": [engines[1]], "sensors": [], "fusion": []}
+    assert device.ahead["text"][0].read() == b"engine"
+
+
+def test_a_stage_s_time_is_its_start_and_its_end_and_its_tensors_are_told_apart(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause_s = 0.004
+    start, finish, make = Engine.start, Engine.finish, tensors_of(tiny_bundle)
+    stages = StageGraph(tiny_bundle, lambda stream, part: [time.sleep(pause_s), make(stream, part)][1])
+
+    def started(engine: Engine, tensors: Tensors) -> None:
+        time.sleep(pause_s)
+        start(engine, tensors)
+
+    def finished(engine: Engine) -> Tensors:
+        time.sleep(pause_s)
+        return finish(engine)
+
+    monkeypatch.setattr(Engine, "start", started)
+    monkeypatch.setattr(Engine, "finish", finished)
+    begin = time.perf_counter_ns()
+    inference = stages.run(at(0, *ALL))
+    elapsed_ns = time.perf_counter_ns() - begin
+    assert all(spent >= 2 * pause_s * 1e9 for spent in inference.stage_ns.values())
+    assert inference.preprocess_ns >= 3 * pause_s * 1e9
+    assert sum(inference.stage_ns.values()) + inference.preprocess_ns <= elapsed_ns
+
+
+def with_presence(folder: Path) -> Bundle:
+    """The sensors' stage reads the presence too, and gives that of the camera and of the sentence."""
+    nodes = [helper.make_node("Slice", ["presence", "start", "end", "axes"], ["features"])]
+    constants = {"start": np.array([0]), "end": np.array([2]), "axes": np.array([1])}
+    inputs = {name: (TensorProto.FLOAT, [1, tiny.STEPS, 2]) for name in ("window", "mask")}
+    inputs["presence"] = (TensorProto.FLOAT, [1, 3])
+    model = tiny.graph("sensors", nodes, inputs, {"features": (TensorProto.FLOAT, [1, 2])}, constants)
+    path = tiny.write_bundle(folder)
+    manifest = open_bundle(path, allow_unsigned=True).manifest
+    vision, text, sensors, fusion = manifest.stages
+    sensors = msgspec.structs.replace(
+        sensors, inputs=(*sensors.inputs, StageInput("presence", "float32", (1, 3), "presence"))
+    )
+    (path / "stages" / "sensors.fp32.onnx").write_bytes(model)
+    files = manifest.files | {"stages/sensors.fp32.onnx": hashlib.sha256(model).hexdigest()}
+    changed = msgspec.structs.replace(manifest, stages=(vision, text, sensors, fusion), files=files)
+    (path / MANIFEST).write_bytes(encode_manifest(changed))
+    return open_bundle(path, allow_unsigned=True)
+
+
+def test_what_reads_the_presence_too_runs_when_it_changes_and_never_ahead(tmp_path: Path, watched: Watched) -> None:
+    stages = StageGraph(with_presence(tmp_path / "b"), watched.tensors_of)
+    watched.forget()
+    stages.prefetch(at(0, ALL[2]), ("sensors",))
+    assert watched.started == []
+    high = []
+    for messages in (ALL[2:], ALL[1:], ALL, ALL):
+        output = stages.run(at(0, *messages)).output
+        assert output is not None
+        high.append(float(output[0, 3]))
+    # The label `high` is twice the stage's first feature: whether the camera is there.
+    assert high == [0.0, 0.0, 2.0, 2.0]
+    assert Counter(watched.started)["sensors"] == 3, "a sentence that comes is another presence too"
+
+
+def test_a_graph_that_names_files_outside_its_bundle_is_not_opened(tmp_path: Path, device: Device) -> None:
+    model = onnx.load_from_string(tiny.vision_graph())
+    weight = model.graph.initializer[0]
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../../etc/passwd")
+    path = tiny.write_bundle(tmp_path / "b")
+    manifest = open_bundle(path, allow_unsigned=True).manifest
+    data = model.SerializeToString()
+    (path / "stages" / "vision.fp32.onnx").write_bytes(data)
+    files = manifest.files | {"stages/vision.fp32.onnx": hashlib.sha256(data).hexdigest()}
+    (path / MANIFEST).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
+    bundle = open_bundle(path, allow_unsigned=True)
+    with pytest.raises(BundleError):
+        StageGraph(bundle, tensors_of(bundle), EngineConfig("tensorrt"))
+    assert device.ahead == {}, "no back end has seen it"
