@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, UnsetType
 from edge_runtime import endpoints, plugins
 from edge_runtime.errors import ConfigError
 from edge_runtime.plain_file import read_plain
-from edge_runtime.specs import Name, Positive
+from edge_runtime.specs import NS_PER_MS, Name, Positive
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -43,6 +43,13 @@ class ZmqSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind
     """Of an `ipc://` path: who may send."""
     group: str = ""
     """Of an `ipc://` path: its group, one that this process is a member of."""
+    clock_agreement_ms: Annotated[float, Meta(ge=0)] | None = None
+    """How far apart wall clocks of senders on other hosts and of this one may be: messages without `captured_ns` then
+    count from their `captured_wall`, this much older. Unless given, `captured_wall` is for people only."""
+
+    @property
+    def agreement_ns(self) -> int | None:
+        return None if self.clock_agreement_ms is None else int(self.clock_agreement_ms * NS_PER_MS)
 
 
 class CameraSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="camera"):
@@ -259,6 +266,14 @@ class RealtimeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """How long before the next message is due the loop stays awake for it, at the cost of that share of a core."""
 
 
+class StreamConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """What this installation demands of a stream."""
+
+    stamp: Literal["required", "arrival"] = "arrival"
+    """Of messages over ZeroMQ that do not say when they were captured: `arrival` counts them from their arrival here,
+    and what waited at the sender is not known; `required` refuses them as `no_stamp`."""
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -274,6 +289,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     realtime: RealtimeConfig | None = None
     metrics: MetricsSink | None = None
     """Short for the sink of this kind."""
+    stream: dict[str, StreamConfig] = {}
+    """By the bundle's name of the stream."""
     trusted_keys: tuple[str, ...] = ()
     """PEM files of Ed25519 public keys whose bundles may run."""
     allow_unsigned: bool = False

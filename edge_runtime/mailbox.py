@@ -112,6 +112,13 @@ class Mailbox:
             self._waiting.clear()
             return taken
 
+    def drop_until(self, captured_ns: int, reason: str) -> None:
+        """Drop what waits and was captured up to then. Loop thread."""
+        with self._account.lock:
+            while self._waiting and self._waiting[0].captured_ns <= captured_ns:
+                self._waiting.popleft()
+                self._account.drop(reason)
+
     def settle(self, decided: int, dropped: Counter[str]) -> None:
         """Close the account of messages taken earlier. Loop thread."""
         with self._account.lock:

@@ -257,6 +257,9 @@ class Runtime:
 
     def _turn(self) -> None:
         self._wait()
+        if self._session.woke():
+            log.warning("the machine has slept: nothing captured before counts any more")
+            self._announce_session()
         answered = False
         for reference_ns in self._session.take():
             self._decide(reference_ns, triggered=True)

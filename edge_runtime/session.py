@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,9 @@ from edge_runtime.capture import OpenSources, open_sources
 from edge_runtime.capture.intake import Intake, Unrouted
 from edge_runtime.capture.source import Source
 from edge_runtime.choose import captured
-from edge_runtime.clock import Clock
+from edge_runtime.clock import Clock, SleepWatch
 from edge_runtime.config import Config
+from edge_runtime.errors import ConfigError
 from edge_runtime.health import RateMeter
 from edge_runtime.mailbox import Account, Counts, Mailbox
 from edge_runtime.messages import AlignedSet, Message
@@ -25,6 +27,8 @@ from edge_runtime.wire import BundleId, StreamHealth
 log = logging.getLogger("edge_runtime")
 
 STOP_SOURCES_NS = 1_000_000_000
+SLEPT = "slept"
+"""Why a message was dropped that was captured before the machine slept."""
 
 
 @dataclass(eq=False)
@@ -36,6 +40,8 @@ class Books:
     unrouted: Unrouted = field(default_factory=Unrouted)
     engine_restarts: int = 0
     """Of the sessions before."""
+    sleep: SleepWatch | None = None
+    """Of the machine; made by the first session."""
 
 
 class Session:
@@ -62,6 +68,8 @@ class Session:
         """
         bundle = open_bundle(bundle_path(config.bundle), tuple(map(Path, config.trusted_keys)), config.allow_unsigned)
         manifest = bundle.manifest
+        if strange := sorted(config.stream.keys() - manifest.streams.keys()):
+            raise ConfigError(f"stream: the bundle has no stream {strange[0]!r}; there are {sorted(manifest.streams)}")
         self.config = config
         self.bundle = bundle
         self.bundle_id = BundleId(manifest.name, manifest.version, bundle.digest)
@@ -82,7 +90,10 @@ class Session:
                 )
                 for name, spec in manifest.streams.items()
             }
-            self.intake = Intake(manifest.streams, self.mailboxes, clock, books.unrouted)
+            books.sleep = self._sleep = books.sleep or SleepWatch(clock)
+            self._slept_ns = self._sleep.look()
+            demanding = [name for name, row in config.stream.items() if row.stamp == "required"]
+            self.intake = Intake(manifest.streams, self.mailboxes, clock, books.unrouted, self._sleep, demanding)
             self.rates = {name: RateMeter() for name in manifest.streams}
             self.sources = open_sources(config.sources, manifest.streams, self.intake, decisions, running)
             self._kept = [source for source in self.sources if source in running]
@@ -153,6 +164,20 @@ class Session:
     def unrouted(self) -> dict[str, int]:
         """Messages refused before they had a stream, by reason."""
         return self._books.unrouted.counts()
+
+    def woke(self) -> bool:
+        """Whether the machine has slept since the last call. Then nothing captured before counts any more: what is
+        remembered and what waits is dropped and counted as `slept`, and the next decision starts with an empty memory.
+        """
+        if self._sleep.look() == self._slept_ns:
+            return False
+        self._slept_ns, awake_ns = self._sleep.look(), self._sleep.awake_ns
+        assert awake_ns is not None
+        for name, mailbox in self.mailboxes.items():
+            mailbox.settle(0, Counter({SLEPT: count} if (count := self.pipeline.pending(name)) else ()))
+            mailbox.drop_until(awake_ns, SLEPT)
+        self.pipeline.reset()
+        return True
 
     def take(self) -> Iterator[int]:
         """Move waiting messages into the pipeline; capture times that call for a decision, oldest first. Each is to be

@@ -37,7 +37,9 @@ _ANY = tuple(row.spec for row in KINDS)
 SOURCES: dict[type, _Maker] = {
     config.ZmqSource: (
         _ANY,
-        lambda item, at: ZmqSource(at.intake, item.bind, item.rate_limit, int(item.mode, 8), item.group),
+        lambda item, at: ZmqSource(
+            at.intake, item.bind, item.rate_limit, int(item.mode, 8), item.group, item.agreement_ns
+        ),
     ),
     config.ProcessSource: (_ANY, lambda item, at: ProcessSource(at.intake, item, at.inputs, at.decisions)),
     config.RecordingSource: (_ANY, lambda item, at: RecordingSource(at.intake, item, at.streams)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.admit import Refusal, admit_stamp
 from edge_runtime.capture.shares import Share
-from edge_runtime.clock import Clock
+from edge_runtime.clock import Clock, SleepWatch
 from edge_runtime.kinds.kind import Partly
 from edge_runtime.mailbox import Mailbox
 from edge_runtime.messages import Words
@@ -56,9 +56,15 @@ class Intake:
         mailboxes: Mapping[str, Mailbox],
         clock: Clock,
         unrouted: Unrouted | None = None,
+        sleep: SleepWatch | None = None,
+        stamped: Collection[str] = (),
     ) -> None:
-        """`unrouted`: go on with these counts."""
+        """`unrouted`: go on with these counts. `sleep` tells of the machine's sleep. `stamped`: the streams whose
+        messages must say when they were captured.
+        """
         self.clock = clock
+        self.sleep = sleep or SleepWatch(clock)
+        self._stamped = frozenset(stamped)
         self._streams = streams
         self._mailboxes = mailboxes
         self._admit = {name: kind_of(spec).admission(spec) for name, spec in streams.items()}
@@ -78,7 +84,8 @@ class Intake:
             self.unrouted("unknown_stream", stream)
             return
         # The message's age counts from its arrival, not from the end of its decoding.
-        stamp = admit_stamp(self.clock.now_ns(), captured_ns)
+        self.sleep.look()
+        stamp = admit_stamp(self.clock.now_ns(), None if captured_ns is None else self.sleep.aged(captured_ns))
         if isinstance(stamp, Refusal):
             self.refuse(stream, stamp)
             return
@@ -128,6 +135,10 @@ class Intake:
         """Messages a second that the bundle expects of `stream`; None if there is no such stream."""
         spec = self._streams.get(stream)
         return None if spec is None else spec.rate_hz
+
+    def needs_stamp(self, stream: str) -> bool:
+        """Whether messages of `stream` must say when they were captured."""
+        return stream in self._stamped
 
     def newest_only(self, stream: str) -> bool:
         """Whether of several messages of `stream` that wait only the newest counts."""

@@ -1,6 +1,9 @@
-"""Each stream's share of a door that many may knock at: so many messages a second, so many at once."""
+"""Each stream's share of a door that many may knock at, and each sender's part of it."""
 
 from __future__ import annotations
+
+SETTLED_NS = 1_000_000_000
+"""A sender that has been silent for so long has its whole part back, and no part of the others'."""
 
 
 class Share:
@@ -11,14 +14,47 @@ class Share:
         self.rate_hz = rate_hz
         self._size = max(1.0, rate_hz) if size is None else size
         self._left = self._size
-        self._seen_ns = now_ns
+        self.seen_ns = now_ns
 
     def take(self, now_ns: int) -> bool:
         """Whether one more message may pass at `now_ns`. Time that runs backwards refills nothing."""
-        passed_s = max(0, now_ns - self._seen_ns) / 1e9
+        passed_s = max(0, now_ns - self.seen_ns) / 1e9
         self._left = min(self._size, self._left + passed_s * self.rate_hz)
-        self._seen_ns = max(self._seen_ns, now_ns)
+        self.seen_ns = max(self.seen_ns, now_ns)
         if self._left < 1:
             return False
         self._left -= 1
         return True
+
+    def resize(self, rate_hz: float) -> None:
+        """From now on this rate, and a second's worth of it."""
+        self.rate_hz = rate_hz
+        self._size = max(1.0, rate_hz)
+
+
+class Shares:
+    """A stream's share, divided equally among those that send to it. One thread.
+
+    A sender's part is never less than `least_hz`, so that one who sends as often as is expected is heard whatever the
+    others do; who comes by many connections from this host has many parts.
+    """
+
+    def __init__(self, rate_hz: float, least_hz: float) -> None:
+        self.rate_hz = rate_hz
+        self.least_hz = least_hz
+        self._parts: dict[object, Share] = {}
+        self._divided_ns = 0
+
+    def take(self, sender: object, now_ns: int) -> bool:
+        """Whether one more message of `sender` may pass at `now_ns` (monotonic)."""
+        part = self._parts.get(sender)
+        if part is None or now_ns - self._divided_ns > SETTLED_NS:
+            gone = [one for one, share in self._parts.items() if now_ns - share.seen_ns > SETTLED_NS]
+            for one in gone:
+                del self._parts[one]
+            part = self._parts.setdefault(sender, Share(self.rate_hz, now_ns))
+            self._divided_ns = now_ns
+            each_hz = max(self.least_hz, self.rate_hz / len(self._parts))
+            for share in self._parts.values():
+                share.resize(each_hz)
+        return part.take(now_ns)

@@ -29,6 +29,9 @@ seed = {seed}
 duration_s = {seconds}
 unplug = {unplug}
 score = "{score}"
+
+[stream.text]
+stamp = "required"
 """
 SPARE_S = 60.0
 

@@ -48,12 +48,25 @@ def _pair(item: str) -> tuple[str, float]:
         raise click.BadParameter(f"{item!r}: expected CHANNEL=NUMBER, e.g. co2_ppm=415") from None
 
 
+def _stamp(connect: str) -> dict[str, Any]:
+    """When the input was made: by the clock that all processes of this host share, or by the wall clock, for another
+    host's runtime that was told that the clocks agree."""
+    from edge_runtime import endpoints
+    from edge_runtime.clock import RealClock, rfc3339
+
+    clock = RealClock()
+    if endpoints.is_local(endpoints.parse(connect)):
+        return {"captured_ns": clock.now_ns()}
+    return {"captured_wall": rfc3339(clock.wall_ns())}
+
+
 def _push(connect: str, message: dict[str, Any]) -> None:
     import zmq
 
     from edge_runtime import sockets
     from edge_runtime.errors import UserError
 
+    stamp = _stamp(connect)
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
         socket.setsockopt(zmq.LINGER, SEND_TIMEOUT_MS)
         # Without a runtime at the other end the send itself fails, so that nobody believes it arrived.
@@ -61,7 +74,7 @@ def _push(connect: str, message: dict[str, Any]) -> None:
         socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
         try:
             sockets.connect(socket, connect)
-            socket.send(json.dumps(message, ensure_ascii=False).encode())
+            socket.send(json.dumps(message | stamp, ensure_ascii=False).encode())
         except zmq.Again:
             raise UserError(f"send: no runtime takes inputs at {connect}; start one, or give --connect") from None
         except zmq.ZMQError as error:

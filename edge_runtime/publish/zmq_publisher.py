@@ -18,9 +18,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 
-from edge_runtime import sockets
-from edge_runtime.publish import zmtp
+from edge_runtime import sockets, zmtp
 from edge_runtime.publish.sink import Published, Sink
+from edge_runtime.publish.zmtp import Conversation, message
 
 log = logging.getLogger("edge_runtime.publish")
 
@@ -54,7 +54,7 @@ class _Peer:
 
     def __init__(self, connection: socket.socket, now: float, high_water_mark: int) -> None:
         self.socket = connection
-        self.conversation = zmtp.Conversation()
+        self.conversation = Conversation()
         self.since = now
         self.backlog: deque[bytes] = deque(maxlen=high_water_mark)  # lock
         self.behind = False  # lock: bytes wait, and the door's thread sends them
@@ -118,7 +118,7 @@ class ZmqPublisher(Sink):
         self._thread.start()
 
     def publish(self, item: Published) -> None:
-        data = zmtp.message(item.topic, item.payload)
+        data = message(item.topic, item.payload)
         with self._lock:
             self._last[item.topic] = data
             audience = self._audience.get(item.topic)

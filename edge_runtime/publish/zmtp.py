@@ -10,28 +10,26 @@ from __future__ import annotations
 import struct
 from enum import Enum, auto
 
+from edge_runtime.zmtp import (
+    COMMAND,
+    GREETING_BYTES,
+    LONG,
+    MORE,
+    ProtocolError,
+    check_greeting,
+    frame,
+    pong,
+    ready,
+    socket_type,
+    split_command,
+)
+
 MAX_FRAME_BYTES = 1024
 """Topics are shorter; commands of the handshake and heartbeats too."""
 MAX_PREFIXES = 64
 """One subscriber's subscriptions at a time."""
 
-MORE, LONG, COMMAND = 1, 2, 4
-_SIGNATURE_BYTES = 10
-_GREETING_BYTES = 64
-_VERSION_AT, _MECHANISM = 10, slice(12, 32)
-GREETING = b"\xff" + bytes(8) + b"\x7f" + bytes((3, 0)) + b"NULL".ljust(20, b"\0") + bytes(32)
 SUBSCRIBERS = (b"SUB", b"XSUB")
-
-
-class ProtocolError(Exception):
-    """What came in is nothing that a subscriber sends; the text is a short reason."""
-
-
-def frame(body: bytes, flags: int = 0) -> bytes:
-    """One frame with its header."""
-    if len(body) < 256:
-        return bytes((flags, len(body))) + body
-    return struct.pack(">BQ", flags | LONG, len(body)) + body
 
 
 def message(topic: bytes, payload: bytes) -> bytes:
@@ -39,21 +37,7 @@ def message(topic: bytes, payload: bytes) -> bytes:
     return frame(topic, MORE) + frame(payload)
 
 
-def command(name: bytes, data: bytes = b"") -> bytes:
-    """One command frame."""
-    return frame(bytes((len(name),)) + name + data, COMMAND)
-
-
-def properties(**named: bytes) -> bytes:
-    """The metadata of a READY command; `_` in a name stands for `-`."""
-    out = b""
-    for name, value in named.items():
-        key = name.replace("_", "-").encode()
-        out += bytes((len(key),)) + key + struct.pack(">I", len(value)) + value
-    return out
-
-
-READY = command(b"READY", properties(Socket_Type=b"PUB"))
+READY = ready(b"PUB")
 
 
 class _Phase(Enum):
@@ -87,12 +71,11 @@ class Conversation:
         prefixes = set(self.prefixes)
         at = 0
         if self._phase is _Phase.GREETING:
-            _check_signature(waiting)
-            if len(waiting) < _GREETING_BYTES:
+            check_greeting(waiting[:GREETING_BYTES])
+            if len(waiting) < GREETING_BYTES:
                 self._waiting = waiting
                 return b"", frozenset()
-            _check_greeting(waiting)
-            at, answer = _GREETING_BYTES, READY
+            at, answer = GREETING_BYTES, READY
             self._phase = _Phase.HANDSHAKE
         while (header := _header(waiting, at)) is not None:
             flags, start, size = header
@@ -113,14 +96,13 @@ class Conversation:
         return answer, frozenset(fresh & prefixes)
 
     def _command(self, body: bytes, prefixes: set[bytes], fresh: set[bytes]) -> bytes:
-        name_end = 1 + body[0] if body else 1
-        name, data = body[1:name_end], body[name_end:]
+        name, data = split_command(body)
         if self._phase is _Phase.HANDSHAKE:
-            if name != b"READY" or _socket_type(data) not in SUBSCRIBERS:
+            if name != b"READY" or socket_type(data) not in SUBSCRIBERS:
                 raise ProtocolError("no_subscriber")
             self._phase = _Phase.OPEN
-        elif name == b"PING":  # a time to live of two bytes, and what is to come back
-            return command(b"PONG", data[2:18])
+        elif name == b"PING":
+            return pong(data)
         elif name == b"SUBSCRIBE":
             _subscribe(data, True, prefixes, fresh)
         elif name == b"CANCEL":
@@ -128,19 +110,6 @@ class Conversation:
         elif name == b"ERROR":
             raise ProtocolError("error")
         return b""
-
-
-def _check_signature(waiting: bytes) -> None:
-    """As early as can be, so that what speaks another protocol is not waited for."""
-    if (waiting and waiting[0] != 0xFF) or (len(waiting) >= _SIGNATURE_BYTES and not waiting[9] & 1):
-        raise ProtocolError("no_zmtp")
-    if len(waiting) > _VERSION_AT and waiting[_VERSION_AT] < 3:
-        raise ProtocolError("old_zmtp")
-
-
-def _check_greeting(waiting: bytes) -> None:
-    if waiting[_MECHANISM].rstrip(b"\0") != b"NULL":
-        raise ProtocolError("other_security")
 
 
 def _header(waiting: bytes, at: int) -> tuple[int, int, int] | None:
@@ -162,23 +131,6 @@ def _header(waiting: bytes, at: int) -> tuple[int, int, int] | None:
     if size > MAX_FRAME_BYTES:
         raise ProtocolError("too_big")
     return flags, start, size
-
-
-def _socket_type(data: bytes) -> bytes:
-    at = 0
-    while at < len(data):
-        name_end = at + 1 + data[at]
-        name = data[at + 1 : name_end]
-        if name_end + 4 > len(data):
-            break
-        (size,) = struct.unpack_from(">I", data, name_end)
-        value_at = name_end + 4
-        if value_at + size > len(data):
-            break
-        if name.lower() == b"socket-type":
-            return data[value_at : value_at + size]
-        at = value_at + size
-    return b""
 
 
 def _subscribe(prefix: bytes, on: bool, prefixes: set[bytes], fresh: set[bytes]) -> None:

@@ -3,9 +3,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.capture.shares import Share
+from edge_runtime.capture.shares import Share, Shares
 
 S = 1_000_000_000
+
+
+MS = 1_000_000
 
 
 def test_a_second_s_worth_at_once_then_the_rate() -> None:
@@ -31,3 +34,31 @@ def test_never_more_than_the_size_and_the_rate_allow_whatever_the_clock_does(rat
         newest = max(newest, now)
         passed += share.take(now)
     assert passed <= max(1.0, rate) + rate * newest / S + 1e-6
+
+
+def test_one_who_sends_as_is_expected_is_heard_beside_one_who_floods() -> None:
+    shares = Shares(rate_hz=80, least_hz=12.5)
+    passed = {"flood": 0, "honest": 0}
+    for ms in range(10_000):
+        passed["flood"] += sum(shares.take("flood", ms * MS) for _ in range(4))
+        passed["honest"] += ms % 100 == 0 and shares.take("honest", ms * MS)
+    assert passed["honest"] == 100
+    assert 300 <= passed["flood"] <= 600, "its half of 80 a second, after a first second alone"
+
+
+def test_many_floods_together_leave_every_sender_the_least_part() -> None:
+    shares = Shares(rate_hz=80, least_hz=12.5)
+    heard = 0
+    for ms in range(5_000):
+        for flood in range(40):
+            shares.take(flood, ms * MS)
+        heard += ms % 100 == 0 and shares.take("honest", ms * MS)
+    assert heard == 50
+
+
+def test_whoever_has_gone_takes_no_part() -> None:
+    shares = Shares(rate_hz=20, least_hz=1)
+    for sender in range(1000):
+        shares.take(sender, 0)
+    assert sum(shares.take("last", 3000 * MS) for _ in range(50)) == 20
+    assert len(shares._parts) == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -9,12 +10,19 @@ from hypothesis import strategies as st
 
 from edge_runtime import config
 from edge_runtime.capture import open_sources
-from edge_runtime.capture.zmq_source import ZmqSource
+from edge_runtime.capture.door import Heard, Visitor
+from edge_runtime.capture.sender import Arrived, Sender
+from edge_runtime.capture.zmq_source import LIMITS, ZmqSource
 from tests import tiny
 from tests.capture.test_sources import Inbox
 from tests.conftest import jpeg, noise, wait_for
 
 SAMPLE = b'{"schema":1,"stream":"sensors","values":{"a":1}}'
+
+
+def visitor(key: str, now_ns: int) -> Visitor:
+    """Somebody with a connection that plays no part."""
+    return Visitor(Sender(socket.socket(), key, LIMITS, now_ns), now_ns, 0)
 
 
 class Link:
@@ -39,9 +47,14 @@ class Link:
         return counts
 
     def close(self) -> None:
-        self.socket.close(linger=0)
-        self.context.term()
+        self.context.destroy(linger=0)
         self.source.stop()
+
+    def another(self) -> zmq.Socket[bytes]:
+        """Another sender."""
+        socket = self.context.socket(zmq.PUSH)
+        socket.connect(self.source.endpoint)
+        return socket
 
 
 @pytest.fixture
@@ -106,11 +119,9 @@ def test_good_messages_arrive_as_they_were_sent(link: Link) -> None:
 
 
 def test_a_part_of_many_megabytes_does_not_reach_our_memory_and_others_go_on(link: Link) -> None:
-    bad = link.context.socket(zmq.PUSH)
-    bad.connect(link.source.endpoint)
-    bad.send(b"x" * (40 << 20))
-    assert link.refused() == {}
-    bad.close(linger=0)
+    link.another().send(b"x" * (40 << 20))
+    wait_for(lambda: "connection_too_big" in link.inbox.intake.unrouted_counts(), "the end of its connection")
+    assert not {"malformed", "too_big"} & link.refused().keys()
 
 
 @pytest.mark.parametrize(
@@ -150,9 +161,17 @@ def test_the_log_names_a_channel_whenever_its_cause_changes(link: Link, caplog: 
     ]
 
 
-def test_a_message_of_thousands_of_parts_is_one_refusal(link: Link) -> None:
-    link.socket.send_multipart([SAMPLE] + [b"x"] * 5000)
+def test_a_message_of_some_parts_too_many_is_one_refusal(link: Link) -> None:
+    link.socket.send_multipart([SAMPLE] + [b"x"] * 40)
     assert link.refused() == {"malformed": 1}
+
+
+def test_a_message_of_thousands_of_parts_ends_its_sender_s_connection_and_no_other(link: Link) -> None:
+    link.another().send_multipart([SAMPLE] + [b"x"] * 5000)
+    wait_for(lambda: "connection_malformed" in link.inbox.intake.unrouted_counts(), "the end of its connection")
+    link.socket.send(SAMPLE)
+    assert link.refused()["connection_malformed"] >= 1
+    assert link.inbox.captured("sensors") == 1
 
 
 def test_an_error_nobody_thought_of_is_counted_and_the_next_message_heard(
@@ -179,8 +198,8 @@ def test_a_stream_keeps_to_its_share_and_the_others_have_theirs() -> None:
     source.start()
     context = zmq.Context()
     flood, honest = context.socket(zmq.PUSH), context.socket(zmq.PUSH)
-    for socket in (flood, honest):
-        socket.connect(source.endpoint)
+    for one in (flood, honest):
+        one.connect(source.endpoint)
     for _ in range(2000):
         flood.send(SAMPLE)
     honest.send(b'{"schema":1,"stream":"text","text":"stop"}')
@@ -196,15 +215,19 @@ def test_a_stream_keeps_to_its_share_and_the_others_have_theirs() -> None:
     source.stop()
 
 
-def test_of_frames_that_wait_the_newest_is_decoded(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
-    header = b'{"schema":1,"stream":"camera","id":"f-%d"}'
-    block = [
-        ([memoryview(header % n), memoryview(jpeg(noise(100, n)))], link.inbox.intake.clock.now_ns()) for n in range(5)
-    ]
-    link.source._deliver_block(block)
-    (frame,) = link.inbox.take("camera")
-    assert frame.id == "f-4"
-    assert link.inbox.boxes["camera"].counts(0).dropped == {"replaced": 4}
+def test_of_frames_that_wait_the_newest_of_each_sender_is_decoded(link: Link) -> None:
+    now_ns = link.inbox.intake.clock.now_ns()
+    one, other = visitor("one", now_ns), visitor("other", now_ns)
+
+    def frame(n: int, data: bytes) -> Arrived:
+        return Arrived((b'{"schema":1,"stream":"camera","id":"f-%d","captured_ns":%d}' % (n, now_ns + n), data), now_ns)
+
+    good = [frame(n, jpeg(noise(100, n))) for n in (0, 1, 4, 2)]
+    # The other one's garbage is newer, and costs nobody else a frame.
+    link.source._deliver_all([Heard(one, good), Heard(other, [frame(9, b"\xff\xd8garbage")])])
+    (taken,) = link.inbox.take("camera")
+    assert taken.id == "f-4"
+    assert link.inbox.boxes["camera"].counts(0).dropped == {"replaced": 3, "corrupt": 1}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -224,7 +247,8 @@ def test_a_limit_can_change_on_the_endpoint_that_is_bound() -> None:
     (again,) = open_sources([row], tiny.STREAMS, inbox.intake, "", [source])
     assert again is source
     source.hand_over(inbox.intake)
-    text = [memoryview(b'{"schema":1,"stream":"text","text":"go"}')]
-    source._deliver_block([(text, inbox.intake.clock.now_ns()) for _ in range(30)])
+    now_ns = inbox.intake.clock.now_ns()
+    text = Arrived((b'{"schema":1,"stream":"text","text":"go"}',), now_ns)
+    source._deliver_all([Heard(visitor("one", now_ns), [text] * 30)])
     assert inbox.boxes["text"].counts(0).dropped["over_rate"] == 10
     source.stop()

@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 import zmq
 
-from edge_runtime import Subscriber
+from edge_runtime import Subscriber, zmtp
 from edge_runtime.errors import HeldError
 from edge_runtime.health import resident_mb
-from edge_runtime.publish import zmq_publisher, zmtp
+from edge_runtime.publish import zmq_publisher
 from edge_runtime.publish.sink import published
 from edge_runtime.publish.zmq_publisher import ZmqPublisher
+from edge_runtime.publish.zmtp import MAX_PREFIXES, READY
 from edge_runtime.wire import DecisionMessage
 from tests.conftest import WAIT_S, wait_for
 from tests.publish.test_sinks import decision, status
@@ -149,7 +150,7 @@ def test_two_hundred_thousand_subscriptions_cost_nobody_else_anything() -> None:
         subscribed.join()
         service.goes_on(50)
         door = [len(peer.conversation.prefixes) for peer in service.publisher._peers.values()]
-        assert max(door) <= zmtp.MAX_PREFIXES
+        assert max(door) <= MAX_PREFIXES
         # The 200,000 lie at the subscriber, which is this process too: what it keeps of them is all there is.
         assert resident_mb() - before_mb < 300
 
@@ -283,7 +284,7 @@ def test_a_slow_subscriber_loses_its_oldest_and_nothing_in_part() -> None:
         more = slow.recv(1 << 16)
         assert more
         data += more
-    seqs = _sequence_numbers(data[len(zmtp.GREETING) + len(zmtp.READY) :])
+    seqs = _sequence_numbers(data[len(zmtp.GREETING) + len(READY) :])
     assert seqs[-1] == 500 and seqs == sorted(set(seqs))
     assert seqs[-4:] == [497, 498, 499, 500], "the newest are those that are kept"
     assert len(seqs) < 200

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.publish import zmtp
-from edge_runtime.publish.zmtp import Conversation, ProtocolError
+from edge_runtime import zmtp
+from edge_runtime.publish.zmtp import MAX_FRAME_BYTES, MAX_PREFIXES, READY, Conversation, message
+from edge_runtime.zmtp import ProtocolError
 
 SUB_READY = zmtp.command(b"READY", zmtp.properties(Socket_Type=b"SUB", Identity=b""))
 HELLO = zmtp.GREETING + SUB_READY
@@ -21,7 +22,7 @@ def subscription(prefix: bytes, on: bool = True) -> bytes:
 
 def opened() -> Conversation:
     conversation = Conversation()
-    assert conversation.feed(HELLO) == (zmtp.READY, frozenset())
+    assert conversation.feed(HELLO) == (READY, frozenset())
     assert conversation.open
     return conversation
 
@@ -34,7 +35,7 @@ def test_a_subscriber_is_understood_in_pieces_of_any_size(size: int) -> None:
         answer, new = conversation.feed(said[at : at + size])
         answers += answer
         fresh |= new
-    assert answers == zmtp.READY
+    assert answers == READY
     assert conversation.prefixes == {b"status.car"}
     assert b"status.car" in fresh
 
@@ -59,7 +60,7 @@ def test_subscriptions_beyond_the_limit_are_left_out_and_those_before_stay() -> 
     conversation.feed(subscription(b""))
     for number in range(10_000):
         conversation.feed(subscription(b"%d" % number))
-    assert len(conversation.prefixes) == zmtp.MAX_PREFIXES
+    assert len(conversation.prefixes) == MAX_PREFIXES
     assert b"" in conversation.prefixes
     conversation.feed(subscription(b"0", on=False) + subscription(b"new"))
     assert b"new" in conversation.prefixes
@@ -103,12 +104,12 @@ def test_no_bytes_do_anything_but_end_the_conversation(chunks: list[bytes], star
             answer, fresh = conversation.feed(chunk)
             assert len(answer) <= 128 + 6 * len(chunk)
             assert fresh <= conversation.prefixes
-            assert len(conversation._waiting) <= zmtp.MAX_FRAME_BYTES + 9 + len(chunk)
+            assert len(conversation._waiting) <= MAX_FRAME_BYTES + 9 + len(chunk)
     except ProtocolError:
         pass
-    assert len(conversation.prefixes) <= zmtp.MAX_PREFIXES
+    assert len(conversation.prefixes) <= MAX_PREFIXES
 
 
 def test_short_and_long_frames() -> None:
-    assert zmtp.message(b"t", b"p") == b"\x01\x01t\x00\x01p"
-    assert zmtp.message(b"t", b"p" * 256) == b"\x01\x01t\x02" + struct.pack(">Q", 256) + b"p" * 256
+    assert message(b"t", b"p") == b"\x01\x01t\x00\x01p"
+    assert message(b"t", b"p" * 256) == b"\x01\x01t\x02" + struct.pack(">Q", 256) + b"p" * 256

@@ -1,0 +1,260 @@
+"""The door that senders knock at: takes their connections, and hears each of them in its turn.
+
+It is our own and not the library's, whose pulling sockets keep a message of endless frames in memory until its end, and
+do not tell senders apart. What one sender does here costs bounded memory and bounded time, and the others nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import resource
+import select
+import socket
+import struct
+import time
+from collections import Counter
+from typing import NamedTuple
+
+from edge_runtime import zmtp
+from edge_runtime.capture.sender import Arrived, Limits, Sender
+from edge_runtime.clock import Clock, SleepWatch
+
+MAX_SENDERS = 128
+"""Connections at once; beyond that those that have been silent for longest give way."""
+SOCKET_BYTES = 256 << 10
+"""What the kernel keeps of one connection (it takes twice that)."""
+MAX_LARGE_BYTES = 64 << 20
+"""Long frames that are still coming, of all senders together; beyond that the one that is longest at it goes."""
+HANDSHAKE_NS = 5_000_000_000
+POLL_S = 0.02
+"""A wait is no longer than this: so it is known, within this, since when a message may have been there."""
+SLACK_NS = 25_000_000
+"""A wait and a little: a message that cannot have been here for longer counts from when it was read."""
+IDLE_NS = 2_000_000
+"""A sender that has sent nothing for so long keeps nothing back."""
+ACCEPTS = 16
+"""New connections in one turn."""
+SHARE = 0.2
+"""Of a core's time, for all senders together that keep the door busy: beyond it they wait."""
+BURST_NS = 20_000_000
+"""Work that a sender may make at once."""
+RESTED_NS = 1_000_000
+"""What a sender that had to wait may make when it is heard again."""
+SHUT_NS = 100_000_000
+"""How long nobody is let in where there is no file descriptor left."""
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Visitor:
+    """A connection, and what it has cost. The door's own but for `key`."""
+
+    def __init__(self, sender: Sender, now_ns: int, turn: int) -> None:
+        self.sender = sender
+        self.since_ns = now_ns
+        self.turn = turn
+        """When bytes waited last."""
+        self.credit_ns = float(BURST_NS)
+        self.credited_ns = now_ns
+        self.muted_until_ns = 0
+        self.began_large_ns = 0
+        self.read_ns = 0
+        self.behind_ns: int | None = None
+        """Where its messages have waited: since when, until it is seen to have nothing more to send."""
+
+    @property
+    def key(self) -> object:
+        """Whose messages these are: equal for a process at a Unix socket, a connection from this host, another host."""
+        return self.sender.key
+
+
+class Heard(NamedTuple):
+    """What one connection has sent: whole messages in order."""
+
+    visitor: Visitor
+    messages: list[Arrived]
+
+
+class Door:
+    """Listens at `listening`, which stays its caller's. One thread.
+
+    A message's time of arrival is when it was read, where it cannot have waited for longer than SLACK_NS; else a time
+    at which it had certainly not come: nothing counts as younger than it is by more than SLACK_NS, however long this
+    process stood still and however much lay before it. Behind a message that had to wait others may wait at the sender:
+    until that one is seen to have nothing to send for IDLE_NS, all it sends counts from the same time.
+    """
+
+    def __init__(self, listening: socket.socket, limits: Limits, clock: Clock, sleep: SleepWatch) -> None:
+        listening.setblocking(False)
+        self._listening = listening
+        self._limits = limits
+        self._clock = clock
+        self._sleep = sleep
+        self._slept_ns = sleep.look()
+        self._awake_ns = clock.now_ns()
+        """What may have come before this counts from then: the machine slept since."""
+        self._visitors: dict[int, Visitor] = {}
+        self._muted: dict[int, Visitor] = {}
+        self._poll = select.epoll()
+        self._poll.register(listening.fileno(), select.EPOLLIN)
+        self._shut_until_ns = 0
+        self._turn = 0
+        self._polled_ns = clock.now_ns()
+        self._swept_ns = 0
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._room = MAX_SENDERS if soft == resource.RLIM_INFINITY else max(1, min(MAX_SENDERS, soft // 4))
+        self._ended: Counter[str] = Counter()
+
+    def hear(self) -> list[Heard]:
+        """What has come, a bounded part of each sender's; waits for at most POLL_S."""
+        self._look_after(time.monotonic_ns())
+        self._turn += 1
+        earlier_ns, self._polled_ns = self._polled_ns, self._clock.now_ns()
+        heard = []
+        behind = any(visitor.behind_ns is not None for visitor in self._visitors.values())
+        for handle, _ in self._poll.poll(IDLE_NS / 1e9 if behind else POLL_S):
+            if handle == self._listening.fileno():
+                self._welcome()
+            elif (visitor := self._visitors.get(handle)) is not None:
+                if visitor.turn < self._turn - 1:  # it was asked in the turn before, and had nothing
+                    visitor.sender.was_empty(earlier_ns)
+                    if earlier_ns - visitor.read_ns >= IDLE_NS:
+                        visitor.behind_ns = None
+                visitor.turn = self._turn
+                if messages := self._hear(handle, visitor):
+                    heard.append(Heard(visitor, messages))
+        return heard
+
+    def charge(self, visitor: Visitor, spent_ns: int) -> None:
+        """What `visitor` sent has cost so much time; where that is more than its share, it waits to be heard again."""
+        now_ns = time.monotonic_ns()
+        among = 1 + len(self._muted)
+        earned_ns = (now_ns - visitor.credited_ns) * SHARE / among
+        visitor.credit_ns = min(BURST_NS, visitor.credit_ns + earned_ns) - spent_ns
+        visitor.credited_ns = now_ns
+        handle = visitor.sender.socket.fileno()
+        if visitor.credit_ns < 0 and handle in self._visitors and handle not in self._muted:
+            visitor.muted_until_ns = now_ns + int((RESTED_NS - visitor.credit_ns) * among / SHARE)
+            self._muted[handle] = visitor
+            self._poll.unregister(handle)
+
+    def take_ended(self) -> Counter[str]:
+        """Connections that were ended for what they sent, or gave way, since the last call, by reason."""
+        if self._ended:
+            ended, self._ended = self._ended, Counter()
+            return ended
+        return self._ended
+
+    def close(self) -> None:
+        """End all connections."""
+        for handle in list(self._visitors):
+            self._drop(handle)
+        self._poll.close()
+
+    def _look_after(self, now_ns: int) -> None:
+        """Hear again whom it is time for; end handshakes that take too long."""
+        for handle, visitor in list(self._muted.items()):
+            if now_ns >= visitor.muted_until_ns:
+                del self._muted[handle]
+                visitor.turn = self._turn + 1  # nobody has looked whether something waits
+                self._poll.register(handle, select.EPOLLIN)
+        if self._shut_until_ns and now_ns >= self._shut_until_ns:
+            self._shut_until_ns = 0
+            self._poll.register(self._listening.fileno(), select.EPOLLIN)
+        if now_ns - self._swept_ns > HANDSHAKE_NS // 5:
+            self._swept_ns = now_ns
+            for handle, visitor in list(self._visitors.items()):
+                if not visitor.sender.open and now_ns - visitor.since_ns > HANDSHAKE_NS:
+                    self._drop(handle, "no_handshake")
+
+    def _hear(self, handle: int, visitor: Visitor) -> list[Arrived]:
+        start_ns = time.monotonic_ns()
+        sender = visitor.sender
+        try:
+            messages, answer = sender.receive(self._clock.now_ns())
+            if answer:
+                sender.socket.send(answer, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return []
+        except zmtp.ProtocolError as error:
+            self._drop(handle, str(error))
+            return []
+        except (OSError, EOFError):
+            self._drop(handle)
+            return []
+        if not sender.holds:
+            visitor.began_large_ns = 0
+        elif not visitor.began_large_ns:
+            visitor.began_large_ns = start_ns
+            self._keep_large_within_bounds(handle)
+        read_ns = self._clock.now_ns()
+        if self._sleep.look() != self._slept_ns:
+            self._slept_ns, self._awake_ns = self._sleep.look(), self._clock.now_ns()
+        self.charge(visitor, time.monotonic_ns() - start_ns)
+        visitor.read_ns = read_ns
+        if visitor.behind_ns is None and messages and messages[0].at_ns < max(read_ns - SLACK_NS, self._awake_ns):
+            visitor.behind_ns = messages[0].at_ns
+        at_ns = read_ns if visitor.behind_ns is None else visitor.behind_ns
+        return [one._replace(at_ns=at_ns) for one in messages]
+
+    def _keep_large_within_bounds(self, newest: int) -> None:
+        while sum(visitor.sender.holds for visitor in self._visitors.values()) > MAX_LARGE_BYTES:
+            holding = ((one.began_large_ns, handle) for handle, one in self._visitors.items() if one.sender.holds)
+            self._drop(min(holding, default=(0, newest))[1], "too_slow")
+
+    def _welcome(self) -> None:
+        for _ in range(ACCEPTS):
+            try:
+                connection, address = self._listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    self._shut()
+                    return
+                continue  # it has gone again
+            if len(self._visitors) >= self._room:
+                self._make_room()
+            connection.setblocking(False)
+            try:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
+                key = _identity(connection, address)
+                connection.send(zmtp.GREETING, socket.MSG_NOSIGNAL)
+            except OSError:
+                connection.close()
+                continue
+            sender = Sender(connection, key, self._limits, self._clock.now_ns())
+            self._visitors[connection.fileno()] = Visitor(sender, time.monotonic_ns(), self._turn)
+            self._poll.register(connection.fileno(), select.EPOLLIN)
+
+    def _make_room(self) -> None:
+        """The one that has been silent for longest gives way, one in its handshake first."""
+        handle = min(self._visitors, key=lambda one: (self._visitors[one].sender.open, self._visitors[one].turn))
+        self._drop(handle, "gave_way")
+
+    def _shut(self) -> None:
+        """No file descriptor is left: somebody gives way, and the rest waits a little."""
+        self._ended["no_file_descriptors"] += 1
+        if len(self._visitors) > 1:
+            self._make_room()
+        self._shut_until_ns = time.monotonic_ns() + SHUT_NS
+        self._poll.unregister(self._listening.fileno())
+
+    def _drop(self, handle: int, reason: str | None = None) -> None:
+        visitor = self._visitors.pop(handle)
+        if self._muted.pop(handle, None) is None:
+            with contextlib.suppress(OSError):
+                self._poll.unregister(handle)
+        visitor.sender.socket.close()
+        if reason is not None:
+            self._ended[reason] += 1
+
+
+def _identity(connection: socket.socket, address: object) -> object:
+    if connection.family == socket.AF_UNIX:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return "process", struct.unpack("3i", credentials)[0]
+    assert isinstance(address, tuple)
+    host = str(address[0])
+    local = host == "::1" or host.removeprefix("::ffff:").startswith("127.")
+    return ("connection", *address[:2]) if local else ("host", host)

@@ -1,0 +1,237 @@
+"""One connection that messages come in by: the pulling side of ZMTP 3 (rfc.zeromq.org/spec/23), without security.
+
+Bytes are received straight to where they are needed, and nothing that a sender does costs memory without a bound: a
+frame that is too long, or a message of too many, is refused at its header and its bytes are let go as they come.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+
+from edge_runtime import zmtp
+from edge_runtime.zmtp import COMMAND, LONG, MORE, ProtocolError
+
+SMALL_BYTES = 16 << 10
+"""Received at once of frames that are shorter than this: some hundred small messages."""
+LARGE_BYTES = 1 << 20
+"""Received at once of one long frame."""
+MAX_SURPLUS_PARTS = 64
+"""A sender that puts some frames too many into a message loses the message; one that goes on loses its connection."""
+MAX_MARKS = 64
+_HEADER_BYTES = 9
+_LENGTH = struct.Struct(">Q")
+
+
+class Limits(NamedTuple):
+    """How long the frames of a message may be, one by one; there are no more of them."""
+
+    parts: tuple[int, ...]
+    """Bytes of each."""
+    longest: int
+    """A frame beyond this ends the connection; what is between is let go."""
+
+
+class Arrived(NamedTuple):
+    """A whole message, or why there is none."""
+
+    parts: tuple[bytes | memoryview, ...]
+    at_ns: int
+    """No later than its first byte arrived here, by the receiver's clock."""
+    refused: str | None = None
+    """`malformed` (too many frames) or `too_big`."""
+    detail: str = ""
+
+
+class Sender:
+    """What one connection has sent so far. One thread."""
+
+    def __init__(self, connection: socket.socket, key: object, limits: Limits, now_ns: int) -> None:
+        """`key` says whose connection it is; `now_ns` is no later than its first byte."""
+        self.socket = connection
+        self.key = key
+        self.open = False
+        """Whether the handshake is done."""
+        self.heard_ns = now_ns
+        """When bytes came last."""
+        self._limits = limits
+        self._greeted = False
+        self._buffer = bytearray(SMALL_BYTES + _HEADER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._parts: list[bytes | memoryview] = []
+        self._refused: tuple[str, str] | None = None
+        self._surplus = 0
+        self._skip = 0
+        """Bytes of a refused frame that are still to come."""
+        self._more = False
+        self._large: memoryview | None = None
+        self._filled = 0
+        self._received = 0
+        """Bytes taken from the socket so far."""
+        self._marks: deque[tuple[int, int]] = deque([(0, now_ns)])
+        """(offset, time): bytes from this offset on had not arrived at that time."""
+        self._message_ns = now_ns
+
+    @property
+    def holds(self) -> int:
+        """Bytes set aside for a long frame that is still coming."""
+        return 0 if self._large is None else len(self._large)
+
+    def was_empty(self, at_ns: int) -> None:
+        """Nothing waited in the socket at `at_ns`."""
+        self._mark(self._received, at_ns)
+
+    def receive(self, now_ns: int) -> tuple[list[Arrived], bytes]:
+        """Take what has come, at most LARGE_BYTES; the messages that are whole now, and what to answer.
+
+        `now_ns` is read before the call. Raises ProtocolError (the conversation is over; nothing more of it counts),
+        OSError, EOFError.
+        """
+        if self._large is not None:
+            target = self._large[self._filled : self._filled + LARGE_BYTES]
+        else:
+            if self._start:  # what is left over of a frame goes to the front
+                left = self._end - self._start
+                self._view[:left] = self._view[self._start : self._end]
+                self._start, self._end = 0, left
+            target = self._view[self._end :]
+        count = self.socket.recv_into(target)
+        if count == 0:
+            raise EOFError
+        self._received += count
+        self.heard_ns = now_ns
+        waiting = 0 if count < len(target) else self._waiting()
+        self._mark(self._received + waiting, now_ns)
+        messages: list[Arrived] = []
+        if self._large is None:
+            self._end += count
+            return messages, self._parse(messages)
+        self._filled += count
+        if self._filled == len(self._large):
+            whole, self._large = self._large, None
+            self._take(whole, messages)
+        return messages, b""
+
+    def _parse(self, messages: list[Arrived]) -> bytes:
+        """Add what is whole in the buffer to `messages`; what to answer."""
+        answer = b"" if self._greeted else self._greet()
+        while self._greeted and self._start < self._end:
+            if self._skip:
+                gone = min(self._skip, self._end - self._start)
+                self._start += gone
+                self._skip -= gone
+                if not self._skip:
+                    self._finish(messages)
+                continue
+            flags = self._buffer[self._start]
+            if flags & ~(MORE | LONG | COMMAND):
+                raise ProtocolError("no_frame")
+            begin = self._start + (_HEADER_BYTES if flags & LONG else 2)
+            if begin > self._end:
+                break
+            size = _LENGTH.unpack_from(self._buffer, self._start + 1)[0] if flags & LONG else self._buffer[begin - 1]
+            if flags & COMMAND or not self.open:
+                if not flags & COMMAND or size > zmtp.MAX_COMMAND_BYTES:
+                    raise ProtocolError("too_big" if self.open else "no_handshake")
+                if begin + size > self._end:
+                    break
+                answer += self._command(bytes(self._view[begin : begin + size]))
+                self._start = begin + size
+            elif not self._part(flags, begin, size, messages):
+                break
+        return answer
+
+    def _part(self, flags: int, begin: int, size: int, messages: list[Arrived]) -> bool:
+        """Take up the frame whose body begins there; False if the rest of it is still to come."""
+        if not self._parts and self._refused is None:
+            self._message_ns = self._arrival(self._received - (self._end - self._start))
+        self._more = bool(flags & MORE)
+        number, known = len(self._parts), self._limits.parts
+        if self._refused is not None or number >= len(known) or size > known[number]:
+            self._refuse(number, size)
+            self._start, self._skip = begin, size
+            if not size:
+                self._finish(messages)
+            return True
+        if begin + size <= self._end:
+            self._start = begin + size
+            self._take(bytes(self._view[begin : self._start]), messages)
+            return True
+        if size > SMALL_BYTES:
+            # Not zeroed: no memory is taken before bytes come.
+            self._large = np.empty(size, np.uint8).data
+            self._filled = self._end - begin
+            self._large[: self._filled] = self._view[begin : self._end]
+            self._start = self._end = 0
+        return False
+
+    def _greet(self) -> bytes:
+        greeting = bytes(self._view[self._start : min(self._end, zmtp.GREETING_BYTES)])
+        zmtp.check_greeting(greeting)
+        if len(greeting) < zmtp.GREETING_BYTES:
+            return b""
+        self._start += zmtp.GREETING_BYTES
+        self._greeted = True
+        return zmtp.ready(b"PULL")
+
+    def _command(self, body: bytes) -> bytes:
+        name, data = zmtp.split_command(body)
+        if not self.open:
+            if name != b"READY" or zmtp.socket_type(data) != b"PUSH":
+                raise ProtocolError("no_pusher")
+            self.open = True
+        elif name == b"PING":
+            return zmtp.pong(data)
+        elif name == b"ERROR":
+            raise ProtocolError("error")
+        return b""
+
+    def _refuse(self, number: int, size: int) -> None:
+        if size > self._limits.longest:
+            raise ProtocolError("too_big")
+        if self._refused is None:
+            if number >= len(self._limits.parts):
+                self._refused = "malformed", f"more than {len(self._limits.parts)} frames"
+            else:
+                self._refused = "too_big", f"{size} bytes, at most {self._limits.parts[number]} are read"
+            self._parts.clear()
+        self._surplus += 1
+        if self._surplus > MAX_SURPLUS_PARTS:
+            raise ProtocolError("malformed")
+
+    def _take(self, part: bytes | memoryview, messages: list[Arrived]) -> None:
+        self._parts.append(part)
+        self._finish(messages)
+
+    def _finish(self, messages: list[Arrived]) -> None:
+        """At the end of a frame: the message, if that was its last."""
+        if self._more:
+            return
+        refused = self._refused or ()
+        messages.append(Arrived(tuple(self._parts), self._message_ns, *refused))
+        self._parts.clear()
+        self._refused, self._surplus = None, 0
+
+    def _waiting(self) -> int:
+        """Bytes in the socket."""
+        answer = fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, b"\0\0\0\0")
+        return int(struct.unpack("i", answer)[0])
+
+    def _mark(self, offset: int, at_ns: int) -> None:
+        """Bytes from `offset` on came after `at_ns`. Where there are too many marks one between goes: older is safe."""
+        if self._marks[-1][0] == offset or len(self._marks) >= MAX_MARKS:
+            self._marks.pop()
+        self._marks.append((offset, at_ns))
+
+    def _arrival(self, offset: int) -> int:
+        """No later than the byte at `offset` arrived."""
+        while len(self._marks) > 1 and self._marks[1][0] <= offset:
+            self._marks.popleft()
+        return self._marks[0][1]
