@@ -28,6 +28,7 @@ from edge_runtime.errors import GateRefused, UserError
 from edge_runtime.wire import DecisionMessage
 
 ANSWER_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
 EQUAL_SHARE = 0.99
 CONFIG = """\
 name = "home"
@@ -51,6 +52,8 @@ class Player:
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.connect(inputs)
         self._subscriber = Subscriber(decisions)
+        # What is stamped before the service is up would be stale by then.
+        self._subscriber.receive(START_TIMEOUT_S)
 
     def ask(self, sample: dict[str, Any], image: bytes) -> tuple[DecisionMessage, float]:
         """Send one sample; its decision, and milliseconds from sending to receiving."""
