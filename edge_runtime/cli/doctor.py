@@ -36,6 +36,8 @@ PACKAGES = (
 OPENCV_NAMES = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 MIN_FREE_BYTES = 1 << 30
 HOT_C = 85.0
+STATUS_S = 3.0
+"""A runtime tells how it does once a second, and at once to who comes."""
 
 
 @click.command()
@@ -301,6 +303,8 @@ def _shipped_bundles() -> Iterator[Finding]:
 
 
 def _config(config_file: Path) -> Iterator[Finding]:
+    """The configuration, opened whole; beside a service that runs it, without what that holds."""
+    from edge_runtime import sockets
     from edge_runtime.clock import RealClock
     from edge_runtime.config import ZmqSink, load_config
     from edge_runtime.errors import EngineError, UserError
@@ -310,12 +314,19 @@ def _config(config_file: Path) -> Iterator[Finding]:
     try:
         config = load_config(config_file)
         row = next(item for item in config.sinks if isinstance(item, ZmqSink))
-        publisher = SINKS[ZmqSink][0](row, RealClock())
-        try:
-            session = Session(config, RealClock(), lambda: None, Books(), decisions=row.bind)
+        running = sockets.answers(row.bind)
+        if running:
+            yield _running(row.bind, config.name)
+            # Sockets and devices are that one's: they are left alone.
+            session = Session(config, RealClock(), lambda: None, Books(), open_sources=lambda *_: [])
             session.abandon()
-        finally:
-            publisher.close()
+        else:
+            publisher = SINKS[ZmqSink][0](row, RealClock())
+            try:
+                session = Session(config, RealClock(), lambda: None, Books(), decisions=row.bind)
+                session.abandon()
+            finally:
+                publisher.close()
     except (UserError, EngineError) as error:
         yield Finding("config", "bad", str(error))
         return
@@ -323,6 +334,8 @@ def _config(config_file: Path) -> Iterator[Finding]:
     signed = f"signed by {bundle.signed_by}" if bundle.signed_by else "not signed"
     backends = ", ".join(sorted(set(session.pipeline.backends.values())))
     detail = f"{config_file}: bundle {bundle.manifest.name} {bundle.manifest.version}, {signed}, on {backends}"
+    if running:
+        detail += "; its sources were not tried: they are the running service's"
     yield Finding("config", "ok", detail)
     fed = {item.stream for item in config.source if hasattr(item, "stream")}
     if any(not hasattr(item, "stream") for item in config.source):
@@ -330,3 +343,22 @@ def _config(config_file: Path) -> Iterator[Finding]:
     for name, spec in bundle.manifest.streams.items():
         if spec.required and name not in fed:
             yield Finding("config", "bad", f"required stream {name!r} has no source", "add a [[source]] for it")
+
+
+def _running(endpoint: str, name: str) -> Finding:
+    """What the service says that listens at `endpoint`."""
+    from edge_runtime import Subscriber
+
+    with Subscriber(endpoint, name) as subscriber:
+        deadline = time.monotonic() + STATUS_S
+        while subscriber.status is None and time.monotonic() < deadline:
+            subscriber.receive(STATUS_S)
+        status = subscriber.status
+    if status is None or status.name != name:
+        advice = "stop it, or choose another address"
+        return Finding("service", "bad", f"{endpoint} is held by something that is no runtime called {name!r}", advice)
+    bundle = f"bundle {status.bundle.name} {status.bundle.version}"
+    detail = f"{name} runs at {endpoint}: {status.state}, {bundle}, {status.decisions} decisions"
+    if status.state == "ready":
+        return Finding("service", "ok", detail)
+    return Finding("service", "warn", f"{detail}; {status.reason}")

@@ -11,16 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.cli.doctor import _bindings, doctor, findings
+from edge_runtime.cli.doctor import _bindings, _config, doctor, findings
 from edge_runtime.cli.host import Finding, Host
 from edge_runtime.cli.jetson import jetson_findings, pipeline
-from edge_runtime.config import CameraSource, convert_strict
+from edge_runtime.config import CameraSource, convert_strict, load_config
+from edge_runtime.publish.sink import published
+from edge_runtime.publish.zmq_publisher import ZmqPublisher
 from edge_runtime.streams import CameraStream
+from tests.publish.test_sinks import status
+from tests.test_runtime import driving
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -393,3 +398,50 @@ def test_lines_to_paste_are_not_wrapped(
     monkeypatch.setattr(module, "findings", lambda _: iter([Finding("a", "ok", "b", paste=line)]))
     monkeypatch.setenv("COLUMNS", "40")
     assert line in run_doctor()[1].splitlines()
+
+
+SERVICE = """
+name = "{name}"
+bundle = "{bundle}"
+allow_unsigned = true
+[[sink]]
+kind = "zmq"
+bind = "ipc://{folder}/out"
+[[source]]
+kind = "zmq"
+bind = "ipc://{folder}/in"
+"""
+
+
+def _findings(config: Path) -> dict[str, Finding]:
+    return {finding.check: finding for finding in _config(config)}
+
+
+def test_a_service_that_runs_is_told_and_left_alone(tmp_path: Path, tiny_bundle_path: Path) -> None:
+    config = tmp_path / "svc.toml"
+    config.write_text(SERVICE.format(name="svc", bundle=tiny_bundle_path, folder=tmp_path))
+    with driving(load_config(config)) as (_, vehicle):
+        vehicle.answer(240, "f1")
+        found = _findings(config)
+        assert found["service"].verdict in ("ok", "warn")
+        assert found["service"].detail.startswith(f"svc runs at ipc://{tmp_path}/out: ")
+        assert found["config"].verdict == "ok" and "not tried" in found["config"].detail
+        other = tmp_path / "other.toml"
+        other.write_text(SERVICE.format(name="other", bundle=tiny_bundle_path, folder=tmp_path))
+        assert _findings(other)["service"].verdict == "bad"
+        assert vehicle.answer(240, "f2").source == "model", "its sockets are still its own"
+        assert vehicle.subscriber.restarts == 0
+    alone = _findings(config)
+    assert "service" not in alone and alone["config"].verdict == "ok"
+
+
+def test_a_service_that_is_ready_is_ok(tmp_path: Path, tiny_bundle_path: Path) -> None:
+    config = tmp_path / "svc.toml"
+    config.write_text(SERVICE.format(name="svc", bundle=tiny_bundle_path, folder=tmp_path))
+    publisher = ZmqPublisher(f"ipc://{tmp_path}/out", 1)
+    publisher.publish(published(status(0, "svc")))
+    assert _findings(config)["service"].verdict == "ok"
+    publisher.publish(published(msgspec.structs.replace(status(1, "svc"), state="degraded", reason="camera is silent")))
+    degraded = _findings(config)["service"]
+    assert degraded.verdict == "warn" and degraded.detail.endswith("camera is silent")
+    publisher.close()
