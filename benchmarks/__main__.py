@@ -12,6 +12,7 @@ from benchmarks.gpu.command import gpu
 from benchmarks.home import home
 from benchmarks.latency import latency
 from benchmarks.overload import overload
+from benchmarks.peers.command import peers
 from benchmarks.replay import replay
 from benchmarks.soak import soak
 from benchmarks.subscribers import subscribers
@@ -23,7 +24,7 @@ def benchmarks() -> None:
     """Benchmarks. Each prints a table and writes JSON (and a plot) into the folder given by --out."""
 
 
-for command in (latency, overload, subscribers, cold, soak, drive, home, replay, gpu):
+for command in (latency, overload, subscribers, cold, soak, peers, drive, home, replay, gpu):
     benchmarks.add_command(command)
 
 if __name__ == "__main__":

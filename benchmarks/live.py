@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,10 @@ class Heard:
 
 
 class _Cpu:
-    """Processor time of a process between two frames."""
+    """Processor time of a session (a process and what it has started) between two frames."""
 
     def __init__(self, process: int) -> None:
-        self._stat = Path(f"/proc/{process}/stat")
+        self._session = process
         self._begun = 0.0
 
     def frame(self, number: int) -> None:
@@ -67,9 +67,16 @@ class _Cpu:
         return 1000 * (self._spent() - self._begun) / max(1, frames - SKIP)
 
     def _spent(self) -> float:
-        # proc(5): fields 14 and 15, in clock ticks; the name before them may hold anything, but ends with the last ")".
-        user, system = self._stat.read_text().rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                # proc(5): the name, field 2, may hold anything, but ends with the last ")".
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has ended meanwhile
+            if int(fields[3]) == self._session:
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def run_live(process: Sequence[str], play: Play, say: Callable[[str], None] | None = None) -> Heard:
@@ -81,7 +88,10 @@ def run_live(process: Sequence[str], play: Play, say: Callable[[str], None] | No
     command = [*process, encode_play(play)]
     heard = Heard()
     found: list[Frame] = []
-    with Subscriber(play.endpoint, timeout_s=SILENCE_S) as subscriber, subprocess.Popen(command) as started:
+    with (
+        Subscriber(play.endpoint, timeout_s=SILENCE_S) as subscriber,
+        subprocess.Popen(command, start_new_session=True) as started,
+    ):
         cpu = _Cpu(started.pid)
         while True:
             message = subscriber.receive(SILENCE_S)
@@ -117,23 +127,31 @@ def run_live(process: Sequence[str], play: Play, say: Callable[[str], None] | No
     return heard
 
 
-def run_user_loop(command: Sequence[str], endpoint: str) -> Heard:
+def run_user_loop(command: Sequence[str], endpoint: str, environment: Mapping[str, str] | None = None) -> Heard:
     """Start `command`, a user's loop (see user_loop.py) that publishes at `endpoint`, and hear it out.
 
     Decoding counts as preprocessing. Raises TimeoutError if it falls silent.
     """
     heard = Heard()
     found: list[Frame] = []
-    with zmq.Context() as context, context.socket(zmq.SUB) as socket, subprocess.Popen(command) as started:
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.SUB) as socket,
+        subprocess.Popen(command, env={**os.environ, **(environment or {})}, start_new_session=True) as started,
+    ):
+        silent_at = time.monotonic() + SILENCE_S
         socket.subscribe(b"")
         socket.connect(endpoint)
         cpu = _Cpu(started.pid)
         while True:
-            if not socket.poll(1000 * SILENCE_S):
+            if not socket.poll(1000) and (started.poll() is not None or time.monotonic() > silent_at):
                 started.kill()
-                raise TimeoutError("the user's loop fell silent")
+                raise TimeoutError(f"{' '.join(command[:3])}... fell silent, or ended with {started.poll()}")
+            if not socket.poll(0):
+                continue
             topic, payload = socket.recv_multipart()
             received_ns = time.monotonic_ns()
+            silent_at = time.monotonic() + SILENCE_S
             if topic == b"end":
                 break
             told = json.loads(payload)

@@ -45,9 +45,9 @@ _KEPT_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"eXIf")
 Fewest = Callable[[int, int], tuple[int, int]]
 """A picture's width and height to how many pixels of each are needed at least."""
 
-cv2.utils.logging.setLogLevel(
-    cv2.utils.logging.LOG_LEVEL_SILENT
-)  # what is wrong with a picture is counted and logged here, once per change
+# What is wrong with a picture is counted and logged here, once per change. OpenCV 4 has the setting in another place.
+_set_log_level: Callable[[int], object] = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+_set_log_level(0)
 
 
 class PictureError(ValueError):

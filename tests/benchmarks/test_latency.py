@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks import latency, results
+from benchmarks import latency, results, variants
 from benchmarks.live import SKIP, run_user_loop
 from benchmarks.results import Machine, budgets, progress
 from benchmarks.workload import make_workload, size_of
@@ -42,7 +42,7 @@ def test_sizes_that_are_none_are_named(text: str) -> None:
 def test_the_users_loop_answers_every_frame(tmp_path: Path) -> None:
     bundle = open_bundle(bundle_path("shipped:vehicle"), allow_unsigned=True)
     (tmp_path / "m.onnx").write_bytes(compose_monolith(stage_graphs(bundle)).SerializeToString())
-    np.savez(tmp_path / "inputs.npz", **latency._ready_inputs(bundle))  # type: ignore[arg-type]
+    np.savez(tmp_path / "inputs.npz", **variants.ready_inputs(bundle))  # type: ignore[arg-type]
     endpoint = f"ipc://{tmp_path}/decisions"
     command = [sys.executable, "-m", "benchmarks.user_loop", str(tmp_path / "m.onnx"), str(tmp_path / "inputs.npz")]
     heard = run_user_loop([*command, endpoint, "50"], endpoint)
