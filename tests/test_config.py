@@ -17,6 +17,7 @@ from edge_runtime.config import (
     ImagesSource,
     ProcessSource,
     PublishConfig,
+    RealtimeConfig,
     RecordConfig,
     RecordingSink,
     RecordingSource,
@@ -375,3 +376,52 @@ def test_an_unknown_key_is_named_with_those_that_are_valid_there(data: dict[str,
 def test_what_is_right_is_converted() -> None:
     data = {"one": {"kind": "other", "b": 3}, "maybe": None, "several": [{"c": 2}], "free": {"k": 1}, "called": 4}
     assert convert_strict(data, Outer, "x") == Outer(Other(3), None, (Plain(2),), [], {"k": 1}, 4)
+
+
+def test_what_nobody_asks_of_the_kernel_is_as_documented() -> None:
+    plain = RealtimeConfig()
+    asked = (plain.policy, plain.priority, plain.cores, plain.lock_memory, plain.busy_poll_ms)
+    assert asked == ("other", 5, (), False, 0.0)
+
+
+def test_a_file_is_read_by_its_class_too(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    assert Config.load(str(path)) == load_config(path)
+
+
+def test_metrics_are_a_sink_at_a_tcp_address_where_their_library_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_runtime.config.find_spec", lambda name: object())
+    config = loaded(tmp_path, "source=[]", "[metrics]", 'bind="tcp://127.0.0.1:9999"')
+    assert config.sinks == (ZmqSink(), config.metrics) and config.metrics is not None
+    assert config.metrics.bind == "tcp://127.0.0.1:9999"
+    assert "metrics: bind is 'ipc:///run/x'; expected tcp://" in refused(
+        tmp_path, "source=[]", "[metrics]", 'bind="ipc:///run/x"'
+    )
+    monkeypatch.setattr("edge_runtime.config.find_spec", lambda name: None)
+    assert "metrics need prometheus-client" in refused(tmp_path, "source=[]", "[metrics]")
+    loaded(tmp_path, "source=[]")
+
+
+def test_a_kind_of_an_installed_package_is_read_by_its_own_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    (site / "sonar-1.dist-info").mkdir(parents=True)
+    (site / "sonar-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: sonar\nVersion: 1\n")
+    (site / "sonar-1.dist-info" / "entry_points.txt").write_text("[edge_runtime.sources]\nsonar = sonar_kind:Sonar\n")
+    (site / "sonar_kind.py").write_text(
+        "import msgspec\nclass Sonar:\n    class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):\n"
+        "        stream: str\n        depth_m: float = 3.0\n"
+    )
+    monkeypatch.syspath_prepend(str(site))
+    rows = ("[[source]]", 'kind="sonar"', 'stream="hull"', "depth_m=4.0", "[[source]]", 'kind="stdin"')
+    config = loaded(tmp_path, *rows)
+    sonar, stdin = config.source
+    assert (sonar.stream, sonar.depth_m, stdin) == ("hull", 4.0, StdinSource())  # type: ignore[union-attr]
+    assert "source: item 1: unknown key 'deep'; valid keys are depth_m, stream" in refused(
+        tmp_path, "[[source]]", 'kind="sonar"', 'stream="hull"', "deep=1"
+    )
+    assert "there are zmq, camera" in (said := refused(tmp_path, "[[source]]", 'kind="radar"')) and "sonar" in said
+    assert "sonar" not in refused(tmp_path, "source=[]", "[[sink]]", 'kind="sonar"').partition("there are")[2]

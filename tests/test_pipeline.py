@@ -14,13 +14,15 @@ from edge_runtime.errors import EngineError, UserError
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.regression import RegressionHead, Value
 from edge_runtime.heads.softmax import SoftmaxHead
-from edge_runtime.infer.engine import Engine
+from edge_runtime.infer import BACKENDS
+from edge_runtime.infer.engine import Backend, Engine
 from edge_runtime.infer.stages import StageGraph
-from edge_runtime.messages import Frame, Sample, Tensors, Utterance
+from edge_runtime.messages import Frame, Inference, Sample, Tensors, Utterance
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.streams import NS_PER_MS
 from edge_runtime.tensors import TensorSpec
 from tests import tiny
+from tests.test_several_streams import FRONT, REAR, write_bundle
 
 
 def frame(seq: int, brightness: int, at_ms: int) -> Frame:
@@ -188,6 +190,10 @@ def test_an_engine_that_fails_once_is_open_again_at_the_next_decision(tiny_bundl
     assert decided(pipeline, 4, 11 * S + MS - 1) == wait, "at most one restart a second"
     assert decided(pipeline, 5, 11 * S + MS) == "bright"
     assert pipeline.engine_restarts == 2
+    trouble.fails = True
+    decided(pipeline, 6, 11 * S + 2 * MS)
+    trouble.fails = False
+    assert decided(pipeline, 7, 12 * S + MS) == "bright", "an answer in between begins the pauses anew"
     pipeline.close()
 
 
@@ -357,3 +363,99 @@ def test_a_decision_that_is_asked_for_once_tries_failed_engines_at_once(tiny_bun
     trouble.fails = False
     assert pipeline.predict({"camera": picture, "text": "go"}).verdict.label == "bright"
     pipeline.close()
+
+
+def test_engines_that_somebody_else_opens_are_waited_for_and_adopted(tiny_bundle: Bundle, trouble: Trouble) -> None:
+    pipeline = Pipeline(tiny_bundle, restarts=False)
+    assert (decided(pipeline, 0, 0), pipeline.answered) == ("bright", 1)
+    trouble.fails = True
+    assert decided(pipeline, 1, S) == "engine: text: the device is gone"
+    trouble.fails = False
+    for second in (2, 3, 100):
+        assert decided(pipeline, second, second * S) == "engine: text: the device is gone", "not opened here"
+    assert (len(trouble.opened), pipeline.engine_restarts, pipeline.answered) == (1, 0, 1)
+    pipeline.adopt(pipeline.open_graph())
+    assert (pipeline.down, pipeline.engine_restarts) == (None, 1)
+    assert (decided(pipeline, 200, 200 * S), pipeline.answered) == ("bright", 2)
+    pipeline.close()
+
+
+class Gone(EngineError):
+    device_lost = True  # type: ignore[assignment]
+
+
+def test_a_device_that_is_lost_is_told_from_an_engine_that_failed(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(tiny_bundle, restarts=False)
+    assert pipeline.device_lost is False
+    run = StageGraph.run
+    for lost in (False, True):
+
+        def fails(graph: StageGraph, aligned: object, lost: bool = lost) -> Inference:
+            raise (Gone if lost else EngineError)("gone")
+
+        monkeypatch.setattr(StageGraph, "run", fails)
+        assert decided(pipeline, 0, 0) == "engine: gone"
+        assert pipeline.device_lost is lost
+        monkeypatch.setattr(StageGraph, "run", run)
+        pipeline.adopt(pipeline.open_graph())
+        assert (pipeline.device_lost, pipeline.down) == (False, None)
+    pipeline.close()
+
+
+def test_engines_are_opened_where_the_configuration_says_or_on_the_cpu(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def no_device(settings: EngineConfig) -> Backend:
+        asked.append(settings.backend)
+        raise EngineError("no device")
+
+    monkeypatch.setitem(BACKENDS, "tensorrt", no_device)
+    pipeline = Pipeline(tiny_bundle, EngineConfig("auto"))
+    assert (asked, pipeline.falls_back) == (["auto"], True)
+    pipeline.open_graph(on_cpu=True).close()
+    assert asked == ["auto"]
+    pipeline.open_graph().close()
+    assert asked == ["auto", "auto"]
+    pipeline.close()
+    with pytest.raises(EngineError, match="no device"):
+        Pipeline(tiny_bundle, EngineConfig("tensorrt"))
+    assert Pipeline(tiny_bundle).falls_back is False
+
+
+@pytest.mark.parametrize(("rules", "age_ms"), [(1, 20), (2, -10)])
+def test_cameras_are_paired_unless_a_recording_was_made_before_they_were(
+    tmp_path: Path, rules: int, age_ms: int
+) -> None:
+    pipeline = Pipeline(open_bundle(write_bundle(tmp_path / "b"), allow_unsigned=True))
+    pipeline.reset(rules)
+    for stream, seq, at_ms in ((REAR, 0, 80), (FRONT, 0, 100), (REAR, 1, 110)):
+        pipeline.add(replace(frame(seq, 250, at_ms), stream=stream))
+    outcome = pipeline.decide(100 * MS, 100 * MS)
+    assert outcome.aligned.slices[REAR].age_ns == age_ms * MS
+    pipeline.close()
+
+
+def test_engines_that_failed_are_closed_at_once_and_all_are_in_the_end(
+    tiny_bundle: Bundle, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    close = Engine.close
+
+    def noted(engine: Engine) -> None:
+        closed.append(engine.name)
+        close(engine)
+
+    monkeypatch.setattr(Engine, "close", noted)
+    pipeline = Pipeline(tiny_bundle, restarts=False)
+    trouble.fails = True
+    decided(pipeline, 0, 0)
+    assert closed == ["vision", "text", "sensors", "fusion"], "what they held makes room for others"
+    trouble.fails = False
+    pipeline.adopt(pipeline.open_graph())
+    pipeline.close()
+    assert len(closed) == 8
+    assert decided(pipeline, 1, S) == "engine: stage graph: run while closed"

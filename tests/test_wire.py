@@ -16,6 +16,7 @@ from edge_runtime.wire import (
     SCHEMA,
     DecisionMessage,
     InputMessage,
+    InputState,
     StreamHealth,
     decode_input,
 )
@@ -135,3 +136,19 @@ def test_a_stream_s_account_balances_only_if_every_message_is_in_it() -> None:
     assert health.balanced
     for change in ({"captured": 11}, {"decided": 3}, {"dropped": {}}, {"in_flight": 2}):
         assert not msgspec.structs.replace(health, **change).balanced
+
+
+def test_one_number_that_is_none_is_enough() -> None:
+    for word, value in (("Infinity", math.inf), ("-Infinity", -math.inf), ("1e999", math.inf)):
+        assert given(f'{{"schema":1,"stream":"s","values":{{"a":{word}}}}}').values == {"a": value}
+
+
+def test_what_a_decision_was_made_of_is_told_even_where_it_is_as_usual() -> None:
+    state = InputState(True, 3.0, 7)
+    assert json.loads(msgspec.json.encode(state)) == {
+        "present": True,
+        "age_ms": 3.0,
+        "seq": 7,
+        "id": None,
+        "reason": None,
+    }
