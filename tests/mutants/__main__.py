@@ -45,6 +45,9 @@ def main() -> int:
     parser.add_argument(
         "--sample", type=int, default=0, help="at most so many mutants a module, chosen by a fixed seed"
     )
+    parser.add_argument(
+        "--survivors", action="store_true", help="only those that survived the last run, where the module is the same"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     table: dict[str, list[str]] = tomllib.loads(TABLE.read_text(encoding="utf-8"))
@@ -55,13 +58,15 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in chosen:
+        kept = OUT / f"{name.replace('/', '.')}.json"
+        before = json.loads(kept.read_text(encoding="utf-8")) if given.survivors and kept.is_file() else None
         try:
-            result = judge(ROOT, name, table[name], given.sample, given.jobs)
+            result = judge(ROOT, name, table[name], given.sample, given.jobs, before)
         except FailingTests as error:
             print(error, flush=True)
             failed.append(name)
             continue
-        (OUT / f"{name.replace('/', '.')}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        kept.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         (OUT / "report.md").write_text(report(OUT), encoding="utf-8")
     print(f"\n{report(OUT, survivors=False)}\nsurvivors: {OUT / 'report.md'}")
     return 1 if failed else 0
@@ -71,13 +76,24 @@ class FailingTests(Exception):
     """A module's tests do not pass on it as it is."""
 
 
-def judge(root: Path, module: str, tests: list[str], sample: int = 0, jobs: int = 1) -> dict[str, object]:
+def judge(
+    root: Path, module: str, tests: list[str], sample: int = 0, jobs: int = 1, before: dict[str, Any] | None = None
+) -> dict[str, object]:
     """What became of the mutants of one module of the project at `root`.
 
+    `before`: what this gave earlier. Of mutants of the same module those that were noticed then are not tried again.
     Raises FailingTests where its tests do not pass on the module as it is.
     """
     made = mutants((root / module).read_text(encoding="utf-8"))
     chosen = random.Random(0).sample(made, sample) if 0 < sample < len(made) else made
+    noticed: list[dict[str, Any]] = []
+    if before is not None and {(row["line"], row["change"]) for row in before["mutants"]} <= {
+        (one.line, one.change) for one in made
+    }:
+        alive = {(row["line"], row["change"]) for row in before["mutants"] if row["outcome"] == "survived"}
+        noticed = [row for row in before["mutants"] if (row["line"], row["change"]) not in alive]
+        tried = {(row["line"], row["change"]) for row in before["mutants"]}
+        chosen = [one for one in chosen if (one.line, one.change) in alive or (one.line, one.change) not in tried]
     chosen.sort(key=lambda one: one.line)
     with servers(root, module, jobs) as free:
         waiting = [free.get() for _ in range(jobs)]
@@ -116,7 +132,9 @@ def judge(root: Path, module: str, tests: list[str], sample: int = 0, jobs: int 
                     print(f"  survived  {module}:{mutant.line}  {mutant.change}", flush=True)
                 elif len(rows) % 20 == 0:
                     print(f"  {len(rows)} of {len(chosen)}", flush=True)
-    return {"module": module, "made": len(made), **counts, "mutants": rows}
+    for row in noticed:
+        counts[row["outcome"]] += 1
+    return {"module": module, "made": len(made), **counts, "mutants": noticed + rows}
 
 
 @contextmanager

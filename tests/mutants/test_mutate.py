@@ -95,6 +95,14 @@ def test_killed_survived_and_endless_are_told_apart(tmp_path: Path) -> None:
     assert {(row["line"], row["outcome"]) for row in found["mutants"]} == {(2, "killed"), (6, "survived")}  # type: ignore[attr-defined]
     assert (found["killed"], found["survived"], found["timeout"]) == (3, 3, 0)
     assert module.read_bytes() == before
+    tests = (project / "tests" / "test_limits.py").read_text()
+    more = (
+        tests + "\n\ndef test_high():\n    from calibration.limits import high\n\n    assert high(6) and not high(5)\n"
+    )
+    (project / "tests" / "test_limits.py").write_text(more)
+    again = judge(project, "calibration/limits.py", ["tests/test_limits.py"], before=found)
+    assert (again["killed"], again["survived"], again["timeout"]) == (6, 0, 0)
+    assert sorted(map(str, again["mutants"])) != sorted(map(str, found["mutants"]))  # type: ignore[call-overload]
     (project / "tests" / "test_limits.py").write_text("def test_it():\n    assert False\n")
     with pytest.raises(FailingTests, match="its tests do not pass as it is"):
         judge(project, "calibration/limits.py", ["tests/test_limits.py"])
@@ -147,10 +155,10 @@ def test_a_function_changed_in_place_is_changed_for_all_who_imported_it() -> Non
     module = types.ModuleType("made")
     exec(code_of(MODULE, "made.py"), module.__dict__)
     low = module.low
-    ((function, code),) = code_swaps(
-        code_of(MODULE, "m"), code_of(MODULE.replace("x <", "x >"), "m"), functions_of(module)
-    ) or [(None, None)]
-    assert low(2) and function is not None and code is not None
+    swaps = code_swaps(code_of(MODULE, "m"), code_of(MODULE.replace("x <", "x >"), "m"), functions_of(module))
+    assert swaps is not None
+    ((function, code),) = swaps
+    assert low(2)
     function.__code__ = code
     assert not low(2)
 
