@@ -173,3 +173,13 @@ def test_the_floors_are_for_the_decisions_and_a_head_beside_the_first_has_none()
     beside = {"side": evaluation(HALF, ["stop"] * 10)}
     with pytest.raises(GateRefused, match=r"FP32 itself \(side\) is right in 0.6000"):
         refuse_poor_reference(replace(evaluation(HALF, HALF), side=beside), GateRecipe())
+
+
+def test_it_is_the_model_itself_that_must_know_more_not_its_policy() -> None:
+    with pytest.raises(GateRefused, match="FP32 itself is right in 0.6000"):
+        refuse_poor_reference(evaluation(HALF, ["stop"] * 10, HALF), GateRecipe())
+    refuse_poor_reference(evaluation(HALF, HALF, ["stop"] * 10), GateRecipe(accuracy=0.6, macro_f1=0.0))
+    swapped = ["go" if label == "stop" else "stop" for label in HALF]
+    with pytest.raises(GateRefused, match="accuracy 0.0000") as caught:  # the policy's mistake, not the model's
+        refuse_poor_reference(evaluation(HALF, HALF, swapped), GateRecipe(accuracy=0.9))
+    assert "swapped" not in str(caught.value)
