@@ -329,7 +329,15 @@ def test_what_is_wrong_is_named_by_its_place(tmp_path: Path, lines: tuple[str, .
 
 def test_every_table_is_strict_by_itself() -> None:
     """Not only where a file is read: whoever converts one of them is told of a key that it lacks."""
-    tables = [*get_args(SourceConfig), *get_args(SinkConfig), PublishConfig, RecordConfig, EngineConfig, Config]
+    tables = [
+        *get_args(SourceConfig),
+        *get_args(SinkConfig),
+        PublishConfig,
+        RecordConfig,
+        EngineConfig,
+        RealtimeConfig,
+        Config,
+    ]
     for table in tables:
         assert table.__struct_config__.forbid_unknown_fields, table
 
@@ -425,3 +433,8 @@ def test_a_kind_of_an_installed_package_is_read_by_its_own_settings(
     )
     assert "there are zmq, camera" in (said := refused(tmp_path, "[[source]]", 'kind="radar"')) and "sonar" in said
     assert "sonar" not in refused(tmp_path, "source=[]", "[[sink]]", 'kind="sonar"').partition("there are")[2]
+
+
+def test_how_far_clocks_may_be_apart_is_in_nanoseconds_where_it_is_said() -> None:
+    assert ZmqSource().agreement_ns is None
+    assert [ZmqSource(clock_agreement_ms=value).agreement_ns for value in (0.0, 2.5)] == [0, 2_500_000]

@@ -179,3 +179,16 @@ def test_what_waits_is_in_order_of_capture_and_of_equals_in_order_of_arrival() -
         (40, 5),
         (50, 2),
     ]
+
+
+def test_what_waits_up_to_a_moment_is_dropped_for_that_reason_and_no_more() -> None:
+    mailbox = Mailbox(9)
+    mailbox.drop_until(99, "old")
+    assert mailbox.counts(0) == Counts(0, 0, {}, 0)
+    for captured_ns in (10, 20, 20, 30, 40):
+        mailbox.put(lambda seq, captured_ns=captured_ns: Utterance("text", seq, captured_ns, "go"))
+    mailbox.drop_until(20, "old")
+    assert mailbox.counts(0) == Counts(5, 0, {"old": 3}, 2)
+    assert mailbox.new_drops() == {"old": 3}
+    mailbox.drop_until(29, "old")
+    assert [one.captured_ns for one in mailbox.take()] == [30, 40]
