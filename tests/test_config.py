@@ -24,6 +24,7 @@ from edge_runtime.config import (
     SinkConfig,
     SourceConfig,
     StdinSource,
+    StreamConfig,
     WorldSource,
     ZmqSink,
     ZmqSource,
