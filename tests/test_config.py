@@ -337,6 +337,7 @@ def test_every_table_is_strict_by_itself() -> None:
         RecordConfig,
         EngineConfig,
         RealtimeConfig,
+        StreamConfig,
         Config,
     ]
     for table in tables:

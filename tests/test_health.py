@@ -137,3 +137,11 @@ def test_after_a_long_pause_as_much_more_is_allowed_as_clocks_slew() -> None:
         clocks.go(seconds * S, slewed=slewed)
         watch.look()
         assert watch.jumps == jumps
+
+
+def test_a_rate_is_measured_once_four_fifths_of_its_window_were_looked_at() -> None:
+    meter = RateMeter(window_ns=5 * S)
+    assert meter.measured is False
+    for at_ns, measured in ((10 * S, False), (14 * S - 1, False), (14 * S, True), (30 * S, True)):
+        meter.update(at_ns, 1)
+        assert meter.measured is measured
