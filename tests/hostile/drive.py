@@ -97,6 +97,9 @@ def attack(service: Service, name: str, seconds: float) -> tuple[Heard, int, lis
     time.sleep(RECOVERY_S)
     if service.killed_for_memory:
         faults.append("killed for its memory")
+    elif not service.alive:
+        words = " ".join(service.log_lines()[-12:])
+        faults.append(f"exit code {service.process.poll()}: {words:.1500}")
     return during, sent, faults
 
 
