@@ -32,8 +32,10 @@ class StillClock:
     def wall_ns(self) -> int:
         return self.at_ns
 
+    asleep_ns = 0
+
     def boot_ns(self) -> int:
-        return self.at_ns
+        return self.at_ns + self.asleep_ns
 
 
 def opened(bundle: Path) -> Session:
@@ -314,3 +316,26 @@ def test_the_trigger_and_what_can_be_computed_ahead_ring_the_loop(tiny_bundle_pa
     assert len(session.endpoints) == 1 and session.endpoints[0].startswith("tcp://127.0.0.1:")
     assert session.unrouted == {}
     session.close()
+
+
+def test_after_sleep_nothing_captured_before_counts_and_the_accounts_hold(session: Session) -> None:
+    clock = session.intake.clock
+    assert isinstance(clock, StillClock)
+    put_text(session, 9990, "stop")
+    assert decided(session) == []  # taken, and waits for a frame
+    put_frame(session, 9995)  # waits in its box
+    assert not session.woke()
+    clock.asleep_ns += 3_600_000 * NS_PER_MS
+    assert session.woke()
+    assert not session.woke(), "said once"
+    assert decided(session) == []
+    # What a sender stamped before the machine slept and sends now is an hour old.
+    image = np.full((tiny.HEIGHT, tiny.WIDTH, 3), 200, np.uint8)
+    session.intake.frame("camera", image, captured_ns=9995 * NS_PER_MS)
+    clock.at_ns += 10 * NS_PER_MS
+    session.intake.frame("camera", image + 1, captured_ns=clock.at_ns)
+    assert decided(session) == [(10_010, None)]
+    accounts = session.accounts()
+    assert accounts["text"].dropped == {"slept": 1}
+    assert accounts["camera"].dropped == {"slept": 1, "bad_timestamp": 1}
+    assert (accounts["camera"].captured, accounts["camera"].decided) == (3, 1)

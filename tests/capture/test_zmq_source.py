@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from edge_runtime import config
 from edge_runtime.capture import open_sources
 from edge_runtime.capture.door import Heard, Visitor
+from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.sender import Arrived, Sender
 from edge_runtime.capture.zmq_source import LIMITS, ZmqSource
+from edge_runtime.clock import RealClock, rfc3339
 from tests import tiny
 from tests.capture.test_sources import Inbox
 from tests.conftest import jpeg, noise, wait_for
@@ -251,4 +254,39 @@ def test_a_limit_can_change_on_the_endpoint_that_is_bound() -> None:
     text = Arrived((b'{"schema":1,"stream":"text","text":"go"}',), now_ns)
     source._deliver_all([Heard(visitor("one", now_ns), [text] * 30)])
     assert inbox.boxes["text"].counts(0).dropped["over_rate"] == 10
+    source.stop()
+
+
+def sentence(now_ns: int, **fields: object) -> Heard:
+    said = json.dumps({"schema": 1, "stream": "text", "text": "stop"} | fields).encode()
+    return Heard(visitor("one", now_ns), [Arrived((said,), now_ns)])
+
+
+def test_a_stream_may_demand_that_its_messages_say_when_they_were_captured() -> None:
+    inbox = Inbox()
+    inbox.intake = Intake(tiny.STREAMS, inbox.boxes, RealClock(), stamped=["text"])
+    source = ZmqSource(inbox.intake, "tcp://127.0.0.1:*")
+    now_ns = inbox.intake.clock.now_ns()
+    source._deliver_all([sentence(now_ns), sentence(now_ns, captured_wall="2026-01-01T00:00:00Z")])
+    assert inbox.boxes["text"].counts(0).dropped == {"no_stamp": 2}
+    source._deliver_all([sentence(now_ns, captured_ns=now_ns - 1000)])
+    assert [message.captured_ns for message in inbox.take("text")] == [now_ns - 1000]
+    source.stop()
+
+
+def test_wall_time_counts_where_clocks_are_said_to_agree_and_so_much_older() -> None:
+    inbox = Inbox()
+    source = ZmqSource(inbox.intake, "tcp://127.0.0.1:*", agreement_ns=20_000_000)
+    clock = inbox.intake.clock
+    for back_ms, taken in ((500, True), (-15, True), (-2000, False), (90_000, False)):
+        now_ns = clock.now_ns()
+        source._deliver_all([sentence(now_ns, captured_wall=rfc3339(clock.wall_ns() - back_ms * 1_000_000))])
+        messages = inbox.take("text")
+        assert bool(messages) is taken
+        for message in messages:
+            late_ms = (clock.now_ns() - now_ns) / 1e6  # what the test itself took
+            # RFC 3339 text is cut to whole milliseconds.
+            assert back_ms + 20 - late_ms - 1 <= (now_ns - message.captured_ns) / 1e6 <= back_ms + 22 + late_ms
+    source._deliver_all([sentence(clock.now_ns(), captured_wall="noon")])
+    assert inbox.boxes["text"].counts(0).dropped == {"bad_timestamp": 3}
     source.stop()
