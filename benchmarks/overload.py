@@ -68,7 +68,7 @@ def _figures(heard: Heard, served_hz: float, seconds: float) -> dict[str, Any]:
     during = [ms for ms, at in zip(heard.latency_ms, heard.captured_ns, strict=True) if at < eased_ns]
     after = [ms for ms, at in zip(heard.latency_ms, heard.captured_ns, strict=True) if at > eased_ns + 1e9]
     own_ms = float(np.median([frame[1] + frame[2] + frame[3] for frame in heard.frames]))
-    told = [status.reason for status in heard.statuses if status.reason and "overload" in status.reason]
+    told = [status.reason for status in heard.statuses if status.reason and "backlog" in status.reason]
     return {
         "served_hz": served_hz,
         "offered_hz": 2 * served_hz,
@@ -96,7 +96,7 @@ def _broken(figures: dict[str, Any]) -> list[str]:
     if not figures["conserved"]:
         found.append("accounts do not balance")
     if not figures["told"]:
-        found.append("status does not say overloaded")
+        found.append("status does not say that there is a backlog")
     return found
 
 

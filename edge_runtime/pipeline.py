@@ -132,7 +132,9 @@ class Pipeline:
         """
         if self._down is not None or not self._ahead:
             return
-        aligned = align(self._ahead, self._history.messages, reference_ns, reference_ns)
+        # What was too old at the last decision is forgotten, but for its time: ages never go back behind that.
+        now_ns = max(reference_ns, self._now_ns)
+        aligned = align(self._ahead, self._history.messages, reference_ns, now_ns)
         try:
             self._graph.prefetch(aligned, self._ahead)
         except EngineError:

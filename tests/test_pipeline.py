@@ -459,3 +459,16 @@ def test_engines_that_failed_are_closed_at_once_and_all_are_in_the_end(
     pipeline.close()
     assert len(closed) == 8
     assert decided(pipeline, 1, S) == "engine: stage graph: run while closed"
+
+
+def test_what_is_announced_late_is_prefetched_from_nothing_that_was_forgotten(tiny_bundle: Bundle) -> None:
+    pipeline = Pipeline(tiny_bundle)
+    pipeline.add(Sample("sensors", 0, 0, {"a": 1.0}))
+    pipeline.add(Utterance("text", 0, 0, "please stop now"))
+    now_ns = 100_000 * NS_PER_MS  # as after a standstill: a heartbeat, long after all that is remembered
+    for part in pipeline.decide(now_ns, now_ns, heartbeat=True).aligned.slices.values():
+        pipeline.settle(part)
+    pipeline.prefetch(10 * NS_PER_MS)  # a frame that was announced before it
+    pipeline.add(frame(0, 250, 100_010))
+    later_ns = now_ns + 10 * NS_PER_MS
+    assert pipeline.decide(later_ns, later_ns).verdict.label == "bright"

@@ -45,14 +45,16 @@ def test_a_play_goes_to_another_process_and_back() -> None:
 
 def test_overload_is_judged_while_it_lasts_and_a_second_after() -> None:
     latencies = [20.0] * 400 + [5.0] * 400
-    figures = overload._figures(heard(latencies, reason="overloaded: 7 frames replaced"), served_hz=50.0, seconds=4.0)
+    figures = overload._figures(
+        heard(latencies, reason="backlog: 7 of 9 camera messages were replaced"), served_hz=50.0, seconds=4.0
+    )
     assert figures["p99_ms"] == pytest.approx(20.0) and figures["after_p99_ms"] == pytest.approx(5.0)
     assert figures["bound_ms"] == pytest.approx(20.0 + 2.75)
     assert overload._broken(figures) == []
     slow = overload._figures(heard([40.0] * 400 + [30.0] * 400), served_hz=50.0, seconds=4.0)
     broken = overload._broken(slow)
     assert [line.split(" ")[0] for line in broken] == ["p99", "p99", "status"]
-    unbalanced = heard(latencies, reason="overloaded")
+    unbalanced = heard(latencies, reason="backlog: 1")
     unbalanced.statuses[5] = msgspec.structs.replace(unbalanced.statuses[5], conserved=False)
     assert overload._broken(overload._figures(unbalanced, 50.0, 4.0)) == ["accounts do not balance"]
 
