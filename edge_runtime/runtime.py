@@ -219,9 +219,6 @@ class Runtime:
             log.exception("session: cannot be closed")
         if leave is None:
             self._end(error)
-        else:
-            del session, leave
-            self._spare_collector()
 
     def _end(self, error: BaseException | None) -> None:
         self._error = error
@@ -243,7 +240,7 @@ class Runtime:
                 return leave
             try:
                 if self._recover():
-                    return lambda: None
+                    return lambda: None  # the engines that failed are closed
             except EnginesLost as error:
                 log.error("%s", error)
                 lost = error
@@ -426,7 +423,14 @@ class Runtime:
         log.info("reloaded: bundle %s %s", new.bundle_id.name, new.bundle_id.version)
         self._notifier.send("READY=1")
         attempt.accept()
-        return lambda: old.close(new)
+
+        def leave() -> None:
+            nonlocal old
+            old.close(new)
+            del old
+            self._spare_collector()
+
+        return leave
 
     def _tap(self, message: Message) -> None:
         for outlet in self._taps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,4 +83,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     line = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "edge-runtime@car.service")]
     (tmp_path / "edge-runtime@car.service").symlink_to(copy)
     result = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False, env=os.environ)
-    assert (result.returncode, result.stderr) == (0, "")
+    # Before version 254, systemd does not know how to slow down and says so; it then tries again at one pace.
+    newer = re.compile(r".*Unknown key '(RestartSteps|RestartMaxDelaySec)' in section \[Service\], ignoring\.")
+    said = [text for text in result.stderr.splitlines() if not newer.fullmatch(text)]
+    assert (result.returncode, said) == (0, [])

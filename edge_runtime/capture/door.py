@@ -81,7 +81,9 @@ class Door:
     A message's time of arrival is when it was read, where it cannot have waited for longer than SLACK_NS; else a time
     at which it had certainly not come: nothing counts as younger than it is by more than SLACK_NS, however long this
     process stood still and however much lay before it. Behind a message that had to wait others may wait at the sender:
-    until that one is seen to have nothing to send for IDLE_NS, all it sends counts from the same time.
+    until that one is seen to have nothing to send for IDLE_NS, all it sends counts from the same time. What a sender's
+    system holds back for longer (it tries again after 200 ms where our buffer was full) counts from when it comes: who
+    must know its age demands stamps.
     """
 
     def __init__(self, listening: socket.socket, limits: Limits, clock: Clock, sleep: SleepWatch) -> None:

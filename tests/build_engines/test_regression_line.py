@@ -225,8 +225,8 @@ def test_contradictions_of_the_recipe_are_one_line(tmp_path: Path, old: str, new
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"power": None}, "the value 'power_w' must be a number"),
-        ({"power": True}, "the value 'power_w' must be a number"),
+        ({"power": None}, "the value 'power_w' must be a finite number"),
+        ({"power": True}, "target.power is True; it must be a number or null"),
         ({"power": 2001.0}, "power_w is 2001, outside 0 to 2000"),
         ({"state": "hot"}, "label 'hot' is none of cold, warm"),
     ],
