@@ -91,6 +91,33 @@ def test_one_that_does_not_open_is_tried_again(kind: type[Outlet]) -> None:
     outlet.close()
 
 
+def test_what_opens_after_its_outlet_was_closed_is_closed() -> None:
+    may_open, opening = threading.Event(), threading.Event()
+    closed: list[bool] = []
+
+    class Slow(Memory):
+        def __init__(self) -> None:
+            if not opening.is_set():  # the first time, on the outlet's own thread
+                opening.set()
+                raise OSError("not yet")
+            assert may_open.wait(WAIT_S)
+            super().__init__()
+
+        def close(self) -> None:
+            closed.append(True)
+
+    outlet = DirectOutlet("1 slow", Slow)
+
+    def begun() -> bool:
+        outlet.serve()
+        return outlet._opening is not None
+
+    wait_for(begun, "the second attempt")
+    outlet.close()
+    may_open.set()
+    wait_for(lambda: closed == [True], "what was opened to be closed")
+
+
 def test_one_that_blocks_fills_its_own_queue_and_holds_nobody_up() -> None:
     Memory.gate.clear()
     outlet = QueuedOutlet("1 memory", Memory)
