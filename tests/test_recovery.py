@@ -199,8 +199,9 @@ def test_pauses_grow_and_start_over_once_the_model_has_answered(
         wait_for(lambda: runtime._recovery._pause_ns == 0, "the pauses to start over")
 
 
-def test_a_reload_while_engines_are_down_brings_new_ones(sabotage: Sabotage, tiny_bundle_path: Path) -> None:
-    good = tiny_config(tiny_bundle_path)
+def test_a_reload_while_engines_are_down_brings_new_ones(sabotage: Sabotage, tmp_path: Path) -> None:
+    # A reload collects garbage over all that the tests before have left in this process: frames wait for that.
+    good = tiny_config(tiny.write_bundle(tmp_path / "patient", streams=PATIENT))
     with driving(good) as (runtime, vehicle):
         vehicle.answer(240, "f0")
         sabotage.refusal = EngineError("not yet")
