@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks.results import Machine, budgets, write_results
+from benchmarks.results import Machine, budgets, tell, write_results
 from benchmarks.variants import (
     METHOD,
     RECORDING,
@@ -23,7 +23,6 @@ from benchmarks.variants import (
     table,
 )
 from benchmarks.workload import DEFAULT_PICTURES, size_of
-from edge_runtime.errors import GateRefused
 
 
 @click.command()
@@ -60,11 +59,7 @@ def latency(
         Console(width=120).print(parts_table(size, found))
     Console().print(machine.sentence())
     write_results(out, "latency", {"method": METHOD, "pictures": figures}, plot(measured), machine)
-    broken = [line for size in figures for line in _broken(size, figures[size])]
-    for line in broken:
-        Console(stderr=True).print(f"[red]over budget[/] {line}")
-    if check and broken:
-        raise GateRefused("; ".join(broken))
+    tell([line for size in figures for line in _broken(size, figures[size])], check)
 
 
 def _broken(size: str, figures: dict[str, Any]) -> list[str]:

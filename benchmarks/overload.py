@@ -11,10 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.live import PROCESS, SKIP, Heard, run_live
-from benchmarks.results import Machine, budgets, figure_table, progress, write_results
+from benchmarks.results import Machine, budgets, figure_table, progress, tell, write_results
 from benchmarks.workload import Play, percentile
 from edge_runtime.bundles import bundle_path
-from edge_runtime.errors import GateRefused
 
 FLOOD_HZ = 500.0
 METHOD = (
@@ -50,11 +49,7 @@ def overload(bundle: str, pictures: str, seconds: float, out: Path, check: bool)
     Console().print(figure_table("twice the rate that can be served", figures))
     Console().print(machine.sentence())
     write_results(out, "overload", {"method": METHOD, **figures}, _plot(heard), machine)
-    broken = _broken(figures)
-    for line in broken:
-        Console(stderr=True).print(f"[red]over budget[/] {line}")
-    if check and broken:
-        raise GateRefused("; ".join(broken))
+    tell(_broken(figures), check)
 
 
 def _rate_hz(heard: Heard) -> float:

@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 import edge_runtime
+from edge_runtime.errors import GateRefused
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -69,6 +70,14 @@ class Machine:
             f"Runtime {found['onnxruntime']}, load {found['load_before']:.2f} before, {found['load_after']:.2f} after"
         )
         return text if found["quiet"] else f"{text}. The machine was not quiet before: take ratios only, and with care."
+
+
+def tell(broken: Sequence[str], check: bool) -> None:
+    """Say what is over its budget, a line each; raise GateRefused for it where it is to be checked."""
+    for line in broken:
+        Console(stderr=True).print(f"[red]over budget[/] {line}")
+    if check and broken:
+        raise GateRefused("; ".join(broken))
 
 
 def figure_table(title: str, figures: dict[str, Any]) -> Table:

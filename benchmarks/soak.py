@@ -11,10 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.live import PROCESS, Heard, run_live
-from benchmarks.results import Machine, budgets, figure_table, write_results
+from benchmarks.results import Machine, budgets, figure_table, tell, write_results
 from benchmarks.workload import FRAME_HZ, Play, percentile
 from edge_runtime.bundles import bundle_path
-from edge_runtime.errors import GateRefused
 
 SETTLED_S = 30.0
 """Memory is compared from then on: caches and pools have filled."""
@@ -43,10 +42,7 @@ def soak(bundle: str, pictures: str, minutes: float, out: Path, check: bool) -> 
         if figures[name] > hold[name]
     ]
     broken += [] if figures["conserved"] and not figures["lost"] else ["messages were lost without a count"]
-    for line in broken:
-        Console(stderr=True).print(f"[red]over budget[/] {line}")
-    if check and broken:
-        raise GateRefused("; ".join(broken))
+    tell(broken, check)
 
 
 def _figures(heard: Heard) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import onnxruntime
 import zmq
 from numpy.typing import NDArray
 
-from benchmarks.workload import FRAME_HZ, SETTLE_S, Picture
+from benchmarks.workload import FRAME_HZ, SETTLE_S, Picture, Workload
 from edge_runtime.infer.onnxruntime_engine import session_options
 from edge_runtime.world.car import LABELS
 
@@ -104,3 +105,24 @@ class Publisher:
         self._socket.send_multipart([b"end", json.dumps({"frames": self._sent}).encode()])
         time.sleep(SETTLE_S)
         self._context.destroy()
+
+
+def run_loop(
+    work: UserWork,
+    workload: Workload,
+    endpoint: str,
+    frames: int,
+    infer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+) -> None:
+    """One frame after the other: prepare, `infer`, publish at `endpoint`."""
+    publisher = Publisher(endpoint)
+    pace = Pace()
+    for index in range(frames):
+        pace.wait()
+        given = workload.picture(index)
+        captured_ns = time.monotonic_ns()
+        image = work.prepare(given)
+        prepared_ns = time.monotonic_ns()
+        logits = infer(image)
+        publisher.send(work.message(index, captured_ns, prepared_ns, time.monotonic_ns(), logits))
+    publisher.close()

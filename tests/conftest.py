@@ -50,9 +50,8 @@ def tiny_bundle(tiny_bundle_path: Path) -> Bundle:
     return open_bundle(tiny_bundle_path, allow_unsigned=True)
 
 
-@contextmanager
-def running(runtime: Runtime) -> Iterator[Runtime]:
-    """Run `runtime` on a thread; on the way out stop it and raise what it raised."""
+def run_beside(runtime: Runtime) -> tuple[threading.Thread, list[BaseException]]:
+    """Run `runtime` on a thread, and wait until it has started; what it raises comes into the list."""
     errors: list[BaseException] = []
 
     def body() -> None:
@@ -63,8 +62,17 @@ def running(runtime: Runtime) -> Iterator[Runtime]:
 
     thread = threading.Thread(target=body)
     thread.start()
+    if not runtime.started.wait(WAIT_S):
+        runtime.stop()
+        raise AssertionError(f"not started within {WAIT_S} s")
+    return thread, errors
+
+
+@contextmanager
+def running(runtime: Runtime) -> Iterator[Runtime]:
+    """Run `runtime` on a thread; on the way out stop it and raise what it raised."""
+    thread, errors = run_beside(runtime)
     try:
-        assert runtime.started.wait(WAIT_S)
         if errors:
             raise errors[0]
         yield runtime

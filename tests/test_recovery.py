@@ -20,7 +20,7 @@ from edge_runtime.pipeline import Pipeline
 from edge_runtime.runtime import Runtime
 from edge_runtime.wire import DecisionMessage
 from tests import tiny
-from tests.conftest import WAIT_S, tiny_config, wait_for
+from tests.conftest import WAIT_S, run_beside, tiny_config, wait_for
 from tests.test_reload import PATIENT
 from tests.test_runtime import Vehicle, driving
 
@@ -110,18 +110,8 @@ def test_safe_decisions_go_on_while_engines_open_slowly_and_nothing_is_forgotten
 def ending(bundle: Path, engine: EngineConfig) -> Iterator[tuple[Runtime, Vehicle, list[BaseException]]]:
     """A runtime that is expected to end by itself, and with what."""
     runtime = Runtime(msgspec.structs.replace(tiny_config(bundle), engine=engine))
-    errors: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            runtime.run()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=body)
-    thread.start()
+    thread, errors = run_beside(runtime)
     try:
-        assert runtime.started.wait(WAIT_S)
         vehicle = Vehicle(runtime)
         yield runtime, vehicle, errors
         thread.join(WAIT_S)

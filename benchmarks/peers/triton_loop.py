@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pytriton.decorators import batch
 from pytriton.model_config import ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from benchmarks.user_work import Pace, Publisher, UserWork
+from benchmarks.user_work import UserWork, run_loop
 from benchmarks.workload import DEFAULT_PICTURES, make_workload
 
 
@@ -46,17 +45,7 @@ def main(model: Path, inputs: Path, endpoint: str, frames: int, pictures: str = 
         with ModelClient(f"grpc://127.0.0.1:{grpc}", "fused") as client:
             for _ in range(30):
                 client.infer_batch(work.prepare(workload.picture(0)))
-            publisher = Publisher(endpoint)
-            pace = Pace()
-            for index in range(frames):
-                pace.wait()
-                given = workload.picture(index)
-                captured_ns = time.monotonic_ns()
-                image = work.prepare(given)
-                prepared_ns = time.monotonic_ns()
-                logits = client.infer_batch(image)["logits"][0]
-                publisher.send(work.message(index, captured_ns, prepared_ns, time.monotonic_ns(), logits))
-            publisher.close()
+            run_loop(work, workload, endpoint, frames, lambda image: client.infer_batch(image)["logits"][0])
 
 
 def _free_port() -> int:
