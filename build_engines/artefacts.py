@@ -30,7 +30,7 @@ def digest(path: Path) -> str:
     if not path.is_dir():
         return ""
     total = hashlib.sha256()
-    for file in sorted(one for one in path.rglob("*") if one.is_file()):
+    for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
         total.update(f"{file.relative_to(path).as_posix()}\0".encode())
         total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()

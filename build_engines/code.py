@@ -30,14 +30,14 @@ def code_digest(modules: Iterable[str]) -> str:
 
 def reached(modules: Iterable[str]) -> set[str]:
     """`modules`, their submodules, and every module of the project that these import, directly or not."""
-    waiting, found = [inner for name in modules for inner in (name, *_inside(name))], set[str]()
+    waiting, modules_reached = [inner for name in modules for inner in (name, *_inside(name))], set[str]()
     while waiting:
         name = waiting.pop()
         path = source_of(name)
-        if name not in found and path is not None:
-            found.add(name)
+        if name not in modules_reached and path is not None:
+            modules_reached.add(name)
             waiting += _imports(name, path, path.stat().st_mtime_ns, path.stat().st_size)
-    return found
+    return modules_reached
 
 
 def source_of(module: str) -> Path | None:
@@ -61,13 +61,13 @@ def _inside(package: str) -> Iterator[str]:
 def _imports(module: str, path: Path, changed_ns: int, size: int) -> tuple[str, ...]:
     """What the file imports, each with the packages that it is in; remembered while the file stays as it is."""
     del module, changed_ns, size
-    found = set[str]()
+    imported = set[str]()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    parts = {name for name in found if name.split(".")[0] in PROJECT}
+            imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    parts = {name for name in imported if name.split(".")[0] in PROJECT}
     return tuple(sorted({".".join(name.split(".")[:end]) for name in parts for end in range(1, name.count(".") + 2)}))
 
 

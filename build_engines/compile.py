@@ -36,7 +36,7 @@ def compile_engines(build: Build, bundle: Bundle, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     library = find_compiler()
-    made: list[EngineFile] = []
+    engines: list[EngineFile] = []
     targets = build.recipe.compile.targets
     if library is None:
         build.console.print("compile: no TensorRT here; devices will build their own engines from the bundle's graphs")
@@ -56,7 +56,7 @@ def compile_engines(build: Build, bundle: Bundle, folder: Path) -> None:
                 name = f"{stage}.{precision}.engine"
                 (folder / name).write_bytes(built.plan)
                 digest = hashlib.sha256(model).hexdigest()
-                made.append(
+                engines.append(
                     EngineFile(stage, precision, library.flavour, library.version, targets, digest, f"engines/{name}")
                 )
                 progress.update(task, completed=number + 1)
@@ -65,7 +65,7 @@ def compile_engines(build: Build, bundle: Bundle, folder: Path) -> None:
                     f"{built.seconds:.1f} s",
                     highlight=False,
                 )
-    (folder / ENGINES).write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
+    (folder / ENGINES).write_bytes(msgspec.json.format(msgspec.json.encode(engines), indent=1) + b"\n")
 
 
 def compile_graph(
@@ -86,8 +86,8 @@ def compile_graph(
         )
     except (BundleError, EngineError) as error:
         raise GateRefused(f"compile: {error}") from None
-    if found := problems(built, graph_facts(model, where)):
-        raise GateRefused(f"compile: {where}: {'; '.join(found)}")
+    if faults := problems(built, graph_facts(model, where)):
+        raise GateRefused(f"compile: {where}: {'; '.join(faults)}")
     return built
 
 

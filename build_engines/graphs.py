@@ -19,11 +19,11 @@ def producers(graph: GraphProto) -> dict[str, NodeProto]:
 
 def readers(graph: GraphProto) -> dict[str, list[NodeProto]]:
     """Tensor to the nodes that read it."""
-    found: dict[str, list[NodeProto]] = defaultdict(list)
+    nodes: dict[str, list[NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
-            found[name].append(node)
-    return found
+            nodes[name].append(node)
+    return nodes
 
 
 def tensor_types(model: ModelProto) -> dict[str, int]:
@@ -35,7 +35,7 @@ def tensor_types(model: ModelProto) -> dict[str, int]:
 
 def constants_to_initialisers(model: ModelProto) -> None:
     """Turn Constant nodes of a plain value into initialisers, in place: one way to hold a constant is enough."""
-    kept = []
+    remaining = []
     for node in model.graph.node:
         value = next((item for item in node.attribute if item.name == "value"), None)
         if node.op_type == "Constant" and value is not None:
@@ -44,9 +44,9 @@ def constants_to_initialisers(model: ModelProto) -> None:
             tensor.name = node.output[0]
             model.graph.initializer.append(tensor)
         else:
-            kept.append(node)
+            remaining.append(node)
     del model.graph.node[:]
-    model.graph.node.extend(kept)
+    model.graph.node.extend(remaining)
 
 
 def name_nodes(model: ModelProto) -> None:

@@ -16,27 +16,27 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     The least of MemAvailable and what is left under each memory limit of this process's control groups, of version 1
     or 2; what the system would give back first (inactive files) counts as free.
     """
-    found = [*_machine(root), *_groups(root)]
-    return min(found) if found else None
+    limits = [*_machine(root), *_groups(root)]
+    return min(limits) if limits else None
 
 
 class Guard:
     """Ends a job in words before the system ends it without: it is told of what the job keeps. One thread."""
 
-    def __init__(self, what: str, mend: str, copies: int = 1, root: Path = Path("/")) -> None:
-        """`what` is being kept, and `mend` helps where there is too much; kept `copies` times over at the end."""
-        self._what = what
+    def __init__(self, subject: str, mend: str, copies: int = 1, root: Path = Path("/")) -> None:
+        """`subject` is being kept, and `mend` helps where there is too much; kept `copies` times over at the end."""
+        self._subject = subject
         self._mend = mend
         self._copies = copies
         self._available = available_bytes(root)
-        self._kept = 0
+        self._total = 0
 
     def keep(self, size: int) -> None:
         """So many bytes more. Raises UserError where the memory that was left at the start would not do."""
-        self._kept += size
-        if self._available is not None and self._kept * self._copies > self._available:
+        self._total += size
+        if self._available is not None and self._total * self._copies > self._available:
             raise UserError(
-                f"{self._what}: needs more than {self._kept * self._copies // MIB} MiB of memory, "
+                f"{self._subject}: needs more than {self._total * self._copies // MIB} MiB of memory, "
                 f"{self._available // MIB} MiB are available; {self._mend}"
             )
 

@@ -19,23 +19,23 @@ class Row(dict[str, Any]):
         self.path = path
         self.line = line
 
-    def wrong(self, what: str) -> UserError:
-        """`what` is wrong with it, and how it is mended."""
+    def wrong(self, problem: str) -> UserError:
+        """`problem` is wrong with it, and how it is mended."""
         identity = super().get("id")
         name = "" if identity is None else f" ({identity})"
-        return UserError(f"data {self.path}: line {self.line}{name}: {what}")
+        return UserError(f"data {self.path}: line {self.line}{name}: {problem}")
 
     def get(self, key: str, default: Any = None) -> Any:
         if key in self:
             return self[key]
-        found = column_named(key, self)
-        return default if found is None else self[found]
+        column = column_named(key, self)
+        return default if column is None else self[column]
 
     def __missing__(self, key: str) -> Any:
-        found = column_named(key, self)
-        if found is None:
+        column = column_named(key, self)
+        if column is None:
             raise self.wrong(f"it has no field {key!r}; it has {', '.join(map(str, self))}")
-        return self[found]
+        return self[column]
 
     def text(self, key: str) -> str:
         """The words in a field; empty where there are none."""
@@ -61,10 +61,10 @@ class Row(dict[str, Any]):
 
     def number(self, name: str, value: Any) -> float:
         """`value`, that of field `name`, as a number; numbers in quotation marks are some."""
-        found = number(value.strip() if isinstance(value, str) else value)
-        if found is None:
+        parsed = number(value.strip() if isinstance(value, str) else value)
+        if parsed is None:
             raise self.wrong(f"{name} is {value!r:.60}; it must be a number or null")
-        return found
+        return parsed
 
     def _plain(self, key: str, value: Any) -> str:
         if not isinstance(value, str):
@@ -74,16 +74,16 @@ class Row(dict[str, Any]):
 
 def read_json_lines(path: Path) -> Iterator[Row]:
     """The objects in a JSON Lines file. Raises UserError naming the line, also where there is none."""
-    found = False
+    any_row = False
     try:
         for row in json_objects(path):
             if row.problem:
                 raise UserError(f"data {path}: line {row.line}: {row.problem}; each line holds one object")
             if not is_utf8(json.dumps(row.cells, ensure_ascii=False)):
                 raise UserError(f"data {path}: line {row.line} is not UTF-8; save the file as UTF-8")
-            found = True
+            any_row = True
             yield Row(path, row.line, dict(row.cells))
     except OSError as error:
         raise UserError(f"data {path}: cannot be read ({error.strerror}); check --data and --split") from None
-    if not found:
+    if not any_row:
         raise UserError(f"data {path}: holds no row")

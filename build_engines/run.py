@@ -68,11 +68,11 @@ def _run_stage(build: Build, name: str, names: Sequence[str], stage: BuildStage,
     write_record(build.work, {other: done for other, done in record.items() if other != name})
     start = time.monotonic()
     stage.run(build)
-    made = digests(build.work, stage.ensures(build))
-    if missing := [path for path, value in made.items() if not value]:
+    outputs = digests(build.work, stage.ensures(build))
+    if missing := [path for path, value in outputs.items() if not value]:
         raise RuntimeError(f"stage {name} ended without {missing}")
     seconds = round(time.monotonic() - start, 1)
-    write_record(build.work, read_record(build.work) | {name: Done(key, made, seconds)})
+    write_record(build.work, read_record(build.work) | {name: Done(key, outputs, seconds)})
     build.console.print(f"{name}: {seconds:.0f} s", highlight=False)
 
 

@@ -48,14 +48,16 @@ def write_bundle(target: Path, manifest: Manifest, files: Mapping[str, bytes]) -
 def without_engines(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, dict[str, bytes]]:
     """The same bundle's contents without engines compiled ahead of time: devices build their own."""
     engines = {engine.file for engine in manifest.engines}
-    kept = {name: data for name, data in files.items() if name not in engines}
-    return msgspec.structs.replace(manifest, engines=()), kept
+    remaining = {name: data for name, data in files.items() if name not in engines}
+    return msgspec.structs.replace(manifest, engines=()), remaining
 
 
 def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     """Name, type and shape of a graph's input or output. Raises UserError for a type that no device takes."""
     kind = value.type.tensor_type
     if kind.elem_type not in DTYPES:
-        found = onnx.TensorProto.DataType.Name(kind.elem_type)
-        raise UserError(f"graph input or output {value.name!r} is {found}; allowed are {', '.join(DTYPES.values())}")
+        type_name = onnx.TensorProto.DataType.Name(kind.elem_type)
+        raise UserError(
+            f"graph input or output {value.name!r} is {type_name}; allowed are {', '.join(DTYPES.values())}"
+        )
     return TensorSpec(value.name, DTYPES[kind.elem_type], tuple(dim.dim_value for dim in kind.shape.dim))

@@ -29,10 +29,10 @@ class Misfit(Struct, frozen=True):
     """Kolmogorov-Smirnov distance of the absolute values, 0 to 1."""
 
 
-def distance(one: Observed, other: Observed) -> float:
+def distance(first: Observed, second: Observed) -> float:
     """Kolmogorov-Smirnov distance between two tensors' absolute values, 0 (alike) to 1, to the bins' precision."""
-    places = np.linspace(0, max(one.reach, other.reach), POINTS)
-    return float(np.abs(_share_below(one, places) - _share_below(other, places)).max())
+    places = np.linspace(0, max(first.reach, second.reach), POINTS)
+    return float(np.abs(_share_below(first, places) - _share_below(second, places)).max())
 
 
 def _share_below(observed: Observed, places: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -46,23 +46,23 @@ def _share_below(observed: Observed, places: NDArray[np.float64]) -> NDArray[np.
 
 def misfits(calibration: Mapping[str, Observed], evaluation: Mapping[str, Observed]) -> list[Misfit]:
     """The activations that differ too much in how far they reach or in how they are spread, the worst first."""
-    found = []
+    differing = []
     for name, observed in calibration.items():
         other = evaluation[name]
         apart = distance(observed, other)
         low, high = sorted((observed.reach, other.reach))
         if apart > TOO_DIFFERENT or high > TOO_FAR * low:
-            found.append(Misfit(name, observed.reach, other.reach, apart))
-    return sorted(found, key=lambda misfit: (-misfit.distance, misfit.tensor))
+            differing.append(Misfit(name, observed.reach, other.reach, apart))
+    return sorted(differing, key=lambda misfit: (-misfit.distance, misfit.tensor))
 
 
 def refuse_misfit(stage: str, calibration: Mapping[str, Observed], evaluation: Mapping[str, Observed]) -> float:
     """The largest distance of any activation. Raises GateRefused naming the worst if there is a misfit."""
-    found = misfits(calibration, evaluation)
-    if found:
-        worst = found[0]
+    differing = misfits(calibration, evaluation)
+    if differing:
+        worst = differing[0]
         raise GateRefused(
-            f"calibrate: {stage}: {len(found)} activations do not fit the evaluation split; {worst.tensor} reaches "
+            f"calibrate: {stage}: {len(differing)} activations do not fit the evaluation split; {worst.tensor} reaches "
             f"{worst.calibrated:.4g} in calibration and {worst.evaluated:.4g} in evaluation, their distributions are "
             f"{worst.distance:.2f} apart (at most {TOO_DIFFERENT}): check the choice of samples and the inputs' scaling"
         )

@@ -43,8 +43,8 @@ def dhash(image: Tensor) -> int:
     """
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2GRAY)
     small = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
-    bits = np.packbits((small[:, 1:] > small[:, :-1]).ravel())
-    return int.from_bytes(bits.tobytes(), "big")
+    brighter = np.packbits((small[:, 1:] > small[:, :-1]).ravel())
+    return int.from_bytes(brighter.tobytes(), "big")
 
 
 NOTHING = Fingerprint()
@@ -67,20 +67,20 @@ class _Group:
         ]
         self._places = np.array(places, np.int64)[order]
 
-    def near(self, one: Fingerprint) -> NDArray[np.int64]:
-        """The places of those near `one`."""
-        readings = np.frombuffer(one.readings, np.float32)
+    def near(self, fingerprint: Fingerprint) -> NDArray[np.int64]:
+        """The places of those near `fingerprint`."""
+        readings = np.frombuffer(fingerprint.readings, np.float32)
         key = 0.0 if self._first is None else float(readings[self._first])
         # A little more than the limit, which is held below: no rounding may leave one out.
         low, high = np.searchsorted(self._keys, (key - 1.01 * MAX_SIGMA, key + 1.01 * MAX_SIGMA))
-        found = np.arange(low, high)
-        for camera, value in enumerate(one.hashes):
-            apart = self._hashes[found, camera] ^ np.uint64(value)
-            bits = _ONES[apart.view(np.uint16).reshape(len(found), 4)].sum(axis=1)
-            found = found[bits <= MAX_BITS]
-        if readings.size and len(found):
-            found = found[np.abs(self._readings[found] - readings).max(axis=1) <= MAX_SIGMA]
-        return self._places[found]
+        candidates = np.arange(low, high)
+        for camera, value in enumerate(fingerprint.hashes):
+            apart = self._hashes[candidates, camera] ^ np.uint64(value)
+            differing_bits = _ONES[apart.view(np.uint16).reshape(len(candidates), 4)].sum(axis=1)
+            candidates = candidates[differing_bits <= MAX_BITS]
+        if readings.size and len(candidates):
+            candidates = candidates[np.abs(self._readings[candidates] - readings).max(axis=1) <= MAX_SIGMA]
+        return self._places[candidates]
 
 
 def _grouped(prints: Sequence[Fingerprint], key: Callable[[int], Hashable]) -> dict[Hashable, list[int]]:
@@ -115,6 +115,6 @@ def pairs(some: Sequence[Fingerprint], others: Sequence[Fingerprint]) -> Iterato
     }
     for place, moment in enumerate(some):
         group = groups.get(moment.exact)
-        found = group.near(moment) if group is not None and (moment.hashes or moment.readings) else ()
-        if len(found):
-            yield place, int(min(found))
+        near_places = group.near(moment) if group is not None and (moment.hashes or moment.readings) else ()
+        if len(near_places):
+            yield place, int(min(near_places))

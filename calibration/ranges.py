@@ -58,8 +58,8 @@ def collect(model: ModelProto, feeds: Feeds, tensors: Sequence[str]) -> dict[str
     names = list(dict.fromkeys(tensors))
     if not names:
         return {}
-    given = {value.name for value in model.graph.input}
-    watched = [name for name in names if name not in given]
+    inputs = {value.name for value in model.graph.input}
+    watched = [name for name in names if name not in inputs]
     session = _session(model, watched)
     low, high = dict.fromkeys(names, np.inf), dict.fromkeys(names, -np.inf)
     for identity, values in _values(session, feeds, names, watched):
@@ -92,8 +92,8 @@ def _values(
     session: onnxruntime.InferenceSession, feeds: Feeds, names: Sequence[str], watched: Sequence[str]
 ) -> Iterable[tuple[str, Mapping[str, NDArray[np.float32]]]]:
     for identity, inputs in feeds():
-        found = dict(zip(watched, session.run(list(watched), dict(inputs)), strict=True)) if watched else {}
-        yield identity, {name: np.asarray(found.get(name, inputs.get(name)), np.float32) for name in names}
+        outputs = dict(zip(watched, session.run(list(watched), dict(inputs)), strict=True)) if watched else {}
+        yield identity, {name: np.asarray(outputs.get(name, inputs.get(name)), np.float32) for name in names}
 
 
 def threshold(observed: Observed, method: str) -> float:
@@ -195,14 +195,14 @@ class RangesFile(Struct, frozen=True, forbid_unknown_fields=True):
 
     def thresholds(self, stage: str, method: str) -> dict[str, float]:
         """Activation to threshold by `method`."""
-        return {name: one.thresholds[method] for name, one in self.stages.get(stage, {}).items()}
+        return {name: tensor_range.thresholds[method] for name, tensor_range in self.stages.get(stage, {}).items()}
 
 
 def tensor_ranges(observed: Mapping[str, Observed], methods: Sequence[str]) -> dict[str, TensorRange]:
     """`observed` with the thresholds of every method, ready to be written."""
     return {
-        name: TensorRange(one.low, one.high, {method: threshold(one, method) for method in methods})
-        for name, one in observed.items()
+        name: TensorRange(tensor.low, tensor.high, {method: threshold(tensor, method) for method in methods})
+        for name, tensor in observed.items()
     }
 
 

@@ -34,7 +34,7 @@ def read_recording(file: Path) -> Iterator[LabelledSet]:
         if isinstance(event, Session):
             sessions, waiting = sessions + 1, []
         elif isinstance(event, DecisionMessage):
-            if not _asked(event):
+            if not _answered(event):
                 continue
             name, group = f"{file.stem}/{event.seq}", f"{file.stem} session {sessions}"
             yield LabelledSet(name, group, event.captured_ns, event.label, tuple(waiting), condition=file.stem)
@@ -43,6 +43,6 @@ def read_recording(file: Path) -> Iterator[LabelledSet]:
             waiting.append(RawMessage(event.stream, event.captured_ns, event))
 
 
-def _asked(decision: DecisionMessage) -> bool:
+def _answered(decision: DecisionMessage) -> bool:
     """Whether the model answered; without a required input it was not asked, and such a moment is no input."""
     return decision.source == "model" or bool(decision.probabilities)

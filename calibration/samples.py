@@ -48,8 +48,8 @@ def read_samples(bundle: Bundle, moments: Iterable[LabelledSet]) -> Iterator[Cal
         tensors: dict[TensorSource, Tensor] = {PRESENCE: presence_tensor(manifest.presence, aligned)}
         present = tuple(name for name in manifest.streams if aligned.slices[name].present)
         for name in present:
-            made = preprocess[name](aligned.slices[name])
-            for part, value in made.items():
+            arrays = preprocess[name](aligned.slices[name])
+            for part, value in arrays.items():
                 if (source := stream_tensor(name, part)) in sources:
                     tensors[source] = value
         yield CalibrationSample(
@@ -82,12 +82,12 @@ class SampleStore:
 
     def take(self, indices: Iterable[int]) -> list[CalibrationSample]:
         """The samples that went by as number `indices`, in that order."""
-        found = []
+        samples = []
         for index in indices:
             sample, places = self._parts[index]
             tensors = {source: self._read(*place) for source, place in places.items()}
-            found.append(replace(sample, tensors=tensors))
-        return found
+            samples.append(replace(sample, tensors=tensors))
+        return samples
 
     def _read(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tensor:
         self._file.seek(offset)

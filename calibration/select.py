@@ -67,9 +67,9 @@ def _likeness(source: TensorSource, streams: Mapping[str, StreamSpec]) -> str:
 
 def without_doubles(signatures: Iterable[Signature]) -> list[Signature]:
     """The moments, of those that are equal or (within a label) near each other only one, in the order they came."""
-    distinct = list({one.digest: one for one in signatures}.values())
-    kept = first_of_each([moment.fingerprint for moment in distinct], [moment.label for moment in distinct])
-    return [distinct[place] for place in kept]
+    distinct = list({signature.digest: signature for signature in signatures}.values())
+    places = first_of_each([moment.fingerprint for moment in distinct], [moment.label for moment in distinct])
+    return [distinct[place] for place in places]
 
 
 def choose(signatures: Iterable[Signature], count: int, seed: int) -> list[Signature]:
@@ -93,15 +93,15 @@ def choose(signatures: Iterable[Signature], count: int, seed: int) -> list[Signa
                 del queues[name]
     if not chosen:
         raise UserError("calibrate: the data holds no labelled moment to choose from; check the data and the split")
-    return sorted(chosen, key=lambda one: one.index)
+    return sorted(chosen, key=lambda signature: signature.index)
 
 
 def _by_turns(members: list[Signature], rng: np.random.Generator) -> Iterator[Signature]:
     """All members, each group giving one in turn, in random order."""
     groups: dict[str, list[Signature]] = defaultdict(list)
     for index in rng.permutation(len(members)):
-        one = members[int(index)]
-        groups[one.group].append(one)
+        member = members[int(index)]
+        groups[member.group].append(member)
     while groups:
         for name in list(groups):
             yield groups[name].pop()
@@ -123,10 +123,10 @@ def narrowness(
             "and its path: ranges must come from what the field brings"
         )
     lacking = sorted({moment.label for moment in evaluation} - {moment.label for moment in chosen})
-    told = [f"no moment of the labels {', '.join(lacking)}, which are evaluated"] if lacking and chosen else []
+    lacks = [f"no moment of the labels {', '.join(lacking)}, which are evaluated"] if lacking and chosen else []
     if len(distinct) * MANY_DOUBLES < len(everything):
-        told.append(f"only {len(distinct)} of its {len(everything)} moments differ")
-    return told
+        lacks.append(f"only {len(distinct)} of its {len(everything)} moments differ")
+    return lacks
 
 
 def refuse_leak(chosen: Sequence[Signature], evaluation: Sequence[Signature], most_near: float = 1.0) -> int:
@@ -138,17 +138,18 @@ def refuse_leak(chosen: Sequence[Signature], evaluation: Sequence[Signature], mo
     seen = {moment.digest: moment.id for moment in evaluation}
     leaks = [(moment.id, seen[moment.digest]) for moment in chosen if moment.digest in seen]
     if leaks:
-        first, other = leaks[0]
+        first, second = leaks[0]
         more = f", and {len(leaks) - 1} more" if len(leaks) > 1 else ""
         raise GateRefused(
-            f"calibrate: {len(leaks)} of the chosen moments are also evaluated ({first} equals {other}{more}); "
+            f"calibrate: {len(leaks)} of the chosen moments are also evaluated ({first} equals {second}{more}); "
             "calibrate on data that is not evaluated"
         )
     near = list(pairs([moment.fingerprint for moment in chosen], [moment.fingerprint for moment in evaluation]))
     if len(near) > most_near * len(chosen):
-        one, other = chosen[near[0][0]].id, evaluation[near[0][1]].id
+        calibrated, evaluated = chosen[near[0][0]].id, evaluation[near[0][1]].id
         raise GateRefused(
-            f"calibrate: {len(near)} of {len(chosen)} chosen moments are nearly ones that are evaluated (such as {one} "
-            f"and {other}), more than calibrate.near_leak = {most_near:g} allows: calibrate on other data"
+            f"calibrate: {len(near)} of {len(chosen)} chosen moments are nearly ones that are evaluated (such as "
+            f"{calibrated} and {evaluated}), more than calibrate.near_leak = {most_near:g} allows: calibrate on "
+            "other data"
         )
     return len(near)

@@ -58,28 +58,28 @@ def admit_sample(
     if not values:
         return Refusal("empty")
     channels = {channel.name: channel for channel in spec.channels}
-    kept: dict[str, float] = {}
+    readings: dict[str, float] = {}
     refused: dict[str, Refusal] = {}
-    for name, given in values.items():
+    for name, value in values.items():
         channel = channels.get(name)
-        reading = Refusal("unknown_channel") if channel is None else _reading(channel, given)
+        reading = Refusal("unknown_channel") if channel is None else _reading(channel, value)
         if isinstance(reading, Refusal):
             refused[name] = reading
         else:
-            kept[name] = reading
-    if kept:
-        return kept, refused
+            readings[name] = reading
+    if readings:
+        return readings, refused
     name, first = next(iter(refused.items()))
     return Refusal(first.reason, f"{name} {first.detail}".strip())
 
 
-def _reading(channel: Channel, given: float | str | None) -> float | Refusal:
-    if given is None:
+def _reading(channel: Channel, raw: float | str | None) -> float | Refusal:
+    if raw is None:
         return Refusal("null")
     try:
-        value = float(given)
+        value = float(raw)
     except (ValueError, OverflowError):
-        return Refusal("not_a_number", f"= {str(given)[:32]!r}")
+        return Refusal("not_a_number", f"= {str(raw)[:32]!r}")
     if not math.isfinite(value):
         return Refusal("not_finite", f"= {value}")
     if not channel.minimum <= value <= channel.maximum:
@@ -97,10 +97,10 @@ def admit_text(spec: TextStream, text: str) -> tuple[str, bool] | Refusal:
     stripped = text.strip()
     if not stripped:
         return Refusal("empty")
-    kept = stripped[: spec.max_chars]
-    if found := _NO_TEXT.search(kept):
-        return Refusal("control_character", f"U+{ord(found[0]):04X}")
-    return kept, len(stripped) > spec.max_chars
+    admitted = stripped[: spec.max_chars]
+    if match := _NO_TEXT.search(admitted):
+        return Refusal("control_character", f"U+{ord(match[0]):04X}")
+    return admitted, len(stripped) > spec.max_chars
 
 
 def decode_jpeg(data: bytes | memoryview, fewest: pictures.Fewest | None = None) -> NDArray[np.uint8] | Refusal:

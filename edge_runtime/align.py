@@ -107,14 +107,14 @@ class History:
 
     def add(self, message: Message) -> None:
         """Remember `message`, in order of its capture time."""
-        kept = self._messages[message.stream]
-        if kept and message.captured_ns < kept[-1].captured_ns:
-            kept.insert(bisect_right(kept, message.captured_ns, key=captured), message)
+        messages = self._messages[message.stream]
+        if messages and message.captured_ns < messages[-1].captured_ns:
+            messages.insert(bisect_right(messages, message.captured_ns, key=captured), message)
         else:
-            kept.append(message)
+            messages.append(message)
         late = message.captured_ns < self._decided_ns
         self._pending[message.stream].append(_Pending(message.captured_ns, message.seq, late))
-        if len(kept) > 1 and self._kinds[message.stream].keep == 1:
+        if len(messages) > 1 and self._kinds[message.stream].keep == 1:
             self._let_go_of_pictures(message.stream)
 
     def decided(self, reference_ns: int, heartbeat: bool = False) -> None:
@@ -158,28 +158,28 @@ class History:
         return decided, dropped
 
     def _forget(self, stream: str, now_ns: int) -> None:
-        kept, spec = self._messages[stream], self._streams[stream]
+        messages, spec = self._messages[stream], self._streams[stream]
         reach_ns = self._kinds[stream].reach_ns(spec)
         # The newest one that every later decision considers stays: it may serve until it is too old.
-        if first := bisect_right(kept, self._floor_ns, key=captured):
+        if first := bisect_right(messages, self._floor_ns, key=captured):
             if reach_ns is None:
-                del kept[: first - 1]
+                del messages[: first - 1]
             else:
-                del kept[: bisect_right(kept, kept[first - 1].captured_ns - reach_ns - 1, key=captured)]
+                del messages[: bisect_right(messages, messages[first - 1].captured_ns - reach_ns - 1, key=captured)]
         # What is too old can only be found so: of it the time is remembered.
         oldest_ns = now_ns - max_age_ns(spec) - (reach_ns or 0)
-        for index in range(bisect_right(kept, oldest_ns - 1, key=captured)):
-            if type(one := kept[index]) is not Message:
-                kept[index] = Message(one.stream, one.seq, one.captured_ns)
-        if len(kept) > MAX_HELD:
-            del kept[: len(kept) - MAX_HELD]
+        for index in range(bisect_right(messages, oldest_ns - 1, key=captured)):
+            if type(message := messages[index]) is not Message:
+                messages[index] = Message(message.stream, message.seq, message.captured_ns)
+        if len(messages) > MAX_HELD:
+            del messages[: len(messages) - MAX_HELD]
 
     def _let_go_of_pictures(self, stream: str) -> None:
-        kept, size = self._messages[stream], 0
-        for index in range(len(kept) - 1, -1, -1):
-            if type(kept[index]) is Message:
+        messages, size = self._messages[stream], 0
+        for index in range(len(messages) - 1, -1, -1):
+            if type(messages[index]) is Message:
                 continue
-            size += self._kinds[stream].footprint(kept[index])
-            if size > MAX_HELD_BYTES and index < len(kept) - 1:
-                del kept[: index + 1]
+            size += self._kinds[stream].footprint(messages[index])
+            if size > MAX_HELD_BYTES and index < len(messages) - 1:
+                del messages[: index + 1]
                 return

@@ -59,8 +59,8 @@ def _folder(members: dict[str, tarfile.TarInfo], root: str) -> str:
     """`FOLDER/` where the one `root` lies in a folder of the archive, else nothing."""
     if root in members:
         return ""
-    found = [name for name in members if name.count("/") == 1 and name.endswith(f"/{root}")]
-    return found[0].removesuffix(root) if len(found) == 1 else ""
+    candidates = [name for name in members if name.count("/") == 1 and name.endswith(f"/{root}")]
+    return candidates[0].removesuffix(root) if len(candidates) == 1 else ""
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -76,7 +76,7 @@ def _plain(path: Path) -> Iterator[IO[bytes]]:
     """The tar at `path`, what gzip packed unpacked into a file without a name."""
     with open_plain(path, PART_BYTES) as file:
         start = file.peek(6)[:6]
-        if other := next((how for mark, how in _OTHERS.items() if start.startswith(mark)), None):
+        if other := next((packer for mark, packer in _OTHERS.items() if start.startswith(mark)), None):
             raise OSError(errno.EINVAL, f"it is packed with {other}; pack it with tar alone, or with gzip")
         if not start.startswith(b"\x1f\x8b"):
             yield file

@@ -268,11 +268,11 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     outputs: dict[TensorSource, TensorSpec] = {}
     yield from _stage_problems(manifest, outputs)
     yield from _head_problems(manifest.head, manifest.decision, streams, outputs)
-    if twice := _twice(one.name for one in manifest.side_heads):
+    if twice := _twice(side.name for side in manifest.side_heads):
         yield f"side_heads: there are two called {twice!r}"
-    for one in manifest.side_heads:
-        for problem in _head_problems(one.head, one.decision, streams, outputs, acts=False):
-            yield f"side head {one.name}: {problem}"
+    for side_head in manifest.side_heads:
+        for problem in _head_problems(side_head.head, side_head.decision, streams, outputs, acts=False):
+            yield f"side head {side_head.name}: {problem}"
     yield from _plan_problems(manifest)
     yield from _engine_problems(manifest)
 
@@ -282,11 +282,14 @@ def _stage_problems(manifest: Manifest, outputs: dict[TensorSource, TensorSpec])
     if twice := _twice(stage.name for stage in manifest.stages):
         yield f"stages: there are two called {twice!r}"
     for stage in manifest.stages:
-        for what, names in (("input", [one.name for one in stage.inputs]), ("output", [o.name for o in stage.outputs])):
+        for direction, names in (
+            ("input", [item.name for item in stage.inputs]),
+            ("output", [out.name for out in stage.outputs]),
+        ):
             if twice := _twice(names):
-                yield f"stage {stage.name}: there are two {what}s called {twice!r}"
+                yield f"stage {stage.name}: there are two {direction}s called {twice!r}"
             if not names:
-                yield f"stage {stage.name}: it has no {what}"
+                yield f"stage {stage.name}: it has no {direction}"
         for item in stage.inputs:
             yield from _input_problems(manifest, stage, item, outputs)
         outputs |= {stage_output(stage.name, out.name): out for out in stage.outputs}
@@ -304,15 +307,15 @@ def _head_problems(
 ) -> Iterator[str]:
     yield from head.problems(policy, streams)
     yield from head.ignored(policy, acts)
-    found = outputs.get(head.source)
-    if found is None:
+    spec = outputs.get(head.source)
+    if spec is None:
         yield f"head.output {head.output!r} is no stage's output; there are {sorted(map(str, outputs))}"
         return
     expected = head.shape(streams)
-    if expected is not None and found.shape != expected:
-        yield f"head.output has shape {list(found.shape)}; a {head.kind} head of {head.summary} needs {list(expected)}"
-    if found.dtype not in ("float32", "float16"):
-        yield f"head.output is {found.dtype}; a head reads float32 or float16"
+    if expected is not None and spec.shape != expected:
+        yield f"head.output has shape {list(spec.shape)}; a {head.kind} head of {head.summary} needs {list(expected)}"
+    if spec.dtype not in ("float32", "float16"):
+        yield f"head.output is {spec.dtype}; a head reads float32 or float16"
 
 
 def _stream_problems(streams: Mapping[str, StreamSpec]) -> Iterator[str]:
@@ -362,23 +365,23 @@ def _input_problems(
     rows = 0
     for source in item.sources:
         if source.kind == "presence":
-            given = TensorSpec("presence", "float32", (1, len(manifest.presence)))
+            offered = TensorSpec("presence", "float32", (1, len(manifest.presence)))
         elif source.kind == "stage":
             if source not in outputs:
-                there = sorted(map(str, outputs))
-                yield f"{where}: source '{source}' is no output of an earlier stage; there are {there}"
+                sources = sorted(map(str, outputs))
+                yield f"{where}: source '{source}' is no output of an earlier stage; there are {sources}"
                 return
-            given = outputs[source]
+            offered = outputs[source]
         elif (tensor := stream_tensor_spec(manifest.streams, source)) is None:
             yield f"{where}: source '{source}' is no stream's field"
             return
         else:
-            given = tensor
-        if given.dtype != item.dtype:
-            yield f"{where}: it takes {item.dtype}, {source} is {given.dtype}"
-        if given.shape[1:] != item.shape[1:]:
-            yield f"{where}: shape {list(item.shape)} does not fit {source}, which is {list(given.shape)}"
-        rows += given.shape[0]
+            offered = tensor
+        if offered.dtype != item.dtype:
+            yield f"{where}: it takes {item.dtype}, {source} is {offered.dtype}"
+        if offered.shape[1:] != item.shape[1:]:
+            yield f"{where}: shape {list(item.shape)} does not fit {source}, which is {list(offered.shape)}"
+        rows += offered.shape[0]
     if rows != item.shape[0]:
         yield f"{where}: shape {list(item.shape)} does not fit its sources, which make {rows} along the first axis"
 

@@ -145,8 +145,8 @@ class WorldSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
         command = [sys.executable, "-m", "edge_runtime.world", "drive"]
         command += ["--inputs", "{inputs}", "--decisions", "{decisions}"]
         command += ["--seed", str(self.seed), "--duration", str(self.duration_s)]
-        for what in self.unplug:
-            command += ["--unplug", what]
+        for device in self.unplug:
+            command += ["--unplug", device]
         command += ["--unplug-at", str(self.unplug_at_s)]
         if self.score is not None:
             command += ["--score", self.score]

@@ -147,16 +147,16 @@ class TimeKeeper:
                 if state.present and state.age_ms is not None:
                     names.append(_AGE + name)
                     milliseconds.append(state.age_ms)
-            told = message.latency_ms
-            if told.queue == 0:
+            latency = message.latency_ms
+            if latency.queue == 0:
                 continue
-            latency_ms = told.capture_to_publish
+            latency_ms = latency.capture_to_publish
             self.misses += latency_ms > self._deadline_ms
             names += _PARTS
             jitter_ms = 0.0 if self._before_ms is None else abs(latency_ms - self._before_ms)
-            milliseconds += (latency_ms, jitter_ms, told.queue, told.preprocess, told.decide)
+            milliseconds += (latency_ms, jitter_ms, latency.queue, latency.preprocess, latency.decide)
             self._before_ms = latency_ms
-            for name, infer_ms in told.infer.items():
+            for name, infer_ms in latency.infer.items():
                 if infer_ms > 0:
                     names.append(_STAGE + name)
                     milliseconds.append(infer_ms)

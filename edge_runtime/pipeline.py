@@ -61,7 +61,7 @@ class Pipeline:
         self.streams = manifest.streams
         self.engine_restarts = 0
         self._heads = [("", manifest.head, manifest.decision)]
-        self._heads += [(one.name, one.head, one.decision) for one in manifest.side_heads]
+        self._heads += [(side.name, side.head, side.decision) for side in manifest.side_heads]
         self._preprocessors = preprocessors(manifest.streams, bundle.read)
         self._engine, self._cache, self._plan = engine, cache, plan
         self._graph = self.open_graph()
@@ -102,13 +102,13 @@ class Pipeline:
         blocked = blocking_input(self.streams, aligned) if blocking else None
         inference = Inference(None) if blocked is not None else self._infer(aligned, now_ns)
         inputs = Inputs(self.streams, aligned)
-        said: dict[str, Verdict] = {}
+        verdicts: dict[str, Verdict] = {}
         for name, head, policy in self._heads:
             answer = inference if not name else Inference(inference.side.get(name), error=inference.error)
-            asked = policy if blocking or not policy.needs else replace(policy, needs={})
+            applied = policy if blocking or not policy.needs else replace(policy, needs={})
             state = self._states.get(name, PolicyState())
-            said[name], self._states[name] = decide(head, asked, state, blocked, answer, inputs, not heartbeat)
-        return Outcome(aligned, inference, said.pop(""), said)
+            verdicts[name], self._states[name] = decide(head, applied, state, blocked, answer, inputs, not heartbeat)
+        return Outcome(aligned, inference, verdicts.pop(""), verdicts)
 
     def predict(self, inputs: Mapping[str, object]) -> Outcome:
         """One decision on `inputs` alone, all of them captured at once; what was added before is forgotten.

@@ -79,5 +79,5 @@ def _scaled(image: NDArray[np.uint8], width: int, height: int, halving: bool) ->
     return _resized(image, width, height, cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 
-def _resized(image: NDArray[np.uint8], width: int, height: int, how: int) -> NDArray[np.uint8]:
-    return cv2.resize(image, (width, height), interpolation=how)  # type: ignore[return-value]  # of uint8 comes uint8
+def _resized(image: NDArray[np.uint8], width: int, height: int, interpolation: int) -> NDArray[np.uint8]:
+    return cv2.resize(image, (width, height), interpolation=interpolation)  # type: ignore[return-value]  # of uint8 comes uint8

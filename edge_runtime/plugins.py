@@ -27,17 +27,17 @@ def find(group: str, kind: str) -> type[Any]:
     if others:
         raise ConfigError(f"kind {kind!r} is brought by {entry.value} and {others[0].value}; uninstall one")
     try:
-        found = entry.load()
+        cls = entry.load()
     except Exception as error:  # whatever somebody else's module does when it is imported
         raise ConfigError(f"{where}: cannot be imported ({type(error).__name__}: {error})") from None
-    settings = getattr(found, "Settings", None)
-    if not (isinstance(found, type) and isinstance(settings, type) and issubclass(settings, Struct)):
+    settings = getattr(cls, "Settings", None)
+    if not (isinstance(cls, type) and isinstance(settings, type) and issubclass(settings, Struct)):
         raise ConfigError(f"{where}: is no class with a msgspec Struct called Settings")
     rules = settings.__struct_config__
     if not (rules.frozen and rules.forbid_unknown_fields):
         raise ConfigError(f"{where}: its Settings must be frozen=True, forbid_unknown_fields=True")
-    _classes[settings] = found
-    return found
+    _classes[settings] = cls
+    return cls
 
 
 def class_of(settings: Struct) -> type[Any] | None:

@@ -62,9 +62,9 @@ def word_grid(spec: TextStream, encoded: Sequence[Sequence[int]]) -> tuple[NDArr
     ids = np.zeros((spec.max_tokens, spec.word_pieces), np.int32)
     mask = np.zeros((spec.max_tokens, spec.word_pieces), np.float32)
     for row, pieces in enumerate(encoded[: spec.max_tokens]):
-        kept = pieces[: spec.word_pieces]
-        ids[row, : len(kept)] = kept
-        mask[row, : len(kept)] = 1.0
+        cut = pieces[: spec.word_pieces]
+        ids[row, : len(cut)] = cut
+        mask[row, : len(cut)] = 1.0
     return ids, mask
 
 
@@ -93,21 +93,21 @@ def window_tensors(spec: SensorStream, samples: tuple[Sample, ...]) -> dict[str,
     steps, count = spec.window, len(spec.channels)
     column = {channel.name: index for index, channel in enumerate(spec.channels)}
     end_ns, step_ns = samples[-1].captured_ns, int(spec.step_ms * NS_PER_MS)
-    held = np.full((steps + 1, count), np.nan)
+    latest = np.full((steps + 1, count), np.nan)
     stamp = np.full((steps + 1, count), -np.inf)
     for sample in samples:
         # Row 0 gathers what came before the window; a sample is first seen by the step at or after it.
         row = max(0, steps - (end_ns - sample.captured_ns) // step_ns)
         for name, value in sample.values.items():
-            held[row, column[name]] = value
+            latest[row, column[name]] = value
             stamp[row, column[name]] = sample.captured_ns - end_ns
     step_time = (np.arange(steps + 1) - steps)[:, None] * float(step_ns)
-    last = np.maximum.accumulate(np.where(np.isnan(held), 0, np.arange(steps + 1)[:, None]), axis=0)
-    held, stamp = np.take_along_axis(held, last, axis=0)[1:], np.take_along_axis(stamp, last, axis=0)[1:]
+    last = np.maximum.accumulate(np.where(np.isnan(latest), 0, np.arange(steps + 1)[:, None]), axis=0)
+    latest, stamp = np.take_along_axis(latest, last, axis=0)[1:], np.take_along_axis(stamp, last, axis=0)[1:]
     measured = step_time[1:] - stamp <= max_age_ns(spec)
     mean = np.array([channel.mean for channel in spec.channels])
     std = np.array([channel.std for channel in spec.channels])
-    scaled = np.clip((held - mean) / std, -CLIP_SIGMA, CLIP_SIGMA)
+    scaled = np.clip((latest - mean) / std, -CLIP_SIGMA, CLIP_SIGMA)
     return {
         "window": np.where(measured, scaled, 0.0).astype(np.float32)[None],
         "mask": measured.astype(np.float32)[None],

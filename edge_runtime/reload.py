@@ -24,7 +24,7 @@ class Reloads:
     def __init__(self, begin: Callable[[Callable[[], Config]], Attempt[Session]]) -> None:
         """`begin` makes the attempt for what loads the configuration."""
         self._begin = begin
-        self._asked: Callable[[], Config] | None = None
+        self._pending: Callable[[], Config] | None = None
         self._attempt: Attempt[Session] | None = None
         self._succeeded = 0
         self._refused = 0
@@ -32,15 +32,15 @@ class Reloads:
 
     def ask(self, load: Callable[[], Config]) -> None:
         """Reload from what `load` gives. Any thread and signal handlers; while an attempt runs, once more after it."""
-        self._asked = load
+        self._pending = load
 
     def due(self) -> bool:
         """Whether an attempt was asked for and none runs."""
-        return self._asked is not None and self._attempt is None
+        return self._pending is not None and self._attempt is None
 
     def start(self) -> None:
         """Start the attempt that is due."""
-        load, self._asked = self._asked, None
+        load, self._pending = self._pending, None
         assert load is not None
         self._attempt = self._begin(load)
         self._attempt.start()
@@ -60,7 +60,7 @@ class Reloads:
 
     def cancel(self) -> None:
         """No reload any more; an attempt that still opens something is left to end by itself."""
-        self._asked = None
+        self._pending = None
         if self._attempt is not None:
             self._attempt.dismiss(CANCEL_TIMEOUT_S)
 

@@ -96,12 +96,12 @@ class Session:
             self.intake = Intake(manifest.streams, self.mailboxes, clock, books.unrouted, self._sleep, demanding)
             self.rates = {name: RateMeter() for name in manifest.streams}
             self.sources = open_sources(config.sources, manifest.streams, self.intake, decisions, running)
-            self._kept = [source for source in self.sources if source in running]
+            self._taken_over = [source for source in self.sources if source in running]
             try:
                 for source in self.sources:
                     source.ready()
             except BaseException:
-                self._stop([source for source in self.sources if source not in self._kept])
+                self._stop([source for source in self.sources if source not in self._taken_over])
                 raise
         except BaseException:
             self.pipeline.close()
@@ -121,7 +121,7 @@ class Session:
     def start(self) -> None:
         """Let the sources deliver here, those that ran before included. Raises nothing."""
         for source in self.sources:
-            if source in self._kept:
+            if source in self._taken_over:
                 source.hand_over(self.intake)
             else:
                 source.start()
@@ -134,13 +134,13 @@ class Session:
 
     def close(self, successor: Session | None = None) -> None:
         """Stop the sources, but those that the successor keeps, and free the engines. May take a second."""
-        kept = successor._kept if successor is not None else ()
-        self._stop([source for source in self.sources if source not in kept])
+        taken_over = successor._taken_over if successor is not None else ()
+        self._stop([source for source in self.sources if source not in taken_over])
         self.pipeline.close()
 
     def abandon(self) -> None:
         """Close what never started; kept sources run on as if nothing had been."""
-        self._stop([source for source in self.sources if source not in self._kept])
+        self._stop([source for source in self.sources if source not in self._taken_over])
         self.pipeline.close()
 
     def stop_sources(self) -> None:

@@ -180,10 +180,10 @@ def _locked(folder: Path) -> Iterator[None]:
 def _clear(endpoint: Ipc, setting: str) -> None:
     """Remove the file that a dead listener has left."""
     try:
-        found = os.lstat(endpoint.path)
+        status = os.lstat(endpoint.path)
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(found.st_mode):
+    if not stat.S_ISSOCK(status.st_mode):
         raise ConfigError(f"{setting} {endpoint}: is there already, and no socket; choose another path or remove it")
     if _alive(endpoint):
         raise _held(setting, str(endpoint))
@@ -215,9 +215,9 @@ def _resolve(endpoint: endpoints.Tcp) -> tuple[int, Any]:
     """Address family and address."""
     if endpoint.host == "*":
         return socket.AF_INET, ("", endpoint.port)
-    found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    addresses = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     # As ZeroMQ does: a name stands for its IPv4 address, where it has one.
-    family, *_, where = min(found, key=lambda one: one[0] != socket.AF_INET)
+    family, *_, where = min(addresses, key=lambda entry: entry[0] != socket.AF_INET)
     return family, where
 
 

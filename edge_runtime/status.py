@@ -97,7 +97,10 @@ class Status:
     def summary(self) -> str:
         """One line on all decisions so far."""
         times = self._times.since_start()
-        measures = ", ".join(f"{name} {found.p50:.2f}/{found.p99:.2f}/{found.max:.2f}" for name, found in times.items())
+        measures = ", ".join(
+            f"{name} {percentiles.p50:.2f}/{percentiles.p99:.2f}/{percentiles.max:.2f}"
+            for name, percentiles in times.items()
+        )
         return (
             f"{self.decisions} decisions, {self._safe_decisions} of them safe, {self._times.misses} past their "
             f"deadline; ms p50/p99/max: {measures or 'none'}"

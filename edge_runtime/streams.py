@@ -72,7 +72,7 @@ def kind(spec: StreamSpec) -> str:
 
 def streams_of(streams: Mapping[str, StreamSpec], spec: type[_Spec]) -> dict[str, _Spec]:
     """Those of `streams` that are of the kind with this spec."""
-    return {name: one for name, one in streams.items() if isinstance(one, spec)}
+    return {name: stream for name, stream in streams.items() if isinstance(stream, spec)}
 
 
 def preprocessors(streams: Mapping[str, StreamSpec], read: Read) -> dict[str, Preprocess]:

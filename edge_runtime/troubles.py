@@ -53,28 +53,28 @@ class Troubles:
         `measured`: streams that are there for long enough that their rate says something; `engines`: why they are
         down, if so.
         """
-        found = [] if engines is None else [engines]
-        found += [f"{name} is silent" for name, spec in specs.items() if spec.required and not streams[name].alive]
+        reasons = [] if engines is None else [engines]
+        reasons += [f"{name} is silent" for name, spec in specs.items() if spec.required and not streams[name].alive]
         if not any(stream.alive for stream in streams.values()):
-            found += ["no input"] if not found else []
-        found += [
+            reasons += ["no input"] if not reasons else []
+        reasons += [
             f"source {source.name}: {source.reason or source.state}"
             for source in sources
             if source.reason is not None or source.state in ("failed", "waiting")
         ]
-        found += [f"sink {name}: {sink.reason or sink.state}" for name, sink in sinks.items() if sink.state != "open"]
-        found += [
+        reasons += [f"sink {name}: {sink.reason or sink.state}" for name, sink in sinks.items() if sink.state != "open"]
+        reasons += [
             f"{name} comes at {streams[name].rate_hz:.3g} Hz, {spec.rate_hz:g} Hz are expected"
             for name, spec in specs.items()
             # Sentences come when they come.
             if name in measured and not kind_of(spec).each_answered and streams[name].alive
             if streams[name].rate_hz < LOW_RATE * spec.rate_hz
         ]
-        found += self._backlog(trigger, streams[trigger])
+        reasons += self._backlog(trigger, streams[trigger])
         safe_ns = 0 if self._safe_since_ns is None else now_ns - self._safe_since_ns
-        if safe_ns > SAFE_NS and not found:
-            found.append(f"decisions are safe for {safe_ns / 1e9:.0f} s: {self._safe_reason}")
-        return "; ".join(found)[:MAX_REASON] or None
+        if safe_ns > SAFE_NS and not reasons:
+            reasons.append(f"decisions are safe for {safe_ns / 1e9:.0f} s: {self._safe_reason}")
+        return "; ".join(reasons)[:MAX_REASON] or None
 
     def _backlog(self, trigger: str, stream: StreamHealth) -> list[str]:
         """Since the status before: messages come faster than they are decided on."""

@@ -18,14 +18,14 @@ _MAX_LINKS = 40
 """As Linux allows in one path (`man 7 path_resolution`)."""
 
 
-def others_may_write(found: os.stat_result) -> bool:
-    """Whether anybody but root and this user may write what `found` describes: by its owner or its mode.
+def others_may_write(status: os.stat_result) -> bool:
+    """Whether anybody but root and this user may write what `status` describes: by its owner or its mode.
 
     A group that only this user can be in is no other: where login sets umask 002, all that a user makes has it.
     """
-    if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
+    if status.st_uid not in {0, os.geteuid()} or status.st_mode & stat.S_IWOTH:
         return True
-    return bool(found.st_mode & stat.S_IWGRP) and not _is_own_group(os.geteuid(), found.st_gid)
+    return bool(status.st_mode & stat.S_IWGRP) and not _is_own_group(os.geteuid(), status.st_gid)
 
 
 def why_replaceable(path: Path) -> str | None:
@@ -35,40 +35,40 @@ def why_replaceable(path: Path) -> str | None:
     that all may write is fine if it is sticky, as /tmp is. Raises OSError where the way cannot be walked.
     """
     parts = list(reversed(Path(os.path.abspath(path)).parts[1:]))  # noqa: PTH100  # `resolve` would follow the links
-    here, links = Path("/"), 0
+    folder, links = Path("/"), 0
     while parts:
         # Every folder that is looked up in is checked, when it is looked up in.
-        if (reason := _why_unsafe(here)) is not None:
+        if (reason := _why_unsafe(folder)) is not None:
             return reason
         part = parts.pop()
         if part == "..":
-            here = here.parent
+            folder = folder.parent
             continue
-        entry = here / part
+        entry = folder / part
         try:
-            found = entry.lstat()
+            status = entry.lstat()
         except FileNotFoundError:
             if parts:
                 raise
             return None
-        if not stat.S_ISLNK(found.st_mode):
-            here = entry
+        if not stat.S_ISLNK(status.st_mode):
+            folder = entry
             continue
         if (links := links + 1) > _MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-        if found.st_uid not in {0, os.geteuid()}:
-            return f"the link {entry} on the way belongs to {_user(found.st_uid)}; remove it, or name another place"
+        if status.st_uid not in {0, os.geteuid()}:
+            return f"the link {entry} on the way belongs to {_user(status.st_uid)}; remove it, or name another place"
         target = entry.readlink()
-        here = Path("/") if target.is_absolute() else here
+        folder = Path("/") if target.is_absolute() else folder
         parts += reversed(target.parts[1:] if target.is_absolute() else target.parts)
     return None
 
 
 def _why_unsafe(folder: Path) -> str | None:
-    found = folder.stat()
-    if found.st_uid not in {0, os.geteuid()}:
-        return f"{folder} above it belongs to {_user(found.st_uid)}; name another place, or chown root {folder}"
-    if others_may_write(found) and not found.st_mode & stat.S_ISVTX:
+    status = folder.stat()
+    if status.st_uid not in {0, os.geteuid()}:
+        return f"{folder} above it belongs to {_user(status.st_uid)}; name another place, or chown root {folder}"
+    if others_may_write(status) and not status.st_mode & stat.S_ISVTX:
         return f"others may write in {folder} above it; chmod go-w {folder}, or name another place"
     return None
 

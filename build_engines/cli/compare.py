@@ -30,10 +30,10 @@ def compare_command(
     console = Console()
     build = make_build(recipe, digest, data, work, work, console)
     provide_data(build)
-    found = compare(build, shared_encoders, epochs)
-    console.print(found.table())
-    for line in found.lines():
+    comparison = compare(build, shared_encoders, epochs)
+    console.print(comparison.table())
+    for line in comparison.lines():
         console.print(f"- {line}", highlight=False, soft_wrap=True)
     folder = report or build.work / "compare"
-    write_files(folder, found.files())
+    write_files(folder, comparison.files())
     console.print(f"compare: {folder / 'compare.md'}", highlight=False, soft_wrap=True)

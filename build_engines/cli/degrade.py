@@ -48,19 +48,19 @@ def degrade_command(
     pipeline = Pipeline(bundle)
     try:
         read = partial(layout.read, data, split, pipeline.streams)
-        found = degrade(pipeline, limited(read, moments) if moments else read, console)
+        matrix = degrade(pipeline, limited(read, moments) if moments else read, console)
     finally:
         pipeline.close()
-    console.print(found.table())
-    for line in found.verdicts:
+    console.print(matrix.table())
+    for line in matrix.verdicts:
         console.print(f"- {line}", highlight=False, soft_wrap=True)
     if report is not None:
         title = f"{bundle.manifest.name} {bundle.manifest.version} on {split}"
         files = {
-            "degradation.json": msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n",
-            "degradation.md": as_markdown(title, found.verdicts, [found.section()]).encode(),
-            "degradation.png": found.picture(),
+            "degradation.json": msgspec.json.format(msgspec.json.encode(matrix), indent=1) + b"\n",
+            "degradation.md": as_markdown(title, matrix.verdicts, [matrix.section()]).encode(),
+            "degradation.png": matrix.picture(),
         }
         write_files(report, files)
-    if not found.passed:
-        raise GateRefused("degrade: " + "; ".join(found.verdicts))
+    if not matrix.passed:
+        raise GateRefused("degrade: " + "; ".join(matrix.verdicts))

@@ -61,8 +61,8 @@ def sentences(split: Split) -> list[str]:
 def _tree_model(seed: int, kind: str) -> Any:
     from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 
-    made = ExtraTreesClassifier if kind == "extra" else RandomForestClassifier
-    return made(TREES, min_samples_leaf=2, class_weight="balanced_subsample", random_state=seed, n_jobs=1)
+    method = ExtraTreesClassifier if kind == "extra" else RandomForestClassifier
+    return method(TREES, min_samples_leaf=2, class_weight="balanced_subsample", random_state=seed, n_jobs=1)
 
 
 def _text_model(seed: int) -> Any:
@@ -87,37 +87,37 @@ def classical(
         for name in train.inputs
     }
     truth = np.array(train.labels)
-    known = np.unique(truth)
-    if len(known) < 2:
-        return {"classical": [str(known[0])] * len(val.labels)}
+    classes = np.unique(truth)
+    if len(classes) < 2:
+        return {"classical": [str(classes[0])] * len(val.labels)}
     inside, outside = [], []
     answers: dict[str, list[str]] = {}
     for name, (features, model) in sources.items():
         advance(f"classical {name}")
         rows, judged = features(train), features(val)
         if len(sources) > 1:
-            inside.append(_out_of_fold(model, rows, truth, known, train.folds(), seed))
+            inside.append(_out_of_fold(model, rows, truth, classes, train.folds(), seed))
         model.fit(rows, truth)
         outside.append(model.predict_proba(judged))
-        answers[f"classical {name}"] = [str(known[i]) for i in outside[-1].argmax(1)]
+        answers[f"classical {name}"] = [str(classes[i]) for i in outside[-1].argmax(1)]
     if len(sources) > 1:
-        answers["classical, averaged"] = [str(known[i]) for i in np.mean(outside, axis=0).argmax(1)]
+        answers["classical, averaged"] = [str(classes[i]) for i in np.mean(outside, axis=0).argmax(1)]
         answers["classical, stacked"] = _stacked(inside, outside, truth, seed)
     return answers
 
 
-def _out_of_fold(model: Any, rows: Any, truth: Any, known: Any, folds: Any, seed: int) -> Floats:
+def _out_of_fold(model: Any, rows: Any, truth: Any, classes: Any, folds: Any, seed: int) -> Floats:
     """[N, labels] probabilities of each training moment by a model that has not seen its fold."""
     from sklearn.base import clone
     from sklearn.model_selection import GroupKFold
 
-    found = np.zeros((len(truth), len(known)))
-    places = {name: index for index, name in enumerate(known)}
+    probabilities = np.zeros((len(truth), len(classes)))
+    places = {name: index for index, name in enumerate(classes)}
     for fit, judged in GroupKFold(min(FOLDS, len(set(folds)))).split(truth, truth, folds):
         part = clone(model).fit(_rows(rows, fit), truth[fit])
         columns = [places[name] for name in part.classes_]
-        found[np.ix_(judged, columns)] = part.predict_proba(_rows(rows, judged))
-    return found
+        probabilities[np.ix_(judged, columns)] = part.predict_proba(_rows(rows, judged))
+    return probabilities
 
 
 def _rows(rows: Any, places: Any) -> Any:

@@ -16,7 +16,7 @@ NEIGHBOURS = (-2, -1, 1, 2)
 
 def shape(word: str) -> str:
     """Letters as `X` and `x`, digits as `d`, runs cut to two: `McDonald's` is `XxXxx'x`."""
-    classes = re.sub(r"\d", "0", re.sub(r"[^\W\d_]", lambda found: "X" if found[0].isupper() else "x", word))
+    classes = re.sub(r"\d", "0", re.sub(r"[^\W\d_]", lambda letter: "X" if letter[0].isupper() else "x", word))
     return re.sub(r"(.)\1{2,}", r"\1\1", classes)
 
 
@@ -32,8 +32,8 @@ def features(words: Sequence[str], place: int) -> Iterator[str]:
     if place == 0:
         yield "first"
     for step in NEIGHBOURS:
-        there = 0 <= place + step < len(words)
-        other = words[place + step] if there else ""
+        inside = 0 <= place + step < len(words)
+        other = words[place + step] if inside else ""
         yield f"{step} word {other.lower()}"
         if abs(step) == 1:
             yield f"{step} shape {shape(other)}"
@@ -62,9 +62,9 @@ def classical_tags(
 
     model = LogisticRegression(C=strength, max_iter=60, tol=1e-3)
     model.fit(matrix(train), [tag for _, tags in train for tag in tags])
-    said = list(model.predict(matrix(evaluate)))
+    predicted = list(model.predict(matrix(evaluate)))
     answers: list[tuple[str, ...]] = []
     for words, _ in evaluate:
-        answers.append(iob2(said[: len(words)], outside))
-        said = said[len(words) :]
+        answers.append(iob2(predicted[: len(words)], outside))
+        predicted = predicted[len(words) :]
     return answers

@@ -19,7 +19,7 @@ from build_engines.comparison.classical import classical
 from build_engines.comparison.compare_tagging import compare_tagging
 from build_engines.comparison.comparison import Comparison
 from build_engines.comparison.contest import Contest
-from build_engines.comparison.frozen import GridPoint, choose_weights, features_of, fit_fusion, said_by, simplex
+from build_engines.comparison.frozen import GridPoint, choose_weights, features_of, fit_fusion, predicted_by, simplex
 from build_engines.comparison.split import read_split
 from build_engines.data.datasets import Batch, Prepared, Source, answer_names, layout_of_recipe
 from build_engines.evaluation.degrade import limited
@@ -92,8 +92,8 @@ class _Arena:
             for kind in KINDS:
                 self._fusion(kind, features, judged, base, origin)
         with _bar(console, 3) as advance:
-            for name, said in classical(self.train, self.val, recipe.seed, advance).items():
-                self.contest.add(name, "classical", said)
+            for name, answers in classical(self.train, self.val, recipe.seed, advance).items():
+                self.contest.add(name, "classical", answers)
 
     def _base(self) -> tuple[Trained, str]:
         """The recipe's own model: what the build left in the work folder if encoders are shared, else a new one."""
@@ -111,10 +111,10 @@ class _Arena:
             self._add(name, "single", base, origin)
         elif self.shared:
             places = list(columns)
-            train_there = torch.from_numpy(self.train.presence)[:, places]
-            there = torch.from_numpy(self.val.presence)[:, places]
-            head = fit_fusion(self.recipe, FusionRecipe("concat"), features[:, places], train_there, self.labels)
-            self._said(name, "single", said_by(self.recipe, head, judged[:, places], there), "")
+            train_presence = torch.from_numpy(self.train.presence)[:, places]
+            presence = torch.from_numpy(self.val.presence)[:, places]
+            head = fit_fusion(self.recipe, FusionRecipe("concat"), features[:, places], train_presence, self.labels)
+            self._judge(name, "single", predicted_by(self.recipe, head, judged[:, places], presence), "")
         else:
             self.build.console.print(f"compare: {name} alone")
             recipe, prepared = only(self.recipe, self.prepared, name)
@@ -133,8 +133,8 @@ class _Arena:
             values = tuple(weights[stream] for stream in self.recipe.modalities) if weights else ()
             presence = torch.from_numpy(self.train.presence)
             head = fit_fusion(self.recipe, fusion, features, presence, self.labels, values)
-            there = torch.from_numpy(self.val.presence)
-            self._said(name, "fusion", said_by(self.recipe, head, judged, there), note)
+            val_presence = torch.from_numpy(self.val.presence)
+            self._judge(name, "fusion", predicted_by(self.recipe, head, judged, val_presence), note)
         else:
             self.build.console.print(f"compare: {kind}")
             model = msgspec.structs.replace(self.recipe.model, fusion=fusion)
@@ -145,11 +145,11 @@ class _Arena:
         fusion = trained.model.fusion
         assert isinstance(fusion, Fusion)
         places = list(columns if columns is not None else range(len(self.recipe.modalities)))
-        there = torch.from_numpy(self.val.presence)[:, places]
-        self._said(name, kind, said_by(self.recipe, fusion, features_of(trained.model, self.val), there), note)
+        presence = torch.from_numpy(self.val.presence)[:, places]
+        self._judge(name, kind, predicted_by(self.recipe, fusion, features_of(trained.model, self.val), presence), note)
 
-    def _said(self, name: str, kind: str, said: NDArray[np.int64], note: str) -> None:
-        self.contest.add(name, kind, [self.names[index] for index in said], note)
+    def _judge(self, name: str, kind: str, predicted: NDArray[np.int64], note: str) -> None:
+        self.contest.add(name, kind, [self.names[index] for index in predicted], note)
 
     def result(self) -> Comparison:
         contest, recipe = self.contest, self.recipe
@@ -166,15 +166,15 @@ class _Arena:
                 f"fusion {'helps' if helps else 'is not proven to help'}: {own.name} {words(own.f1_macro)}, "
                 f"best single modality {single.name} {words(single.f1_macro)}"
             )
-        how = (
+        method = (
             f"Every neural row but the recipe's own is a head on the recipe's own encoders, frozen, fitted to "
             f"{len(self.train.labels)} moments of the training split."
             if self.shared
             else f"Every neural row was trained end to end for {recipe.train.epochs} epochs."
         ) + f" Classical methods saw {len(self.train.labels)} moments of the training split."
         return Comparison(
-            recipe.name, recipe.evaluate_split, len(self.val.labels), how, tuple(contest.rows), tuple(duels), verdict,
-            tuple(self.grid),
+            recipe.name, recipe.evaluate_split, len(self.val.labels), method, tuple(contest.rows), tuple(duels),
+            verdict, tuple(self.grid),
         )  # fmt: skip
 
 
@@ -190,21 +190,21 @@ def _bar(console: Console, total: int) -> Iterator[Callable[[str], None]]:
 
 def modality_groups(recipe: Recipe) -> dict[str, list[int]]:
     """Encoder to its places in the presence mask: all cameras are one modality."""
-    found: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for name, encoder in recipe.model.encoders.items():
-        start = sum(map(len, found.values()))
-        found[name] = list(range(start, start + len(encoder.streams)))
-    return found
+        start = sum(map(len, places.values()))
+        places[name] = list(range(start, start + len(encoder.streams)))
+    return places
 
 
 def only(recipe: Recipe, prepared: Prepared, encoder: str) -> tuple[Recipe, Prepared]:
     """`recipe` with only one of its encoders, and data to match. The labels stay what is right with all known."""
     columns = modality_groups(recipe)[encoder]
-    kept = [recipe.modalities[place] for place in columns]
+    names = [recipe.modalities[place] for place in columns]
     fusion = FusionRecipe("concat", recipe.model.fusion.width, dropout=recipe.model.fusion.dropout)
     model = msgspec.structs.replace(recipe.model.only(encoder), fusion=fusion)
     plan = recipe.train
-    dropout = {name: chance for name, chance in plan.modality_dropout.items() if name in kept}
+    dropout = {name: chance for name, chance in plan.modality_dropout.items() if name in names}
     alone = msgspec.structs.replace(recipe, model=model, train=msgspec.structs.replace(plan, modality_dropout=dropout))
     return alone, replace(
         prepared,

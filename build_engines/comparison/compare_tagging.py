@@ -29,17 +29,18 @@ def compare_tagging(build: Build, recipe: Recipe) -> Comparison:
     else:
         trained = train(recipe, build.recipe_digest, prepared, build.console)
     logits, _ = predict(trained.model, prepared.val)
-    said = [recipe.labels[int(index)] for index in logits.argmax(1)]
+    predicted = [recipe.labels[int(index)] for index in logits.argmax(1)]
     fit, judged = (
-        [(one.words, one.tags) for one in sentences(build.data, split)] for split in ("train", recipe.evaluate_split)
+        [(sentence.words, sentence.tags) for sentence in sentences(build.data, split)]
+        for split in ("train", recipe.evaluate_split)
     )
     read = [min(len(words), prepared.val[0].label.shape[1]) for words, _ in judged]
     classic = [tags[:count] for tags, count in zip(classical_tags(fit, judged), read, strict=True)]
     truth = [tags[:count] for (_, tags), count in zip(judged, read, strict=True)]
     neural = []
     for count in read:
-        neural.append(said[:count])
-        said = said[count:]
+        neural.append(predicted[:count])
+        predicted = predicted[count:]
     contest = Contest(
         [tag for tags in truth for tag in tags],
         [str(index) for index, count in enumerate(read) for _ in range(count)],

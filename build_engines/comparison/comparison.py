@@ -60,9 +60,9 @@ class Comparison(Struct, frozen=True):
                 "modalities which they know by heart look better than they are)."
             )
             tried = tuple(
-                ("chosen" if index == 0 else "", *(f"{one.weights[name]:g}" for name in names),
-                 f"{one.mean:.4f}", f"{one.deviation:.4f}")
-                for index, one in enumerate(self.grid)
+                ("chosen" if index == 0 else "", *(f"{point.weights[name]:g}" for name in names),
+                 f"{point.mean:.4f}", f"{point.deviation:.4f}")
+                for index, point in enumerate(self.grid)
             )  # fmt: skip
             columns = ("", *names, "mean macro-F1 of the folds", "deviation")
             sections.append(Section("Weights by cross-validation", (text,), Cells(columns, tried)))

@@ -38,11 +38,11 @@ class Duel(Struct, frozen=True):
     @property
     def words(self) -> str:
         """Better only if the interval excludes 0."""
-        one = self.difference
-        span = f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}], McNemar p {self.p_value:.2g}"
-        if one.low > 0:
+        gap = self.difference
+        span = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}], McNemar p {self.p_value:.2g}"
+        if gap.low > 0:
             return f"{self.name} beats {self.rival}: {span}"
-        if one.high < 0:
+        if gap.high < 0:
             return f"{self.name} is worse than {self.rival}: {span}"
         return f"{self.name} is not proven better than {self.rival}: {span}"
 
@@ -53,15 +53,15 @@ class Contest:
     def __init__(self, truth: Sequence[str], groups: Sequence[str], labels: Sequence[str], seed: int) -> None:
         self._truth, self._labels = list(truth), labels
         self._draws = resamples(groups, DRAWS, seed)
-        self._said: dict[str, list[str]] = {}
+        self._answers: dict[str, list[str]] = {}
         self._f1: dict[str, np.ndarray] = {}
         self.rows: list[Row] = []
 
-    def add(self, name: str, kind: str, said: Sequence[str], note: str = "") -> Row:
-        """Judge the answers `said`, one per moment."""
-        self._said[name] = list(said)
-        self._f1[name] = bootstrap(self._truth, said, self._draws)
-        scores = score(self._truth, said, self._labels)
+    def add(self, name: str, kind: str, answers: Sequence[str], note: str = "") -> Row:
+        """Judge `answers`, one per moment."""
+        self._answers[name] = list(answers)
+        self._f1[name] = bootstrap(self._truth, answers, self._draws)
+        scores = score(self._truth, answers, self._labels)
         right = self._right(name).astype(float)
         accuracies = np.array([right[draw].mean() for draw in self._draws])
         row = Row(name, kind, interval(scores.f1_macro, self._f1[name]), interval(scores.accuracy, accuracies), note)
@@ -74,9 +74,9 @@ class Contest:
 
     def duel(self, name: str, rival: str) -> Duel:
         """The paired difference of two contestants."""
-        one, other = (next(row for row in self.rows if row.name == which) for which in (name, rival))
-        apart = interval(one.f1_macro.value - other.f1_macro.value, self._f1[name] - self._f1[rival])
+        first, second = (next(row for row in self.rows if row.name == contestant) for contestant in (name, rival))
+        apart = interval(first.f1_macro.value - second.f1_macro.value, self._f1[name] - self._f1[rival])
         return Duel(name, rival, apart, mcnemar(self._right(name).tolist(), self._right(rival).tolist())[2])
 
     def _right(self, name: str) -> np.ndarray:
-        return np.array([a == b for a, b in zip(self._said[name], self._truth, strict=True)])
+        return np.array([a == b for a, b in zip(self._answers[name], self._truth, strict=True)])

@@ -76,10 +76,10 @@ def fit_fusion(
 
 
 @torch.no_grad()
-def said_by(recipe: Recipe, head: Fusion, features: Tensor, presence: Tensor) -> Ints:
+def predicted_by(recipe: Recipe, head: Fusion, features: Tensor, presence: Tensor) -> Ints:
     """The label's number of each moment."""
-    said: Ints = one_label_build(recipe.output_head).said(head(features, presence))
-    return said
+    numbers: Ints = one_label_build(recipe.output_head).predicted(head(features, presence))
+    return numbers
 
 
 def simplex(count: int) -> list[tuple[float, ...]]:
@@ -118,8 +118,8 @@ def choose_weights(
         scores = []
         for fit, judged in parts:
             head = fit_fusion(recipe, fusion, features[fit], presence[fit], labels[fit], weights, epochs=4)
-            said = said_by(recipe, head, features[judged], presence[judged])
-            scores.append(float(f1_score(truth[judged], said, average="macro", zero_division=0)))
+            predicted = predicted_by(recipe, head, features[judged], presence[judged])
+            scores.append(float(f1_score(truth[judged], predicted, average="macro", zero_division=0)))
         names = dict(zip(recipe.modalities, weights, strict=True))
         points.append(GridPoint(names, round(float(np.mean(scores)), 5), round(float(np.std(scores)), 5)))
         advance("weights " + " ".join(f"{value:g}" for value in weights))

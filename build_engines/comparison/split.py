@@ -66,13 +66,13 @@ def read_split(recipe: Recipe, prepared: Prepared, moments: Iterable[LabelledSet
         groups.append(moment.cluster or moment.group)
         slices = {name: aligned.slices[name] for name in recipe.modalities}
         presence.append(np.array([part.present for part in slices.values()], np.float32))
-        said = (part.newest for part in slices.values())
-        texts.append(next((one.text for one in said if isinstance(one, Utterance)), ""))
+        newest = (part.newest for part in slices.values())
+        texts.append(next((message.text for message in newest if isinstance(message, Utterance)), ""))
         for name, encoder in encoders.items():
             parts = [stream_arrays(streams[stream], slices[stream], preprocess[stream]) for stream in encoder.streams]
             # Cameras have an axis of their own, the other encoders read one stream.
-            made = (np.concatenate([part[field] for part in parts]) for field in parts[0])
-            columns[name].append(tuple(made if MODALITIES[name].batched else (value[0] for value in made)))
+            arrays = (np.concatenate([part[field] for part in parts]) for field in parts[0])
+            columns[name].append(tuple(arrays if MODALITIES[name].batched else (value[0] for value in arrays)))
     if not labels:
         raise UserError("compare: a split holds no labelled moment; check --data")
     inputs = {name: tuple(np.stack(values) for values in zip(*rows, strict=True)) for name, rows in columns.items()}

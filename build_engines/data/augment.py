@@ -45,7 +45,7 @@ class Augmenter:
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """`images` uint8 [N, H, W, 3], changed; uint8 again, as the encoder takes it."""
-        return np.stack([self._one(image) for image in images]) if self._active else images
+        return np.stack([self._changed(image) for image in images]) if self._active else images
 
     @property
     def _active(self) -> bool:
@@ -73,7 +73,7 @@ class Augmenter:
         pasted[:, down, across] = images[partner][:, down, across]
         return pasted, Mix(partner, 1 - rows * columns / (height * width))
 
-    def _one(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _changed(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         plan, rng = self._plan, self._rng
         height, width = image.shape[:2]
         if plan.flip and rng.random() < 0.5:

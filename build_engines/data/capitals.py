@@ -28,7 +28,9 @@ def _changes() -> Iterator[tuple[str, str]]:
             continue
         # Some signs stand for a space and an accent; a word holds no space.
         plain = unicodedata.normalize("NFKC", char).replace(" ", "") or char
-        marked = "".join(MARK + one.lower() if one.isupper() and one.lower() != one else one for one in plain)
+        marked = "".join(
+            MARK + letter.lower() if letter.isupper() and letter.lower() != letter else letter for letter in plain
+        )
         if marked != char:
             yield char, marked
 

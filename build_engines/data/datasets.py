@@ -139,14 +139,14 @@ def layout_for(bundle: Bundle, data: Path, split: str, name: str | None = None) 
 
 def recipe_json(recipe: AnyRecipe) -> bytes:
     """`recipe` as it was understood, without where things lie on this machine: what `report/recipe.json` holds."""
-    found: dict[str, Any] = msgspec.to_builtins(recipe)
-    found["data"] = ""
-    found["calibrate"]["recordings"] = [Path(file).name for file in recipe.calibrate.recordings]
-    for stage in found.get("onnx", {}).get("stages", ()):
+    document: dict[str, Any] = msgspec.to_builtins(recipe)
+    document["data"] = ""
+    document["calibrate"]["recordings"] = [Path(file).name for file in recipe.calibrate.recordings]
+    for stage in document.get("onnx", {}).get("stages", ()):
         stage["file"] = Path(stage["file"]).name
-    if tokenizer := found.get("onnx", {}).get("tokenizer"):
-        found["onnx"]["tokenizer"] = Path(tokenizer).name
-    return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+    if tokenizer := document.get("onnx", {}).get("tokenizer"):
+        document["onnx"]["tokenizer"] = Path(tokenizer).name
+    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
 
 Inputs = tuple[NDArray[Any], ...]

@@ -84,10 +84,10 @@ def stream_names(streams: Mapping[str, StreamSpec]) -> tuple[str, str, str]:
     """The names of the camera, text and sensor streams: the first of each kind. Raises UserError if one lacks."""
     names = []
     for spec in (CameraStream, TextStream, SensorStream):
-        found = streams_of(streams, spec)
-        if not found:
+        matching = streams_of(streams, spec)
+        if not matching:
             raise UserError(f"the home layout needs a {spec.__name__}; the bundle has only {', '.join(streams)}")
-        names.append(next(iter(found)))
+        names.append(next(iter(matching)))
     return names[0], names[1], names[2]
 
 
@@ -100,11 +100,11 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     sensor_spec = streams[sensors]
     assert isinstance(sensor_spec, SensorStream)
     streams[sensors] = fit_channels(sensor_spec, rooms)
-    said = [(str(row["text"]), str(row["action"])) for row in read_json_lines(data / "train" / "voice.jsonl")]
-    swapped = (opposite_of(*sentence, recipe.opposites) for sentence in said)
-    voice = sorted({*said, *(sentence for sentence in swapped if sentence is not None)})
-    model = train_tokenizer(recipe.tokenizer, [text for text, _ in said])
-    actions = tuple(sorted({action for _, action in said}))
+    commands = [(str(row["text"]), str(row["action"])) for row in read_json_lines(data / "train" / "voice.jsonl")]
+    swapped = (opposite_of(*sentence, recipe.opposites) for sentence in commands)
+    voice = sorted({*commands, *(sentence for sentence in swapped if sentence is not None)})
+    model = train_tokenizer(recipe.tokenizer, [text for text, _ in commands])
+    actions = tuple(sorted({action for _, action in commands}))
     parts = _Parts(streams, (camera, text, sensors), Tokenizer(model))
     pictures = parts.gestures(data, "train")
     source = RepairedSource(recipe, model, voice, actions, *pictures, *parts.rooms(rooms), occupants)
@@ -120,10 +120,10 @@ def _read_rooms(path: Path) -> tuple[list[dict[str, float]], Ints]:
     rooms: list[dict[str, float]] = []
     occupants: list[int] = []
     try:
-        for found in read_rows(path):
-            row = Row(path, found.line, dict(found.cells))
-            if found.problem:
-                raise row.wrong(found.problem)
+        for table_row in read_rows(path):
+            row = Row(path, table_row.line, dict(table_row.cells))
+            if table_row.problem:
+                raise row.wrong(table_row.problem)
             occupants.append(int(row.number("occupants", row["occupants"])))
             named = ((name, cell) for name, cell in row.items() if name.lower() not in ("timestamp", "occupants"))
             rooms.append({name: row.number(name, cell) for name, cell in named if not is_missing(cell)})
@@ -156,9 +156,9 @@ class _Parts:
 
     def rooms(self, rows: Sequence[Mapping[str, float]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Windows and masks, [N, T, C] each."""
-        made = [window_tensors(self.sensors, (Sample(self.sensors_name, 0, AT_NS, row),)) for row in rows]
-        windows = np.concatenate([item["window"] for item in made]).astype(np.float32)
-        return windows, np.concatenate([item["mask"] for item in made]).astype(np.float32)
+        tensors = [window_tensors(self.sensors, (Sample(self.sensors_name, 0, AT_NS, row),)) for row in rows]
+        windows = np.concatenate([item["window"] for item in tensors]).astype(np.float32)
+        return windows, np.concatenate([item["mask"] for item in tensors]).astype(np.float32)
 
     def pairs(self, data: Path, split: str, names: Mapping[str, int]) -> list[Batch]:
         """The split's own pairs, 64 at a time."""

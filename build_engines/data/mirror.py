@@ -27,9 +27,9 @@ class Mirror:
         aux: Mapping[str, Sequence[str]],
     ) -> None:
         """`sensors` with its fitted channels; `aux` is each auxiliary label's classes in order. Raises UserError."""
-        known = {*labels, *(value for classes in aux.values() for value in classes)}
-        if unknown := [name for pair in plan.labels for name in pair if name not in known]:
-            raise UserError(f"train.augment.mirror.labels names {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        names = {*labels, *(value for classes in aux.values() for value in classes)}
+        if unknown := [name for pair in plan.labels for name in pair if name not in names]:
+            raise UserError(f"train.augment.mirror.labels names {unknown[0]!r}; there are {', '.join(sorted(names))}")
         channels = {channel.name: index for index, channel in enumerate(sensors.channels)} if sensors else {}
         if absent := [name for name in plan.channels if name not in channels]:
             raise UserError(f"train.augment.mirror.channels names {absent[0]!r}; there are {', '.join(channels)}")
@@ -69,7 +69,7 @@ class Mirror:
 
 def _exchanged(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Ints:
     """Number of a name to the number of the name it changes places with; its own where it has none."""
-    partner = {one: other for pair in pairs for one, other in (pair, pair[::-1])}
+    partner = {name: other for pair in pairs for name, other in (pair, pair[::-1])}
     places = {name: index for index, name in enumerate(names)}
     return np.array([places.get(partner.get(name, name), index) for index, name in enumerate(names)], np.int64)
 

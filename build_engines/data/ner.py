@@ -67,19 +67,19 @@ def sentences(data: Path, split: str) -> list[Tagged]:
     path = split_file(data, split)
     if path.suffix == ".jsonl":
         return [_json_sentence(row) for row in read_json_lines(path)]
-    found = list(_conll(path))
+    tagged = list(_conll(path))
     if path == data:
-        held = split != "train"
-        found = [one for index, one in enumerate(found) if (index % HELD_OUT == HELD_OUT - 1) == held]
-    if not found:
+        validation = split != "train"
+        tagged = [sentence for index, sentence in enumerate(tagged) if (index % HELD_OUT == HELD_OUT - 1) == validation]
+    if not tagged:
         raise UserError(f"data {path}: holds no sentence for the split {split!r}")
-    return found
+    return tagged
 
 
 def _json_sentence(row: Row) -> Tagged:
     words, tags = row["tokens"], row["tags"]
     for key, value in (("tokens", words), ("tags", tags)):
-        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise row.wrong(f"{key} is {value!r:.60}; a list of texts is wanted")
     if len(words) != len(tags) or not words:
         raise row.wrong(f"it has {len(words)} words and {len(tags)} tags; each word needs its own")
@@ -140,13 +140,15 @@ def _tagged(name: str, words: Sequence[str], tags: Sequence[str]) -> Tagged:
 
 def _readable(word: str) -> str:
     """`word` as one word that the device admits: without white space, control and unassigned characters."""
-    kept = "".join(char for char in word if not char.isspace() and unicodedata.category(char) not in ("Cc", "Cs", "Cn"))
-    return kept or NO_CHARACTERS
+    readable = "".join(
+        char for char in word if not char.isspace() and unicodedata.category(char) not in ("Cc", "Cs", "Cn")
+    )
+    return readable or NO_CHARACTERS
 
 
 def labels_of(data: Path) -> tuple[str, ...]:
     """The tags of the training split, outside first: the labels of a recipe that names none."""
-    kinds = sorted({tag[2:] for one in sentences(data, "train") for tag in one.tags if tag != OUTSIDE})
+    kinds = sorted({tag[2:] for sentence in sentences(data, "train") for tag in sentence.tags if tag != OUTSIDE})
     if not kinds:
         raise UserError(f"data {data}: the training split has no tag but {OUTSIDE}")
     return (OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
@@ -197,7 +199,7 @@ def _to_cut(train: Sequence[Tagged], lists: WordLists | None) -> Iterator[str]:
         listed = lists.words()
         for word, times in zip(listed, lists.repeats(listed), strict=True):
             yield from repeat(word, int(times))
-    yield from (word for one in train for word in one.words)
+    yield from (word for sentence in train for word in sentence.words)
 
 
 def _labels(recipe: Recipe, tagged: Sequence[Tagged], length: int) -> Ints:
@@ -205,8 +207,8 @@ def _labels(recipe: Recipe, tagged: Sequence[Tagged], length: int) -> Ints:
     names = {name: index for index, name in enumerate(recipe.labels)}
     label = np.full((len(tagged), length), NO_WORD, np.int64)
     for row, sentence in enumerate(tagged):
-        known = [names.get(tag, NO_WORD) for tag in sentence.tags[:length]]
-        label[row, : len(known)] = known
+        numbers = [names.get(tag, NO_WORD) for tag in sentence.tags[:length]]
+        label[row, : len(numbers)] = numbers
     return label
 
 
@@ -240,8 +242,8 @@ class SentenceSource:
         self._train = train
         self._batch = min(recipe.train.batch, len(train))
         self.steps = len(train) // self._batch
-        found = Counter(tag for one in train for tag in one.tags)
-        self.counts = np.array([float(found[label]) for label in recipe.labels])
+        counts = Counter(tag for sentence in train for tag in sentence.tags)
+        self.counts = np.array([float(counts[label]) for label in recipe.labels])
         self.side_counts: Mapping[str, NDArray[np.float64]] = {}
         self.aux_counts: Mapping[str, NDArray[np.float64]] = {}
 

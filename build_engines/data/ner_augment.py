@@ -28,13 +28,13 @@ class Tagged:
 
 def spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     """First word, the word after the last, and type of each entity; `tags` are IOB2."""
-    found: list[tuple[int, int, str]] = []
+    entities: list[tuple[int, int, str]] = []
     for index, tag in enumerate(tags):
         if tag.startswith("B-"):
-            found.append((index, index + 1, tag[2:]))
-        elif tag.startswith("I-") and found and found[-1][1] == index:
-            found[-1] = (found[-1][0], index + 1, found[-1][2])
-    return found
+            entities.append((index, index + 1, tag[2:]))
+        elif tag.startswith("I-") and entities and entities[-1][1] == index:
+            entities[-1] = (entities[-1][0], index + 1, entities[-1][2])
+    return entities
 
 
 class SentenceAugmenter:
@@ -47,10 +47,10 @@ class SentenceAugmenter:
             for start, end, kind in spans(sentence.tags):
                 self._entities[kind].append(sentence.words[start:end])
 
-    def __call__(self, one: Tagged, rng: np.random.Generator) -> Tagged:
-        """`one`, changed at random."""
-        words, tags = list(one.words), list(one.tags)
-        for start, end, kind in reversed(spans(one.tags)):
+    def __call__(self, sentence: Tagged, rng: np.random.Generator) -> Tagged:
+        """`sentence`, changed at random."""
+        words, tags = list(sentence.words), list(sentence.tags)
+        for start, end, kind in reversed(spans(sentence.tags)):
             mention: Sequence[str] = words[start:end]
             if rng.random() < self._plan.swap:
                 choices = self._entities[kind]
@@ -64,7 +64,7 @@ class SentenceAugmenter:
             words = [word.lower() for word in words]
         elif chance < 1.2 * self._plan.case:
             words = [word.upper() for word in words]
-        return Tagged(one.id, tuple(words), tuple(tags))
+        return Tagged(sentence.id, tuple(words), tuple(tags))
 
 
 def respelled(word: str, rng: np.random.Generator) -> str:
@@ -75,5 +75,5 @@ def respelled(word: str, rng: np.random.Generator) -> str:
 def _other(char: str, rng: np.random.Generator) -> str:
     low = char.lower()
     pool = VOWELS if low in VOWELS else CONSONANTS if char.isalpha() else DIGITS if char.isdigit() else char
-    made = pool[int(rng.integers(len(pool)))]
-    return made.upper() if char.isupper() else made
+    drawn = pool[int(rng.integers(len(pool)))]
+    return drawn.upper() if char.isupper() else drawn

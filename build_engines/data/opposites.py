@@ -30,7 +30,7 @@ def _swap(text: str, old: str, new: str, keep: Sequence[str]) -> str | None:
     telling = rf"\b{re.escape(old)}\b" if old.isascii() else re.escape(old)
     # Words to keep come first in the alternation, so they are consumed whole before `old` can match inside them.
     pattern = "|".join([*(re.escape(word) for word in keep), f"(?P<telling>{telling})"])
-    for found in re.finditer(pattern, text, re.IGNORECASE):
-        if found["telling"] is not None:
-            return text[: found.start()] + new + text[found.end() :]
+    for match in re.finditer(pattern, text, re.IGNORECASE):
+        if match["telling"] is not None:
+            return text[: match.start()] + new + text[match.end() :]
     return None

@@ -57,12 +57,15 @@ def build_arrays(
             columns.setdefault(name, []).append(value)
             guard.keep(value.nbytes)
         columns.setdefault("presence", []).append(np.array([part.present for part in slices], np.float32))
-        said = aligned.slices[recipe.model.text.stream].newest if recipe.model.text else None
-        texts.append(said.text if isinstance(said, Utterance) else "")
+        utterance = aligned.slices[recipe.model.text.stream].newest if recipe.model.text else None
+        texts.append(utterance.text if isinstance(utterance, Utterance) else "")
         other = next(iter(moment.label_without.values()), moment.label)
         try:
-            both = [build_of(head).truth(head, "", one) for one in (moment, dataclasses.replace(moment, label=other))]
-            labels.append(np.stack(both))
+            truths = [
+                build_of(head).truth(head, "", variant)
+                for variant in (moment, dataclasses.replace(moment, label=other))
+            ]
+            labels.append(np.stack(truths))
             for name, beside in others.items():
                 columns.setdefault(f"side {name}", []).append(build_of(beside).truth(beside, name, moment))
         except UserError as error:
@@ -89,7 +92,7 @@ def _tensors(recipe: Recipe, preprocess: Mapping[str, Preprocess], aligned: Alig
 
     An encoder of several streams has theirs on the first axis. Zeros where a stream is absent.
     """
-    found: Arrays = {}
+    arrays: Arrays = {}
     for name, encoder in recipe.model.encoders.items():
         if name == "text":
             continue
@@ -99,8 +102,8 @@ def _tensors(recipe: Recipe, preprocess: Mapping[str, Preprocess], aligned: Alig
         ]
         for field in parts[0]:
             rows = [part[field] for part in parts]
-            found[_array_name(name, field)] = np.concatenate(rows) if MODALITIES[name].batched else rows[0][0]
-    return found
+            arrays[_array_name(name, field)] = np.concatenate(rows) if MODALITIES[name].batched else rows[0][0]
+    return arrays
 
 
 class PairedSource:
@@ -129,7 +132,7 @@ class PairedSource:
         self._change = change
         self._batch = min(recipe.train.batch, len(self._labels))
         self._text_name = recipe.model.text.stream if recipe.model.text else None
-        self._unique, self._which = np.unique(arrays["texts"], return_inverse=True)
+        self._unique, self._sentence_rows = np.unique(arrays["texts"], return_inverse=True)
         self._encoder: SamplingEncoder | None = None
         if recipe.model.text is not None and tokenizer is not None:
             spec = recipe.streams[recipe.model.text.stream]
@@ -170,7 +173,7 @@ class PairedSource:
             if name != "text":
                 inputs[name] = tuple(arrays[_array_name(name, field)][index] for field in fields)
             elif encoded is not None:
-                inputs[name] = (encoded[0][self._which[index]], encoded[1][self._which[index]])
+                inputs[name] = (encoded[0][self._sentence_rows[index]], encoded[1][self._sentence_rows[index]])
         without = self._labels[index, 1]
         return Batch(
             inputs=inputs,

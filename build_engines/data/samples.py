@@ -79,8 +79,8 @@ class _Reader:
         condition = _word(self._field(row, plan.condition)) if plan.condition else ""
         label = self._label(row)
         messages = tuple(self._messages(row))
-        values = {one: self._target(row, one, field) for one, field in plan.targets.items()}
-        side = {one: _word(self._field(row, field)) for one, field in plan.side_labels.items()}
+        values = {target: self._target(row, target, field) for target, field in plan.targets.items()}
+        side = {head: _word(self._field(row, field)) for head, field in plan.side_labels.items()}
         return LabelledSet(
             name, name, AT_NS, label, messages, condition=condition, cluster=" ".join(groups), values=values, side=side
         )
@@ -104,10 +104,10 @@ class _Reader:
 
     def _target(self, row: Row, name: str, field: str) -> float:
         value = self._field(row, field)
-        found = None if is_missing(value) else row.number(field, value)
-        if found is None or not math.isfinite(found):
+        parsed = None if is_missing(value) else row.number(field, value)
+        if parsed is None or not math.isfinite(parsed):
             raise row.wrong(f"{field} is {value!r}; the value {name!r} must be a finite number")
-        return found
+        return parsed
 
     def _label(self, row: Row) -> str:
         plan = self._dataset
@@ -117,27 +117,27 @@ class _Reader:
         if not plan.values:
             return value
         if value not in plan.values:
-            known = ", ".join(plan.values)
-            raise row.wrong(f"{plan.label} is {value!r}; dataset.values knows {known}")
+            values = ", ".join(plan.values)
+            raise row.wrong(f"{plan.label} is {value!r}; dataset.values knows {values}")
         return plan.values[value]
 
     def _field(self, row: Row, path: str) -> Any:
-        found: Any = row
+        value: Any = row
         for part in path.split("."):
-            name = column_named(part, found) if isinstance(found, dict) else None
+            name = column_named(part, value) if isinstance(value, dict) else None
             if name is None:
                 raise row.wrong(f"it has no field {path!r}; it has {', '.join(map(str, row))}")
-            found = found[name]
-        if isinstance(found, dict | list):
+            value = value[name]
+        if isinstance(value, dict | list):
             raise row.wrong(f"{path} holds several values; one is wanted")
-        return None if found != found else found  # noqa: PLR0124  NaN, as data frames write what is not there
+        return None if value != value else value  # noqa: PLR0124  NaN, as data frames write what is not there
 
     def aux(self, row: Row, name: str) -> str | None:
         """The class of an auxiliary label, or None where the row has none."""
-        found = self._field(row, path := self._dataset.aux[name])
-        if found is None or name not in self._dataset.bins:
-            return None if found is None else _word(found)
-        return str(bisect_right(self._dataset.bins[name], row.number(path, found)))
+        value = self._field(row, path := self._dataset.aux[name])
+        if value is None or name not in self._dataset.bins:
+            return None if value is None else _word(value)
+        return str(bisect_right(self._dataset.bins[name], row.number(path, value)))
 
     def cluster(self, row: Row) -> str:
         return " ".join(_word(self._field(row, field)) for field in self._dataset.groups)
@@ -161,18 +161,18 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
         if not sentences:
             raise UserError(f"data {data}: the training split has no text; leave model.text out of the recipe")
         tokenizer = train_tokenizer(recipe.tokenizer, sentences)
-    found: dict[str, tuple[Arrays, dict[str, Ints]]] = {}
+    prepared: dict[str, tuple[Arrays, dict[str, Ints]]] = {}
     classes = _aux_classes(recipe, splits["train"], readers["train"])
     for split, rows in splits.items():
         arrays = build_arrays(recipe, streams, read(data, split, streams, recipe.dataset), data, split)
-        found[split] = arrays, _aux(recipe, classes, rows, readers[split])
+        prepared[split] = arrays, _aux(recipe, classes, rows, readers[split])
     mirror = recipe.train.augment.mirror
     change = None
     if mirror is not None:
         spec = streams_of(streams, SensorStream)[recipe.model.sensors.stream] if recipe.model.sensors else None
         change = Mirror(mirror, spec, answer_names(recipe), classes)
-    source = PairedSource(recipe, tokenizer, *found["train"], change=change)
-    plain = PairedSource(recipe, tokenizer, *found[recipe.evaluate_split], training=False)
+    source = PairedSource(recipe, tokenizer, *prepared["train"], change=change)
+    plain = PairedSource(recipe, tokenizer, *prepared[recipe.evaluate_split], training=False)
     return Prepared(streams, tokenizer, source, list(plain.in_order()), digest_of(data / "train"))
 
 
@@ -202,7 +202,7 @@ def _fitted(recipe: Recipe, rows: list[Row], reader: _Reader) -> dict[str, Strea
 def _aux_classes(recipe: Recipe, rows: list[Row], reader: _Reader) -> dict[str, tuple[str, ...]]:
     """Auxiliary label to the training split's values, in order. Raises UserError if the recipe counts otherwise."""
     model = recipe.model
-    found = {}
+    classes = {}
     for encoder in model.encoders.values():
         for name, size in encoder.aux.items():
             if name not in recipe.dataset.aux:
@@ -210,20 +210,20 @@ def _aux_classes(recipe: Recipe, rows: list[Row], reader: _Reader) -> dict[str, 
                     f"recipe {recipe.name}: the auxiliary label {name!r} has no field; add it to dataset.aux"
                 )
             values = (reader.aux(row, name) for row in rows)
-            found[name] = tuple(sorted({value for value in values if value is not None}))
-            if len(found[name]) != size:
+            classes[name] = tuple(sorted({value for value in values if value is not None}))
+            if len(classes[name]) != size:
                 raise UserError(
                     f"recipe {recipe.name}: aux.{name} is {size}; the training split's "
-                    f"{recipe.dataset.aux[name]} has {len(found[name])} values ({', '.join(found[name])})"
+                    f"{recipe.dataset.aux[name]} has {len(classes[name])} values ({', '.join(classes[name])})"
                 )
-    return found
+    return classes
 
 
 def _aux(recipe: Recipe, classes: Mapping[str, tuple[str, ...]], rows: list[Row], reader: _Reader) -> dict[str, Ints]:
     """Each auxiliary label's class per row; NO_CLASS where it has none that training knows."""
-    found = {}
-    for name, known in classes.items():
-        numbers = {value: index for index, value in enumerate(known)}
+    numbered = {}
+    for name, names in classes.items():
+        numbers = {value: index for index, value in enumerate(names)}
         values = (reader.aux(row, name) for row in rows)
-        found[name] = np.array([numbers.get(value, NO_CLASS) if value else NO_CLASS for value in values], np.int64)
-    return found
+        numbered[name] = np.array([numbers.get(value, NO_CLASS) if value else NO_CLASS for value in values], np.int64)
+    return numbered

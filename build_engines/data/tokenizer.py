@@ -77,7 +77,7 @@ class SamplingEncoder:
         self._length = spec.max_tokens
         self._alpha = alpha
         self._rng = np.random.default_rng(seed)
-        self._known: dict[str, tuple[list[list[int]], NDArray[np.float64]]] = {}
+        self._segmentations: dict[str, tuple[list[list[int]], NDArray[np.float64]]] = {}
 
     def encode(self, sentences: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """ids and mask, [n, L] each, as the device's `text_tensors` lays them out."""
@@ -100,10 +100,10 @@ class SamplingEncoder:
         if self._alpha == 0 or not sentence:
             best: list[int] = self._processor.EncodeAsIds(sentence)
             return best
-        if sentence not in self._known:
-            found = self._processor.NBestEncodeAsIds(sentence, CANDIDATES)
-            scores = np.array([sum(map(self._processor.GetScore, pieces)) for pieces in found])
+        if sentence not in self._segmentations:
+            segmentations = self._processor.NBestEncodeAsIds(sentence, CANDIDATES)
+            scores = np.array([sum(map(self._processor.GetScore, pieces)) for pieces in segmentations])
             chances = np.exp(self._alpha * (scores - scores.max()))
-            self._known[sentence] = (found, np.cumsum(chances / chances.sum()))
-        candidates, steps = self._known[sentence]
+            self._segmentations[sentence] = (segmentations, np.cumsum(chances / chances.sum()))
+        candidates, steps = self._segmentations[sentence]
         return candidates[min(int(np.searchsorted(steps, self._rng.random())), len(candidates) - 1)]

@@ -165,9 +165,9 @@ def _arrays(
     if cache.is_file():
         with np.load(cache, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    found = build_arrays(recipe, streams, read(data, split, streams), data, split)
+    built = build_arrays(recipe, streams, read(data, split, streams), data, split)
     work.mkdir(parents=True, exist_ok=True)
     for old in work.glob(f"{name}-*.npz"):
         old.unlink()
-    np.savez(cache, **found)  # type: ignore[arg-type]  # the stub takes array names for flags
-    return found
+    np.savez(cache, **built)  # type: ignore[arg-type]  # the stub takes array names for flags
+    return built

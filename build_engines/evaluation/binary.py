@@ -46,15 +46,15 @@ def curves(head: Head, policy: DecisionPolicy, predictions: Sequence[Prediction]
     """
     build = build_of(head)
     limits = build.curve_limits(head, policy) if isinstance(build, OneLabelBuild) else {}
-    known = [prediction for prediction in predictions if prediction.probabilities]
-    found = []
+    scored = [prediction for prediction in predictions if prediction.probabilities]
+    drawn = []
     for label, limit in limits.items():
-        truth = np.array([label in true_labels(prediction) for prediction in known], bool)
+        truth = np.array([label in true_labels(prediction) for prediction in scored], bool)
         if truth.any() and not truth.all():
-            found.append(
-                _curves(label, limit, truth, np.array([prediction.probabilities[label] for prediction in known]))
+            drawn.append(
+                _curves(label, limit, truth, np.array([prediction.probabilities[label] for prediction in scored]))
             )
-    return found
+    return drawn
 
 
 def _curves(label: str, limit: float, truth: np.ndarray, scores: np.ndarray) -> Curves:
@@ -68,8 +68,8 @@ def _curves(label: str, limit: float, truth: np.ndarray, scores: np.ndarray) -> 
         roc_curve,
     )
 
-    said = scores >= limit
-    negative, false_positive = confusion_matrix(truth, said, labels=[False, True])[0]
+    positive = scores >= limit
+    negative, false_positive = confusion_matrix(truth, positive, labels=[False, True])[0]
     roc_x, roc_y, _ = roc_curve(truth, scores)
     precision, recall, _ = precision_recall_curve(truth, scores)
     return Curves(
@@ -79,8 +79,8 @@ def _curves(label: str, limit: float, truth: np.ndarray, scores: np.ndarray) -> 
         prevalence=float(truth.mean()),
         point=Point(
             limit,
-            float(recall_score(truth, said, zero_division=0)),
-            float(precision_score(truth, said, zero_division=0)),
+            float(recall_score(truth, positive, zero_division=0)),
+            float(precision_score(truth, positive, zero_division=0)),
             float(false_positive / (negative + false_positive)),
         ),
         roc_x=_thinned(roc_x), roc_y=_thinned(roc_y), recall=_thinned(recall), precision=_thinned(precision),

@@ -69,5 +69,5 @@ def risk_coverage(right: Bools, confidence: Floats) -> RiskCoverage:
     answered = np.arange(1, len(right) + 1)
     coverage, risk = answered[last] / len(right), wrong[last] / answered[last]
     area = float(np.sum(np.diff(coverage, prepend=0.0) * risk))
-    kept = np.unique(np.linspace(0, len(coverage) - 1, POINTS).round().astype(int))
-    return RiskCoverage(tuple(coverage[kept].round(6).tolist()), tuple(risk[kept].round(6).tolist()), area)
+    shown = np.unique(np.linspace(0, len(coverage) - 1, POINTS).round().astype(int))
+    return RiskCoverage(tuple(coverage[shown].round(6).tolist()), tuple(risk[shown].round(6).tolist()), area)

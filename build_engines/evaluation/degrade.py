@@ -153,8 +153,8 @@ class Matrix(Struct, frozen=True):
         return table
 
 
-def _figures(one: Cell) -> tuple[float, ...]:
-    return one.figure, one.decisions_figure, one.safe, one.wrong, one.wrong_confident
+def _figures(cell: Cell) -> tuple[float, ...]:
+    return cell.figure, cell.decisions_figure, cell.safe, cell.wrong, cell.wrong_confident
 
 
 def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) -> Matrix:
@@ -197,8 +197,8 @@ def _plan(pipeline: Pipeline) -> Iterator[_Trial]:
     manifest = pipeline.bundle.manifest
     modalities = manifest.presence or manifest.streams_read
     for size in range(len(modalities), 0, -1):
-        for kept in combinations(modalities, size):
-            yield _Trial("present", " + ".join(kept), drop=tuple(name for name in modalities if name not in kept))
+        for present in combinations(modalities, size):
+            yield _Trial("present", " + ".join(present), drop=tuple(name for name in modalities if name not in present))
     for name in modalities:
         for step in STEPS:
             yield _late(pipeline, name, (name,), step)
@@ -207,14 +207,14 @@ def _plan(pipeline: Pipeline) -> Iterator[_Trial]:
             yield _late(pipeline, ALL, modalities, step)
     for name in modalities:
         spec = manifest.streams[name]
-        for what, fault in modality_of(spec).faults(name, spec, isinstance(manifest.head, TaggingHead)).items():
-            yield _Trial("fault", f"{name} {what}", fault=fault)
+        for fault_name, fault in modality_of(spec).faults(name, spec, isinstance(manifest.head, TaggingHead)).items():
+            yield _Trial("fault", f"{name} {fault_name}", fault=fault)
 
 
-def _late(pipeline: Pipeline, what: str, names: tuple[str, ...], step: float) -> _Trial:
+def _late(pipeline: Pipeline, label: str, names: tuple[str, ...], step: float) -> _Trial:
     streams = pipeline.streams
     delays = {name: int(step * max_age_ns(streams[name])) for name in names}
-    return _Trial("late", f"{what} {step:g}x", delayed=names, fault=lambda moments: late(moments, delays, streams))
+    return _Trial("late", f"{label} {step:g}x", delayed=names, fault=lambda moments: late(moments, delays, streams))
 
 
 def _measure(pipeline: Pipeline, read: Reader, trial: _Trial) -> Cell:
@@ -228,7 +228,7 @@ def _measure(pipeline: Pipeline, read: Reader, trial: _Trial) -> Cell:
     return _cell(trial.kind, trial.name, decided, decided if whole else measured(blocking=False))
 
 
-def _cell(kind_of: str, name: str, decided: Evaluation, asked: Evaluation) -> Cell:
+def _cell(kind_of: str, name: str, decided: Evaluation, model_alone: Evaluation) -> Cell:
     count = len(decided.predictions)
     wrong = [
         prediction
@@ -236,7 +236,8 @@ def _cell(kind_of: str, name: str, decided: Evaluation, asked: Evaluation) -> Ce
         if prediction.source == "model" and not decided.build.is_right(decided.head, prediction)
     ]
     return Cell(
-        kind_of, name, asked.model.figure, asked.model.accuracy, decided.scores.figure, decided.scores.accuracy,
+        kind_of, name, model_alone.model.figure, model_alone.model.accuracy,
+        decided.scores.figure, decided.scores.accuracy,
         sum(prediction.source == "safe" for prediction in decided.predictions) / count,
         len(wrong) / count,
         sum(prediction.confidence >= CONFIDENT for prediction in wrong) / count,
@@ -247,7 +248,7 @@ def _verdicts(cells: Sequence[Cell], majority: float, figure: str) -> tuple[list
     below = [cell for cell in cells if cell.kind == "present" and cell.figure < majority]
     stale = [cell for cell in cells if cell.kind == "late" and cell.name.endswith(f"{STEPS[-1]:g}x")]
     everything = next((cell for cell in stale if cell.name.startswith(ALL)), stale[-1])
-    worst = max(stale, key=lambda one: one.wrong_confident)
+    worst = max(stale, key=lambda cell: cell.wrong_confident)
     lines = [
         f"below the {figure} of always saying the same: {', '.join(cell.name for cell in below)}"
         if below
@@ -265,9 +266,9 @@ def limited(read: Reader, most: int) -> Reader:
     for moment in read():
         groups[moment.group] = groups.get(moment.group, 0) + 1
     step = -(-sum(groups.values()) // most)
-    kept = set(list(groups)[::step])
+    chosen = set(list(groups)[::step])
 
     def some() -> Iterator[LabelledSet]:
-        return (moment for moment in read() if moment.group in kept)
+        return (moment for moment in read() if moment.group in chosen)
 
     return some

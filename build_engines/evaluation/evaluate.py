@@ -86,7 +86,7 @@ def evaluate(
     """
     unknown = drop if unknown is None else unknown
     manifest = pipeline.bundle.manifest
-    heads: dict[str, Head] = {"": manifest.head} | {one.name: one.head for one in manifest.side_heads}
+    heads: dict[str, Head] = {"": manifest.head} | {side_head.name: side_head.head for side_head in manifest.side_heads}
     predictions: dict[str, list[Prediction]] = {name: [] for name in heads}
     refused: Counter[str] = Counter()
     timings: dict[str, list[int]] = {}
@@ -106,21 +106,22 @@ def evaluate(
             pipeline.settle(part)
         absent = (name for name in unknown if not outcome.aligned.slices[name].present)
         right = next((moment.label_without[name] for name in absent if name in moment.label_without), moment.label)
-        for name, said in {"": outcome.verdict, **outcome.side}.items():
+        for name, verdict in {"": outcome.verdict, **outcome.side}.items():
             truth = moment.side.get(name, "") if name else right
-            predictions[name].append(prediction_of(moment, heads[name], truth, said))
+            predictions[name].append(prediction_of(moment, heads[name], truth, verdict))
     if not predictions[""]:
         raise UserError("evaluate: the split holds no labelled moment")
     side = {name: Evaluation.of(heads[name], predictions[name], refused, timings, {}) for name in heads if name}
     return Evaluation.of(manifest.head, predictions[""], refused, timings, side)
 
 
-def prediction_of(moment: LabelledSet, head: Head, truth: str, said: Verdict) -> Prediction:
+def prediction_of(moment: LabelledSet, head: Head, truth: str, verdict: Verdict) -> Prediction:
     """What `head` said of `moment`, beside the right label `truth`, tags and values."""
     return Prediction(
-        moment.id, truth, said.label, said.confidence, said.source, said.reason, dict(said.probabilities),
-        moment.condition, moment.group, moment.tags, said.tags, head.kind, moment.cluster or moment.group,
-        dict(moment.values), {} if isinstance(said.values, UnsetType) else dict(said.values),
+        moment.id, truth, verdict.label, verdict.confidence, verdict.source, verdict.reason,
+        dict(verdict.probabilities), moment.condition, moment.group, moment.tags, verdict.tags, head.kind,
+        moment.cluster or moment.group, dict(moment.values),
+        {} if isinstance(verdict.values, UnsetType) else dict(verdict.values),
     )  # fmt: skip
 
 
@@ -130,27 +131,27 @@ def ablate(pipeline: Pipeline, layout: Layout, data: Path, split: str) -> list[t
     The truth is what was right with everything known. The model alone answers: the policy neither blocks nor holds.
     """
     modalities = pipeline.bundle.manifest.presence
-    found = []
+    scores = []
     for size in range(len(modalities), 0, -1):
-        for kept in combinations(modalities, size):
-            drop = [name for name in modalities if name not in kept]
+        for present in combinations(modalities, size):
+            drop = [name for name in modalities if name not in present]
             result = evaluate(pipeline, layout.read(data, split, pipeline.streams), drop, blocking=False, unknown=())
-            found.append((" + ".join(kept), result.model))
-    return found
+            scores.append((" + ".join(present), result.model))
+    return scores
 
 
-def dropped_streams(bundle: Bundle, wanted: Sequence[str]) -> list[str]:
-    """Streams named in `wanted` by name or by kind (`camera`, `sensors`, `text`). Raises UserError."""
+def dropped_streams(bundle: Bundle, selectors: Sequence[str]) -> list[str]:
+    """Streams named in `selectors` by name or by kind (`camera`, `sensors`, `text`). Raises UserError."""
     manifest = bundle.manifest
     kinds = {name: kind(spec) for name, spec in manifest.streams.items() if name in manifest.presence}
-    found: list[str] = []
-    for word in wanted:
+    dropped: list[str] = []
+    for word in selectors:
         names = [word] if word in kinds else [name for name, kind in kinds.items() if kind == word]
         if not names:
-            known = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-            raise UserError(f"--drop {word}: the bundle's streams are {known}")
-        found += names
-    return found
+            streams = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+            raise UserError(f"--drop {word}: the bundle's streams are {streams}")
+        dropped += names
+    return dropped
 
 
 def by_condition(result: Evaluation) -> dict[str, HeadScores]:
@@ -166,7 +167,7 @@ def document(
     """The evaluation as plain data. `modalities`: what is present to the model's scores."""
     manifest = bundle.manifest
     conditions = by_condition(result)
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "bundle": {"name": manifest.name, "version": manifest.version},
         "precision": dict(manifest.precision["default"]),
         "split": split,
@@ -177,12 +178,12 @@ def document(
         "conditions": {name: {**scores.summary, "count": scores.count} for name, scores in conditions.items()},
         "modalities": modalities,
     }
-    found |= result.build.document(result.head, result.predictions)
+    fields |= result.build.document(result.head, result.predictions)
     if result.side:
-        found["side_heads"] = {
+        fields["side_heads"] = {
             name: {"scores": side.scores, "model_alone": side.model.summary} for name, side in result.side.items()
         }
-    return found
+    return fields
 
 
 def as_json(bundle: Bundle, split: str, result: Evaluation, ablation: Sequence[tuple[str, HeadScores]] = ()) -> bytes:

@@ -105,9 +105,16 @@ def reliability(after: Calibration, before: Calibration | None) -> bytes:
     drawn = [("shipped temperature", after, BLUE, "o-")]
     if before is not None:
         drawn.insert(0, ("temperature 1", before, ORANGE, "s:"))
-    for name, one, colour, style in drawn:
-        x, y = [item.confidence for item in one.bins], [item.accuracy for item in one.bins]
-        axes.plot(x, y, style, color=colour, markersize=5, label=f"{name}: ECE {one.ece:.3f}, Brier {one.brier:.3f}")
+    for name, calibration, colour, style in drawn:
+        x, y = [item.confidence for item in calibration.bins], [item.accuracy for item in calibration.bins]
+        axes.plot(
+            x,
+            y,
+            style,
+            color=colour,
+            markersize=5,
+            label=f"{name}: ECE {calibration.ece:.3f}, Brier {calibration.brier:.3f}",
+        )
     axes.set(ylabel="share right", xlim=(0, 1), ylim=(0, 1), title="Can the confidence be believed?")
     axes.legend(fontsize=8, loc="upper left")
     below.bar([item.confidence for item in after.bins], [item.count for item in after.bins], width=0.04, color=BLUE)
@@ -140,18 +147,20 @@ def risk_coverage(
     return png(figure)
 
 
-def curves(found: Sequence[Curves]) -> bytes:
+def curves(binary: Sequence[Curves]) -> bytes:
     """ROC and precision against recall, the operating point marked."""
     figure = new_figure(9.6, 4.4)
     left, right = figure.subplots(1, 2)
-    for index, one in enumerate(found):
+    for index, curve in enumerate(binary):
         colour = f"C{index % 10}"
-        left.plot(one.roc_x, one.roc_y, color=colour, label=f"{plain(one.label)}: area {one.auc:.3f}")
-        right.plot(one.recall, one.precision, color=colour, label=f"{plain(one.label)}: AP {one.average_precision:.3f}")
-        point = one.point
+        left.plot(curve.roc_x, curve.roc_y, color=colour, label=f"{plain(curve.label)}: area {curve.auc:.3f}")
+        right.plot(
+            curve.recall, curve.precision, color=colour, label=f"{plain(curve.label)}: AP {curve.average_precision:.3f}"
+        )
+        point = curve.point
         left.plot(point.false_positive_rate, point.recall, "o", color=colour)
         right.plot(point.recall, point.precision, "o", color=colour)
-        right.axhline(one.prevalence, color=colour, lw=0.8, ls=":")
+        right.axhline(curve.prevalence, color=colour, lw=0.8, ls=":")
     left.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
     left.set(xlabel="false positive rate", ylabel="true positive rate (recall)", title="ROC; the dot is what ships")
     right.set(xlabel="recall", ylabel="precision", ylim=(0, 1.03), title="Precision and recall (dotted: prevalence)")

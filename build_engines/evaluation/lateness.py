@@ -44,11 +44,11 @@ def _held_back(
             on_time = raw.captured_ns + delays_ns.get(raw.stream, 0) <= moment.reference_ns
             (arrived if on_time else still).append(raw)
         waiting = still
-        kept = [raw for raw in arrived if not (delays_ns.get(raw.stream) and _steady(streams, raw))]
+        messages = [raw for raw in arrived if not (delays_ns.get(raw.stream) and _steady(streams, raw))]
         newest |= {raw.stream: raw for raw in arrived if delays_ns.get(raw.stream) and _steady(streams, raw)}
         for name, raw in newest.items():
-            kept.append(replace(raw, captured_ns=moment.reference_ns - delays_ns[name]))
-        yield replace(moment, messages=tuple(sorted(kept, key=lambda raw: raw.captured_ns)))
+            messages.append(replace(raw, captured_ns=moment.reference_ns - delays_ns[name]))
+        yield replace(moment, messages=tuple(sorted(messages, key=lambda raw: raw.captured_ns)))
 
 
 def _steady(streams: Mapping[str, StreamSpec], raw: RawMessage) -> bool:

@@ -91,11 +91,11 @@ def analyse(
 ) -> Findings:
     """Everything that the report says beside the plain scores."""
     policy = bundle.manifest.decision
-    known = [prediction for prediction in result.predictions if prediction.probabilities]
+    scored = [prediction for prediction in result.predictions if prediction.probabilities]
     return Findings(
         intervals=intervals(result, seed, draws),
-        confidence=_confidence(result, policy, known),
-        policy=_policy(result, known),
+        confidence=_confidence(result, policy, scored),
+        policy=_policy(result, scored),
         curves=tuple(curves(result.head, policy, result.predictions)),
         latency_ms=latency(result.timings),
         rival=rival,
@@ -123,45 +123,45 @@ def intervals(result: Evaluation, seed: int, count: int = DRAWS) -> Intervals:
     )
 
 
-def _confidence(result: Evaluation, policy: DecisionPolicy, known: Sequence[Prediction]) -> Confidence | None:
+def _confidence(result: Evaluation, policy: DecisionPolicy, scored: Sequence[Prediction]) -> Confidence | None:
     head, build = result.head, result.build
-    if not known or not isinstance(head, LabelHead) or not isinstance(build, OneLabelBuild):
+    if not scored or not isinstance(head, LabelHead) or not isinstance(build, OneLabelBuild):
         return None
-    shipped = matrix(known, head.labels)
+    shipped = matrix(scored, head.labels)
     plain = build.at_temperature(shipped, policy.temperature, 1.0)
     return Confidence(
         policy.temperature,
-        calibration(*build.confidences(head, known, shipped)),
-        calibration(*build.confidences(head, known, plain)),
+        calibration(*build.confidences(head, scored, shipped)),
+        calibration(*build.confidences(head, scored, plain)),
     )
 
 
-def _policy(result: Evaluation, known: Sequence[Prediction]) -> Policy | None:
+def _policy(result: Evaluation, scored: Sequence[Prediction]) -> Policy | None:
     head, build = result.head, result.build
-    if not known or not isinstance(build, OneLabelBuild):
+    if not scored or not isinstance(build, OneLabelBuild):
         return None
     answered = [prediction for prediction in result.predictions if prediction.source == "model"]
     wrong = sum(not build.is_right(head, prediction) for prediction in answered)
     return Policy(
         len(answered) / len(result.predictions),
         wrong / max(1, len(answered)),
-        risk_coverage(*build.answer_confidences(head, known)),
+        risk_coverage(*build.answer_confidences(head, scored)),
     )
 
 
 def latency(timings: Mapping[str, Sequence[int]]) -> dict[str, Latency]:
     """p50 and p99 of every part, in milliseconds."""
     count = len(timings.get("total", ()))
-    found = {}
+    parts = {}
     for name, values in timings.items():
         p50, p99 = (float(value) / 1e6 for value in np.percentile(values, (50, 99)))
-        found[name] = Latency(round(p50, 4), round(p99, 4), round(len(values) / count, 4))
-    return found
+        parts[name] = Latency(round(p50, 4), round(p99, 4), round(len(values) / count, 4))
+    return parts
 
 
-def headline(bundle: Bundle, result: Evaluation, found: Findings) -> list[str]:
+def headline(bundle: Bundle, result: Evaluation, findings: Findings) -> list[str]:
     """The report in a few lines."""
-    sure, build, worst = found.intervals, result.build, result.scores.worst
+    sure, build, worst = findings.intervals, result.build, result.scores.worst
     lines = [
         f"{build.figure} {words(sure.figure)}, accuracy {words(sure.accuracy)} "
         f"over {result.scores.count} {build.judged}",
@@ -179,43 +179,43 @@ def headline(bundle: Bundle, result: Evaluation, found: Findings) -> list[str]:
             for name, side in result.side.items()
         ),
     ]
-    if found.confidence is not None:
-        one = found.confidence
+    if findings.confidence is not None:
+        confidence = findings.confidence
         lines.append(
-            f"expected calibration error {one.shipped.ece:.3f} (without temperature {one.plain.ece:.3f}), "
-            f"Brier {one.shipped.brier:.3f} ({one.plain.brier:.3f})"
+            f"expected calibration error {confidence.shipped.ece:.3f} (without temperature "
+            f"{confidence.plain.ece:.3f}), Brier {confidence.shipped.brier:.3f} ({confidence.plain.brier:.3f})"
         )
-    if found.degradation is not None:
-        lines += [f"degradation: {line}" for line in found.degradation.verdicts]
-    if found.rival is not None:
-        lines.append(f"{found.rival.words} (McNemar p {found.rival.p_value:.3g})")
-    if found.gate:
-        lines.append(f"gate: {found.gate}")
+    if findings.degradation is not None:
+        lines += [f"degradation: {line}" for line in findings.degradation.verdicts]
+    if findings.rival is not None:
+        lines.append(f"{findings.rival.words} (McNemar p {findings.rival.p_value:.3g})")
+    if findings.gate:
+        lines.append(f"gate: {findings.gate}")
     return lines
 
 
-def words(one: Interval) -> str:
+def words(figure: Interval) -> str:
     """A figure with its interval."""
-    return f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
-def sections(bundle: Bundle, result: Evaluation, found: Findings) -> list[Section]:
+def sections(bundle: Bundle, result: Evaluation, findings: Findings) -> list[Section]:
     """What there is to say, whatever the head."""
     return [
         *(
             Section(section.title, (section.text,), Cells(section.columns, section.rows))
             for section in result.build.sections(result.head, result.predictions)
         ),
-        _parts(result, found.intervals),
+        _parts(result, findings.intervals),
         *_confusion(result),
-        *_curves(found),
-        *_confidence_section(found),
-        *_policy_section(found),
+        *_curves(findings),
+        *_confidence_section(findings),
+        *_policy_section(findings),
         *_conditions(result),
         *_side_heads(result),
-        *_rival(found),
-        *_degradation(found),
-        _latency(found),
+        *_rival(findings),
+        *_degradation(findings),
+        _latency(findings),
         *_refused(result),
     ]
 
@@ -259,8 +259,8 @@ def _side_heads(result: Evaluation) -> list[Section]:
     return [Section("Side heads", (text,), Cells(columns, rows))] if rows else []
 
 
-def _curves(found: Findings) -> list[Section]:
-    if not found.curves:
+def _curves(findings: Findings) -> list[Section]:
+    if not findings.curves:
         return []
     rows = tuple(
         (
@@ -268,7 +268,7 @@ def _curves(found: Findings) -> list[Section]:
             f"{curve.point.threshold:.2f}", f"{curve.point.recall:.3f}", f"{curve.point.precision:.3f}",
             f"{curve.point.false_positive_rate:.3f}",
         )
-        for curve in found.curves
+        for curve in findings.curves
     )  # fmt: skip
     columns = (
         "label", "ROC area", "average precision", "prevalence", "threshold", "recall", "precision", "false positives",
@@ -276,13 +276,17 @@ def _curves(found: Findings) -> list[Section]:
     return [Section("Operating point", (), Cells(columns, rows), "curves.png", "ROC and precision-recall curves")]
 
 
-def _confidence_section(found: Findings) -> list[Section]:
-    if found.confidence is None:
+def _confidence_section(findings: Findings) -> list[Section]:
+    if findings.confidence is None:
         return []
-    one = found.confidence
+    confidence = findings.confidence
     rows = (
-        ("temperature 1", f"{one.plain.ece:.4f}", f"{one.plain.brier:.4f}"),
-        (f"temperature {one.temperature:g} (ships)", f"{one.shipped.ece:.4f}", f"{one.shipped.brier:.4f}"),
+        ("temperature 1", f"{confidence.plain.ece:.4f}", f"{confidence.plain.brier:.4f}"),
+        (
+            f"temperature {confidence.temperature:g} (ships)",
+            f"{confidence.shipped.ece:.4f}",
+            f"{confidence.shipped.brier:.4f}",
+        ),
     )
     text = "The temperature was fitted on the validation split when the model was trained; if that is the split shown"
     return [
@@ -294,13 +298,13 @@ def _confidence_section(found: Findings) -> list[Section]:
     ]  # fmt: skip
 
 
-def _policy_section(found: Findings) -> list[Section]:
-    if found.policy is None:
+def _policy_section(findings: Findings) -> list[Section]:
+    if findings.policy is None:
         return []
-    one = found.policy
+    policy = findings.policy
     text = (
-        f"The policy lets the model answer {one.answered:.1%} of the decisions; {one.wrong_of_answered:.1%} of those "
-        f"are wrong. The rest is the safe decision. Area under the risk-coverage curve: {one.curve.area:.4f}."
+        f"The policy lets the model answer {policy.answered:.1%} of the decisions; {policy.wrong_of_answered:.1%} of "
+        f"those are wrong. The rest is the safe decision. Area under the risk-coverage curve: {policy.curve.area:.4f}."
     )
     return [Section("Risk and coverage", (text,), None, "risk.png", "Share wrong against share answered")]
 
@@ -312,28 +316,29 @@ def _conditions(result: Evaluation) -> list[Section]:
     return [Section("By condition", (), Cells(columns, rows))] if rows else []
 
 
-def _rival(found: Findings) -> list[Section]:
-    if found.rival is None:
+def _rival(findings: Findings) -> list[Section]:
+    if findings.rival is None:
         return []
-    one = found.rival
+    rival = findings.rival
     rows = (
-        ("only this one right", str(one.only_this_right)),
-        (f"only {one.name} right", str(one.only_rival_right)),
-        ("McNemar's exact p-value", f"{one.p_value:.4g}"),
-        ("the rival's accuracy", f"{one.accuracy:.3f}"),
-        (f"the rival's {one.figure_name}", f"{one.figure:.3f}"),
-        (f"difference in {one.figure_name}", words(one.difference)),
+        ("only this one right", str(rival.only_this_right)),
+        (f"only {rival.name} right", str(rival.only_rival_right)),
+        ("McNemar's exact p-value", f"{rival.p_value:.4g}"),
+        ("the rival's accuracy", f"{rival.accuracy:.3f}"),
+        (f"the rival's {rival.figure_name}", f"{rival.figure:.3f}"),
+        (f"difference in {rival.figure_name}", words(rival.difference)),
     )
-    return [Section(f"Against {one.name}", (one.words.capitalize() + ".",), Cells(("", "figure"), rows))]
+    return [Section(f"Against {rival.name}", (rival.words.capitalize() + ".",), Cells(("", "figure"), rows))]
 
 
-def _degradation(found: Findings) -> list[Section]:
-    return [] if found.degradation is None else [found.degradation.section()]
+def _degradation(findings: Findings) -> list[Section]:
+    return [] if findings.degradation is None else [findings.degradation.section()]
 
 
-def _latency(found: Findings) -> Section:
+def _latency(findings: Findings) -> Section:
     rows = tuple(
-        (name, f"{times.p50:.3f}", f"{times.p99:.3f}", f"{times.share:.1%}") for name, times in found.latency_ms.items()
+        (name, f"{times.p50:.3f}", f"{times.p99:.3f}", f"{times.share:.1%}")
+        for name, times in findings.latency_ms.items()
     )
     text = "Measured while evaluating, on this machine, one decision after another; a cached feature costs nothing."
     return Section("Latency", (text,), Cells(("part", "p50 ms", "p99 ms", "ran in"), rows))
@@ -346,9 +351,9 @@ def _refused(result: Evaluation) -> list[Section]:
     return [Section("Messages refused by admission", (), Cells(("stream and reason", "count"), rows))]
 
 
-def pictures(result: Evaluation, found: Findings) -> dict[str, bytes]:
+def pictures(result: Evaluation, findings: Findings) -> dict[str, bytes]:
     """File name to PNG, for whatever there is."""
-    scores, sure = result.scores, found.intervals
+    scores, sure = result.scores, findings.intervals
     build = result.build
     drawn = {
         "classes.png": figures.part_intervals(
@@ -357,36 +362,38 @@ def pictures(result: Evaluation, found: Findings) -> dict[str, bytes]:
     }
     if isinstance(scores, Scores) and isinstance(build, OneLabelBuild):
         drawn["confusion.png"] = figures.confusion(scores)
-    if found.confidence is not None:
-        drawn["reliability.png"] = figures.reliability(found.confidence.shipped, found.confidence.plain)
-    if found.policy is not None:
-        lines = {"this model": found.policy.curve}
-        point = (found.policy.answered, found.policy.wrong_of_answered)
+    if findings.confidence is not None:
+        drawn["reliability.png"] = figures.reliability(findings.confidence.shipped, findings.confidence.plain)
+    if findings.policy is not None:
+        lines = {"this model": findings.policy.curve}
+        point = (findings.policy.answered, findings.policy.wrong_of_answered)
         drawn["risk.png"] = figures.risk_coverage(
-            lines, point, found.degradation.points() if found.degradation is not None else ()
+            lines, point, findings.degradation.points() if findings.degradation is not None else ()
         )
-    if found.curves:
-        drawn["curves.png"] = figures.curves(found.curves)
-    if found.degradation is not None:
-        drawn["degradation.png"] = found.degradation.picture()
+    if findings.curves:
+        drawn["curves.png"] = figures.curves(findings.curves)
+    if findings.degradation is not None:
+        drawn["degradation.png"] = findings.degradation.picture()
     return drawn
 
 
 def full_report(
-    bundle: Bundle, split: str, result: Evaluation, found: Findings, stem: str = "evaluation"
+    bundle: Bundle, split: str, result: Evaluation, findings: Findings, stem: str = "evaluation"
 ) -> dict[str, bytes]:
     """File name to contents: `<stem>.json`, `.md`, `.html` and the pictures."""
     manifest = bundle.manifest
     title = f"{manifest.name} {manifest.version} on {split}"
-    drawn = pictures(result, found)
+    drawn = pictures(result, findings)
     shown_sections = [
         section if section.picture in drawn else msgspec.structs.replace(section, picture="")
-        for section in sections(bundle, result, found)
+        for section in sections(bundle, result, findings)
     ]
-    lead = headline(bundle, result, found)
+    lead = headline(bundle, result, findings)
     shown = {section.picture: drawn[section.picture] for section in shown_sections if section.picture}
-    modalities = {} if found.degradation is None else found.degradation.subsets()
-    written = msgspec.json.encode(document(bundle, split, result, modalities) | {"headline": lead, "findings": found})
+    modalities = {} if findings.degradation is None else findings.degradation.subsets()
+    written = msgspec.json.encode(
+        document(bundle, split, result, modalities) | {"headline": lead, "findings": findings}
+    )
     return {
         f"{stem}.json": msgspec.json.format(written, indent=1) + b"\n",
         f"{stem}.md": as_markdown(title, lead, shown_sections).encode(),

@@ -37,11 +37,11 @@ def further(
     matrix = degrade(pipeline, read, console) if wants_degradation else None
     if matrix is not None:
         console.print(matrix.table())
-    found = analyse(pipeline.bundle, result, rival=other, degradation=matrix)
-    for line in headline(pipeline.bundle, result, found):
+    findings = analyse(pipeline.bundle, result, rival=other, degradation=matrix)
+    for line in headline(pipeline.bundle, result, findings):
         console.print(f"- {line}", highlight=False, soft_wrap=True)
     if report is not None:
-        write_files(report, full_report(pipeline.bundle, split, result, found, "report"))
+        write_files(report, full_report(pipeline.bundle, split, result, findings, "report"))
         console.print(f"report: {report / 'report.html'}", highlight=False, soft_wrap=True)
 
 

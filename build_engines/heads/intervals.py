@@ -41,15 +41,15 @@ def bootstrap(truth: Sequence[str], answers: Sequence[str], draws: Sequence[NDAr
     """
     names = {name: index for index, name in enumerate(sorted({*truth, *answers}))}
     right = np.array([names[name] for name in truth], np.int64)
-    said = np.array([names[name] for name in answers], np.int64)
-    hits = np.where(right == said, right, len(names))
-    found = np.empty(len(draws))
+    predicted = np.array([names[name] for name in answers], np.int64)
+    hits = np.where(right == predicted, right, len(names))
+    scores = np.empty(len(draws))
     for row, draw in enumerate(draws):
-        count = np.bincount(right[draw], minlength=len(names)) + np.bincount(said[draw], minlength=len(names))
+        count = np.bincount(right[draw], minlength=len(names)) + np.bincount(predicted[draw], minlength=len(names))
         both = np.bincount(hits[draw], minlength=len(names) + 1)[: len(names)]
         occurring = count > 0
-        found[row] = float(np.mean(2 * both[occurring] / count[occurring]))
-    return found
+        scores[row] = float(np.mean(2 * both[occurring] / count[occurring]))
+    return scores
 
 
 def interval(value: float, draws: NDArray[np.float64]) -> Interval:

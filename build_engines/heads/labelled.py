@@ -32,29 +32,31 @@ LabelHead = SoftmaxHead | SigmoidHead
 class LabelPairs(Pairs):
     """Right labels beside the ones that were said."""
 
-    def __init__(self, truth: Sequence[str], said: Sequence[str], labels: Sequence[str], groups: Sequence[str]) -> None:
-        self.truth, self.said, self.labels, self.groups = truth, said, labels, groups
-        self.scores: Scores = score(truth, said, labels)
+    def __init__(
+        self, truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str], groups: Sequence[str]
+    ) -> None:
+        self.truth, self.predicted, self.labels, self.groups = truth, predicted, labels, groups
+        self.scores: Scores = score(truth, predicted, labels)
 
     def bootstrap(self, draws: Sequence[Draw]) -> Floats:
-        return bootstrap(self.truth, self.said, draws)
+        return bootstrap(self.truth, self.predicted, draws)
 
     def right(self) -> NDArray[np.bool_]:
-        return np.array([a == b for a, b in zip(self.said, self.truth, strict=True)], bool)
+        return np.array([a == b for a, b in zip(self.predicted, self.truth, strict=True)], bool)
 
     def part_bootstrap(self, draws: Sequence[Draw]) -> dict[str, Floats]:
         """F1 of one label in each resample: 2 * right / (said + true), 0 where it does not occur."""
         return {label: self._class_f1(label, draws) for label in self.scores.classes}
 
     def _class_f1(self, label: str, draws: Sequence[Draw]) -> Floats:
-        is_true = np.array([one == label for one in self.truth])
-        is_said = np.array([one == label for one in self.said])
-        both = is_true & is_said
-        found = np.zeros(len(draws))
+        is_true = np.array([truth == label for truth in self.truth])
+        is_predicted = np.array([predicted == label for predicted in self.predicted])
+        both = is_true & is_predicted
+        f1 = np.zeros(len(draws))
         for row, draw in enumerate(draws):
-            count = is_true[draw].sum() + is_said[draw].sum()
-            found[row] = 2 * both[draw].sum() / count if count else 0.0
-        return found
+            count = is_true[draw].sum() + is_predicted[draw].sum()
+            f1[row] = 2 * both[draw].sum() / count if count else 0.0
+        return f1
 
     def constant(self) -> tuple[str, Scores]:
         commonest = max(sorted(set(self.truth)), key=self.truth.count)
@@ -80,7 +82,7 @@ class LabelPairs(Pairs):
         wrong = [(names[c], names[r]) for r, c in zip(rows, columns, strict=True) if r != c and table[r, c]]
         if better < self.scores.accuracy + 0.2 or not wrong:
             return ""
-        pairs = ", ".join(f"{said!r} where the data says {true!r}" for said, true in wrong[:3])
+        pairs = ", ".join(f"{wrong_label!r} where the data says {true!r}" for wrong_label, true in wrong[:3])
         return f"; the labels look swapped: it says {pairs} (accuracy {better:.4f} if exchanged)"
 
 
@@ -114,8 +116,8 @@ class OneLabelBuild(HeadBuild[OneLabel], Generic[OneLabel]):
         """The same of one moment's `logits` [labels]."""
 
     @abstractmethod
-    def at_temperature(self, probabilities: Floats, fitted: float, wanted: float) -> Floats:
-        """`probabilities` [N, labels], made with the temperature `fitted`, as they would be with `wanted`."""
+    def at_temperature(self, probabilities: Floats, fitted: float, temperature: float) -> Floats:
+        """`probabilities` [N, labels], made with the temperature `fitted`, as they would be with `temperature`."""
 
     @abstractmethod
     def confidences(
@@ -145,11 +147,11 @@ class OneLabelBuild(HeadBuild[OneLabel], Generic[OneLabel]):
         """Logits [N, labels] that give `probabilities` at temperature 1, up to a constant per row."""
 
     @abstractmethod
-    def said(self, output: Tensor) -> NDArray[np.int64]:
+    def predicted(self, output: Tensor) -> NDArray[np.int64]:
         """Number of the label that each row of raw outputs [N, labels] says."""
 
     def trained_scores(self, head: OneLabel, output: Tensor, truth: Tensor) -> tuple[float, float]:
-        return label_scores(truth, self.said(output))
+        return label_scores(truth, self.predicted(output))
 
     def outputs(self, head: OneLabel) -> int:
         return len(head.labels)
@@ -162,10 +164,10 @@ class OneLabelBuild(HeadBuild[OneLabel], Generic[OneLabel]):
         return np.array(names.index(label))
 
     def pairs(self, head: OneLabel, predictions: Sequence[Prediction], model: bool = False) -> LabelPairs:
-        said = [self.own_label(head, prediction) if model else prediction.label for prediction in predictions]
+        predicted = [self.own_label(head, prediction) if model else prediction.label for prediction in predictions]
         return LabelPairs(
             [prediction.truth for prediction in predictions],
-            said,
+            predicted,
             head.labels,
             [prediction.unit for prediction in predictions],
         )
@@ -176,8 +178,8 @@ class OneLabelBuild(HeadBuild[OneLabel], Generic[OneLabel]):
     ) -> tuple[LabelPairs, NDArray[np.float32]]:  # fmt: skip
         logits = np.stack([value.ravel() for value in outputs])
         truth = [sample.side.get(name, "") if name else sample.label for sample in samples]
-        said = [self.label_of(head, policy, row) for row in logits]
-        return LabelPairs(truth, said, head.labels, [sample.group for sample in samples]), logits
+        predicted = [self.label_of(head, policy, row) for row in logits]
+        return LabelPairs(truth, predicted, head.labels, [sample.group for sample in samples]), logits
 
     def figures(self, head: OneLabel, predictions: Sequence[Prediction]) -> dict[str, float]:
         return {"f1_weighted": self.pairs(head, predictions).scores.f1_weighted}
@@ -195,9 +197,9 @@ def factors(labels: Sequence[str], plan: TrainRecipe) -> list[float]:
     return [plan.class_weights.get(label, 1.0) for label in labels] if plan.class_weights else []
 
 
-def label_scores(truth: Tensor, said: NDArray[np.int64]) -> tuple[float, float]:
+def label_scores(truth: Tensor, predicted: NDArray[np.int64]) -> tuple[float, float]:
     """Accuracy and macro-F1 of labels' numbers."""
     from sklearn.metrics import accuracy_score, f1_score
 
     right = truth.numpy()
-    return float(accuracy_score(right, said)), float(f1_score(right, said, average="macro", zero_division=0))
+    return float(accuracy_score(right, predicted)), float(f1_score(right, predicted, average="macro", zero_division=0))

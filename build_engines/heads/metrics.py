@@ -48,25 +48,27 @@ class Scores(Struct, frozen=True):
     @property
     def parts(self) -> dict[str, float]:
         """F1 of each label."""
-        return {name: one.f1 for name, one in self.classes.items()}
+        return {name: score.f1 for name, score in self.classes.items()}
 
     @property
     def support(self) -> dict[str, int]:
         """Cases of each label."""
-        return {name: one.support for name, one in self.classes.items()}
+        return {name: score.support for name, score in self.classes.items()}
 
     @property
     def worst(self) -> str:
         """The label with the lowest F1, of those that occur."""
-        return min((name for name, one in self.classes.items() if one.support), key=lambda name: self.classes[name].f1)
+        return min(
+            (name for name, score in self.classes.items() if score.support), key=lambda name: self.classes[name].f1
+        )
 
     @property
     def rows(self) -> dict[str, tuple[str, ...]]:
         """Label or average to its `COLUMNS`, as words."""
         averages = {f"{name} average": average for name, average in self.averages.items()}
         return {
-            name: (f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}")
-            for name, one in (self.classes | averages).items()
+            name: (f"{score.precision:.3f}", f"{score.recall:.3f}", f"{score.f1:.3f}")
+            for name, score in (self.classes | averages).items()
         }
 
     @property
@@ -75,15 +77,15 @@ class Scores(Struct, frozen=True):
 
     def lost(self, after: Scores, gate: GateRecipe) -> list[str]:
         """Macro-F1, and every label's own F1, may fall so far."""
-        found = []
+        losses = []
         if not after.f1_macro >= gate.macro_f1_ratio * self.f1_macro:
             before, now = f"{self.f1_macro:.4f}", f"{after.f1_macro:.4f}"
-            found.append(f"macro-F1 {before} -> {now}, below {gate.macro_f1_ratio:.0%} of FP32")
-        for name, one in self.classes.items():
+            losses.append(f"macro-F1 {before} -> {now}, below {gate.macro_f1_ratio:.0%} of FP32")
+        for name, score in self.classes.items():
             f1 = after.classes[name].f1 if name in after.classes else float("nan")
-            if one.support and not one.f1 - f1 <= gate.class_drop:
-                found.append(f"{name}: F1 {one.f1:.4f} -> {f1:.4f}, more than {gate.class_drop:.2f} down")
-        return found
+            if score.support and not score.f1 - f1 <= gate.class_drop:
+                losses.append(f"{name}: F1 {score.f1:.4f} -> {f1:.4f}, more than {gate.class_drop:.2f} down")
+        return losses
 
     def below(self, gate: GateRecipe) -> str | None:
         """Accuracy and macro-F1 have floors."""
@@ -130,8 +132,8 @@ def class_table(scores: Scores, title: str) -> Table:
     table = Table(title=title)
     for name in ("label", "precision", "recall", "F1", "support"):
         table.add_column(name, justify="left" if name == "label" else "right")
-    for label, one in scores.classes.items():
-        table.add_row(label, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
+    for label, score in scores.classes.items():
+        table.add_row(label, f"{score.precision:.3f}", f"{score.recall:.3f}", f"{score.f1:.3f}", str(score.support))
     table.add_section()
     for name, average in scores.averages.items():
         table.add_row(

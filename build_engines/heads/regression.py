@@ -93,13 +93,13 @@ class ValueScores(Struct, frozen=True):
     def lost(self, after: ValueScores, gate: GateRecipe) -> list[str]:
         """No value's mean absolute error may grow by more than a factor; a hair's breadth of its range is always free,
         for a factor of nearly nothing is nothing."""
-        found = []
+        losses = []
         for name, value in self.values.items():
             now = after.values[name].mae
             if not now <= max(gate.mae_ratio * value.mae, value.mae + gate.mae_slack * value.span):
                 allowed = f"more than {gate.mae_ratio:g} times FP32's and {gate.mae_slack:.2%} of the range"
-                found.append(f"{name}: mean absolute error {value.mae:.4g} -> {now:.4g} {value.unit}, {allowed}")
-        return found
+                losses.append(f"{name}: mean absolute error {value.mae:.4g} -> {now:.4g} {value.unit}, {allowed}")
+        return losses
 
     def below(self, gate: GateRecipe) -> str | None:
         if self.nmae <= gate.nmae and self.accuracy >= gate.accuracy:
@@ -113,14 +113,14 @@ class ValueScores(Struct, frozen=True):
 class ValuePairs(Pairs):
     """Right values [N, V] beside the ones that were said."""
 
-    def __init__(self, truth: Floats, said: Floats, values: Sequence[Value], groups: Sequence[str]) -> None:
-        self.truth, self.said, self.values, self.groups = truth, said, values, groups
+    def __init__(self, truth: Floats, predicted: Floats, values: Sequence[Value], groups: Sequence[str]) -> None:
+        self.truth, self.predicted, self.values, self.groups = truth, predicted, values, groups
         self._spans = np.array([value.maximum - value.minimum for value in values])
-        self._errors = np.abs(said - truth)
+        self._errors = np.abs(predicted - truth)
         self.scores: ValueScores = self._score()
 
     def _score(self) -> ValueScores:
-        apart, mae = self.said - self.truth, self._errors.mean(axis=0)
+        apart, mae = self.predicted - self.truth, self._errors.mean(axis=0)
         scores = {
             value.name: ValueScore(
                 float(mae[i]), float(np.sqrt((apart[:, i] ** 2).mean())), float(apart[:, i].mean()),
@@ -147,7 +147,9 @@ class ValuePairs(Pairs):
 
     def constant(self) -> tuple[str, ValueScores]:
         medians = np.median(self.truth, axis=0)
-        words = ", ".join(f"{one.name} {value:.4g} {one.unit}" for one, value in zip(self.values, medians, strict=True))
+        words = ", ".join(
+            f"{output.name} {value:.4g} {output.unit}" for output, value in zip(self.values, medians, strict=True)
+        )
         always = ValuePairs(self.truth, np.broadcast_to(medians, self.truth.shape), self.values, self.groups)
         return words, always.scores
 
@@ -177,13 +179,13 @@ class RegressionBuild(HeadBuild[RegressionHead]):
         return len(head.values)
 
     def truth(self, head: RegressionHead, name: str, moment: LabelledSet) -> NDArray[np.generic]:
-        for one in head.values:
-            value = moment.values.get(one.name)
+        for spec in head.values:
+            value = moment.values.get(spec.name)
             if value is None:
-                raise UserError(f"{moment.id} has no value {one.name!r}; name its field in dataset.targets")
-            if not one.minimum <= value <= one.maximum:
-                raise UserError(f"{moment.id}: {one.name} is {value:g}, outside {one.minimum:g} to {one.maximum:g}")
-        return np.array([moment.values[one.name] for one in head.values], np.float32)
+                raise UserError(f"{moment.id} has no value {spec.name!r}; name its field in dataset.targets")
+            if not spec.minimum <= value <= spec.maximum:
+                raise UserError(f"{moment.id}: {spec.name} is {value:g}, outside {spec.minimum:g} to {spec.maximum:g}")
+        return np.array([moment.values[spec.name] for spec in head.values], np.float32)
 
     def loss(self, head: RegressionHead, counts: Floats, plan: TrainRecipe) -> Loss:
         import torch
@@ -201,14 +203,14 @@ class RegressionBuild(HeadBuild[RegressionHead]):
         return np.array([(value.minimum + value.maximum) / 2 for value in head.values]), _spread(head)
 
     def trained_scores(self, head: RegressionHead, output: Tensor, truth: Tensor) -> tuple[float, float]:
-        right, said = truth.double().numpy(), output.double().numpy()
-        scores = ValuePairs(right, said, head.values, [""] * len(right)).scores
+        right, predicted = truth.double().numpy(), output.double().numpy()
+        scores = ValuePairs(right, predicted, head.values, [""] * len(right)).scores
         return scores.accuracy, scores.figure
 
     def pairs(self, head: RegressionHead, predictions: Sequence[Prediction], model: bool = False) -> ValuePairs:
         truth = self._matrix(head, [prediction.truth_values for prediction in predictions])
-        said = self._matrix(head, [prediction.values for prediction in predictions])
-        return ValuePairs(truth, said, head.values, [prediction.unit for prediction in predictions])
+        predicted = self._matrix(head, [prediction.values for prediction in predictions])
+        return ValuePairs(truth, predicted, head.values, [prediction.unit for prediction in predictions])
 
     def output_pairs(
         self, head: RegressionHead, policy: DecisionPolicy, name: str, samples: Sequence[CalibrationSample],
@@ -216,9 +218,11 @@ class RegressionBuild(HeadBuild[RegressionHead]):
     ) -> tuple[ValuePairs, NDArray[np.float32]]:  # fmt: skip
         raw = np.stack([value.ravel() for value in outputs])
         verdicts = [head.decide(policy, PolicyState(), row, None)[0] for row in raw]
-        said = self._matrix(head, [verdict.values if isinstance(verdict.values, dict) else {} for verdict in verdicts])
+        predicted = self._matrix(
+            head, [verdict.values if isinstance(verdict.values, dict) else {} for verdict in verdicts]
+        )
         truth = self._matrix(head, [dict(sample.values) for sample in samples])
-        return ValuePairs(truth, said, head.values, [sample.group for sample in samples]), raw
+        return ValuePairs(truth, predicted, head.values, [sample.group for sample in samples]), raw
 
     def is_right(self, head: RegressionHead, prediction: Prediction) -> bool:
         return all(

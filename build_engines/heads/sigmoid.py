@@ -34,9 +34,9 @@ class SigmoidBuild(OneLabelBuild[SigmoidHead]):
     def label_of(self, head: SigmoidHead, policy: DecisionPolicy, logits: NDArray[np.float32]) -> str:
         return head.decide(policy, PolicyState(), logits, None)[0].label
 
-    def at_temperature(self, probabilities: Floats, fitted: float, wanted: float) -> Floats:
+    def at_temperature(self, probabilities: Floats, fitted: float, temperature: float) -> Floats:
         safe = np.clip(probabilities, SMALLEST, 1.0)
-        odds = (safe / np.clip(1.0 - probabilities, 1e-16, 1.0)) ** (fitted / wanted)
+        odds = (safe / np.clip(1.0 - probabilities, 1e-16, 1.0)) ** (fitted / temperature)
         return np.asarray(odds / (1.0 + odds))
 
     def confidences(
@@ -71,7 +71,7 @@ class SigmoidBuild(OneLabelBuild[SigmoidHead]):
 
         return SigmoidLoss(counts, plan.class_balance, plan.label_smoothing, factors(head.labels, plan))
 
-    def said(self, output: Tensor) -> NDArray[np.int64]:
+    def predicted(self, output: Tensor) -> NDArray[np.int64]:
         from build_engines.heads.training import reached
 
         return reached(output)
@@ -81,6 +81,6 @@ class SigmoidBuild(OneLabelBuild[SigmoidHead]):
 
         from build_engines.heads.training import fit_temperature, fit_thresholds, targets
 
-        wanted = targets(truth, output.shape[1])
-        temperature = fit_temperature(lambda value: binary_cross_entropy_with_logits(output / value, wanted))
+        expected = targets(truth, output.shape[1])
+        temperature = fit_temperature(lambda value: binary_cross_entropy_with_logits(output / value, expected))
         return {"temperature": temperature, "thresholds": fit_thresholds(output, truth, head.labels, temperature)}

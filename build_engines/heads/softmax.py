@@ -34,16 +34,16 @@ class SoftmaxBuild(OneLabelBuild[SoftmaxHead]):
     def label_of(self, head: SoftmaxHead, policy: DecisionPolicy, logits: NDArray[np.float32]) -> str:
         return head.labels[int(logits.argmax())]
 
-    def at_temperature(self, probabilities: Floats, fitted: float, wanted: float) -> Floats:
-        logs = self.logits_of(probabilities) * (fitted / wanted)
+    def at_temperature(self, probabilities: Floats, fitted: float, temperature: float) -> Floats:
+        logs = self.logits_of(probabilities) * (fitted / temperature)
         raised = np.exp(logs - logs.max(axis=1, keepdims=True))
         return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
     def confidences(
         self, head: SoftmaxHead, predictions: Sequence[Prediction], probabilities: Floats
     ) -> tuple[NDArray[np.bool_], Floats]:
-        said = np.array(head.labels)[probabilities.argmax(axis=1)]
-        return said == np.array([prediction.truth for prediction in predictions]), probabilities.max(axis=1)
+        predicted = np.array(head.labels)[probabilities.argmax(axis=1)]
+        return predicted == np.array([prediction.truth for prediction in predictions]), probabilities.max(axis=1)
 
     def answer_confidences(
         self, head: SoftmaxHead, predictions: Sequence[Prediction]
@@ -69,7 +69,7 @@ class SoftmaxBuild(OneLabelBuild[SoftmaxHead]):
 
         return SoftmaxLoss(counts, plan.class_balance, plan.label_smoothing, factors(head.labels, plan))
 
-    def said(self, output: Tensor) -> NDArray[np.int64]:
+    def predicted(self, output: Tensor) -> NDArray[np.int64]:
         return np.asarray(output.argmax(1).numpy())
 
     def fitted(self, head: SoftmaxHead, output: Tensor, truth: Tensor) -> dict[str, Any]:

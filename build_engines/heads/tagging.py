@@ -78,27 +78,29 @@ def report(truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], out
     from seqeval.metrics import classification_report
 
     right = [tag for sentence in truth for tag in sentence]
-    said = [tag for sentence in answers for tag in sentence]
-    named = sorted({*right, *said} - {outside}, key=lambda tag: (tag[2:], tag))
+    predicted = [tag for sentence in answers for tag in sentence]
+    named = sorted({*right, *predicted} - {outside}, key=lambda tag: (tag[2:], tag))
     order = [*named, outside]
     precision, recall, f1, support = precision_recall_fscore_support(
-        right, said, labels=order, average=None, zero_division=0
+        right, predicted, labels=order, average=None, zero_division=0
     )
 
     def average(kind: str, labels: Sequence[str]) -> ClassScore:
         if not labels:
             return ClassScore(0.0, 0.0, 0.0, 0)
-        values = precision_recall_fscore_support(right, said, labels=labels, average=kind, zero_division=0)
+        values = precision_recall_fscore_support(right, predicted, labels=labels, average=kind, zero_division=0)
         return ClassScore(float(values[0]), float(values[1]), float(values[2]), sum(tag in labels for tag in right))
 
     spans = {}
     if named:
-        found = classification_report(
+        by_type = classification_report(
             [list(tags) for tags in truth], [list(tags) for tags in answers], output_dict=True, zero_division=0
         )
         spans = {
-            name: ClassScore(float(one["precision"]), float(one["recall"]), float(one["f1-score"]), int(one["support"]))
-            for name, one in found.items()
+            name: ClassScore(
+                float(scores["precision"]), float(scores["recall"]), float(scores["f1-score"]), int(scores["support"])
+            )
+            for name, scores in by_type.items()
         }
     nothing = ClassScore(0.0, 0.0, 0.0, 0)
     spans.pop("weighted avg", None)
@@ -132,50 +134,50 @@ def cut_words(predictions: Sequence[Prediction]) -> str:
     return f"sentences longer than the model reads: {len(cut)} of {len(predictions)}"
 
 
-def _sections(found: TagReport) -> list[tuple[str, list[tuple[str, ClassScore]]]]:
+def _sections(report: TagReport) -> list[tuple[str, list[tuple[str, ClassScore]]]]:
     """The report's parts in the order they are read: title, and rows."""
     averages = [
-        ("micro avg", found.micro),
-        ("micro avg, without outside", found.micro_named),
-        ("macro avg", found.macro),
-        ("weighted avg", found.weighted),
+        ("micro avg", report.micro),
+        ("micro avg, without outside", report.micro_named),
+        ("macro avg", report.macro),
+        ("weighted avg", report.weighted),
     ]
-    spans = [*found.spans.items(), ("micro avg", found.spans_micro), ("macro avg", found.spans_macro)]
-    return [("tag", [*found.tags.items(), *averages]), ("entity, exact span", spans)]
+    spans = [*report.spans.items(), ("micro avg", report.spans_micro), ("macro avg", report.spans_macro)]
+    return [("tag", [*report.tags.items(), *averages]), ("entity, exact span", spans)]
 
 
-def tables(found: TagReport, title: str) -> list[Table]:
+def tables(report: TagReport, title: str) -> list[Table]:
     """A row per tag and the averages below; then the same for entities."""
-    made: list[Table] = []
-    for name, rows in _sections(found):
-        table = Table(title=title if not made else f"{title}: entities")
+    drawn: list[Table] = []
+    for name, rows in _sections(report):
+        table = Table(title=title if not drawn else f"{title}: entities")
         table.add_column(name)
         for column in ("precision", "recall", "f1-score", "support"):
             table.add_column(column, justify="right")
         for index, (label, row) in enumerate(rows):
             table.add_row(label, *_cells(row), end_section=index + 1 < len(rows) and rows[index + 1][0] == "micro avg")
-        made.append(table)
-    return made
+        drawn.append(table)
+    return drawn
 
 
-def cells(found: TagReport) -> list[tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]]:
+def cells(report: TagReport) -> list[tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]]:
     """The same as columns and rows of words."""
     return [
-        ((name, "precision", "recall", "f1-score", "support"), tuple((label, *_cells(one)) for label, one in rows))
-        for name, rows in _sections(found)
+        ((name, "precision", "recall", "f1-score", "support"), tuple((label, *_cells(row)) for label, row in rows))
+        for name, rows in _sections(report)
     ]
 
 
-def headline(found: TagReport) -> str:
+def headline(report: TagReport) -> str:
     """The report in a line."""
     return (
-        f"token micro-F1 {found.micro.f1:.4f} (without outside {found.micro_named.f1:.4f}), exact-span entity F1 "
-        f"{found.spans_micro.f1:.4f} over {found.spans_micro.support} entities in {found.sentences} sentences"
+        f"token micro-F1 {report.micro.f1:.4f} (without outside {report.micro_named.f1:.4f}), exact-span entity F1 "
+        f"{report.spans_micro.f1:.4f} over {report.spans_micro.support} entities in {report.sentences} sentences"
     )
 
 
-def _cells(one: ClassScore) -> tuple[str, str, str, str]:
-    return f"{one.precision:.4f}", f"{one.recall:.4f}", f"{one.f1:.4f}", str(one.support)
+def _cells(score: ClassScore) -> tuple[str, str, str, str]:
+    return f"{score.precision:.4f}", f"{score.recall:.4f}", f"{score.f1:.4f}", str(score.support)
 
 
 class TaggingBuild(HeadBuild[TaggingHead]):
@@ -204,7 +206,7 @@ class TaggingBuild(HeadBuild[TaggingHead]):
 
     def pairs(self, head: TaggingHead, predictions: Sequence[Prediction], model: bool = False) -> LabelPairs:
         # No hysteresis and no threshold: decisions are the model's own answers.
-        groups = [one.unit for one in predictions for _ in one.truth_tags]
+        groups = [prediction.unit for prediction in predictions for _ in prediction.truth_tags]
         return LabelPairs(*token_pairs(predictions, head.labels[0]), head.labels, groups)
 
     def output_pairs(
@@ -212,9 +214,13 @@ class TaggingBuild(HeadBuild[TaggingHead]):
         outputs: Sequence[NDArray[np.float32]],
     ) -> tuple[LabelPairs, NDArray[np.float32]]:  # fmt: skip
         truth, logits = token_rows([sample.tags for sample in samples], outputs)
-        said = [head.labels[index] for index in logits.argmax(1)]
-        groups = [one.group for one, output in zip(samples, outputs, strict=True) for _ in one.tags[: output.shape[1]]]
-        return LabelPairs(truth, said, head.labels, groups), logits
+        predicted = [head.labels[index] for index in logits.argmax(1)]
+        groups = [
+            sample.group
+            for sample, output in zip(samples, outputs, strict=True)
+            for _ in sample.tags[: output.shape[1]]
+        ]
+        return LabelPairs(truth, predicted, head.labels, groups), logits
 
     def is_right(self, head: TaggingHead, prediction: Prediction) -> bool:
         return fitted(prediction.tags, len(prediction.truth_tags), head.labels[0]) == prediction.truth_tags
@@ -234,9 +240,9 @@ class TaggingBuild(HeadBuild[TaggingHead]):
         return [Part(title, text, *part) for title, text, part in zip(("Tags", "Entities"), texts, tabled, strict=True)]
 
     def figures(self, head: TaggingHead, predictions: Sequence[Prediction]) -> dict[str, float]:
-        found = report_of(predictions, head.labels[0])
+        report = report_of(predictions, head.labels[0])
         weighted = self.pairs(head, predictions).scores.f1_weighted
-        return {"f1_weighted": weighted, "token_f1_micro": found.micro.f1, "span_f1_micro": found.spans_micro.f1}
+        return {"f1_weighted": weighted, "token_f1_micro": report.micro.f1, "span_f1_micro": report.spans_micro.f1}
 
     def document(self, head: TaggingHead, predictions: Sequence[Prediction]) -> dict[str, Any]:
         return {"tagging": report_of(predictions, head.labels[0])}

@@ -86,7 +86,7 @@ def fit_thresholds(logits: Tensor, labels: Tensor, names: Sequence[str], tempera
     """
     chances = (logits / temperature).sigmoid().double().numpy()
     truth = targets(labels, logits.shape[1]).numpy() > 0
-    found = {}
+    thresholds = {}
     for column, name in enumerate(names):
         values = np.unique(chances[:, column])
         candidates = np.unique(np.append((values[1:] + values[:-1]) / 2, 0.5).clip(0.01, 0.99).round(4))
@@ -97,8 +97,8 @@ def fit_thresholds(logits: Tensor, labels: Tensor, names: Sequence[str], tempera
             ]
         )
         good = candidates[scores >= scores.max() - 1 / len(truth)]
-        found[name] = float(good[np.abs(good - 0.5).argmin()])
-    return found
+        thresholds[name] = float(good[np.abs(good - 0.5).argmin()])
+    return thresholds
 
 
 def fit_offsets(logits: Tensor, labels: Tensor) -> Tensor:
@@ -110,18 +110,18 @@ def fit_offsets(logits: Tensor, labels: Tensor) -> Tensor:
     """
     truth, values = labels.numpy(), logits.double().log_softmax(1).numpy()
     line = np.arange(-OFFSET_LIMIT, OFFSET_LIMIT + OFFSET_STEP / 2, OFFSET_STEP)
-    found = np.zeros(values.shape[1])
+    offsets = np.zeros(values.shape[1])
     before, gained = -np.inf, True
     while gained:
         gained = False
-        for label in range(1, len(found)):
-            column = np.arange(len(found)) == label
-            said = [(values + np.where(column, step, found)).argmax(1) for step in line]
-            scores = np.array([f1_score(truth, one, average="macro", zero_division=0) for one in said])
+        for label in range(1, len(offsets)):
+            column = np.arange(len(offsets)) == label
+            predicted = [(values + np.where(column, step, offsets)).argmax(1) for step in line]
+            scores = np.array([f1_score(truth, numbers, average="macro", zero_division=0) for numbers in predicted])
             smooth = np.convolve(np.pad(scores, 1, mode="edge"), np.ones(3) / 3, mode="valid")
-            here = smooth[np.abs(line - found[label]).argmin()]
-            before = max(before, here)
+            current = smooth[np.abs(line - offsets[label]).argmin()]
+            before = max(before, current)
             if smooth.max() > before + 1 / len(truth):
-                found = np.where(column, line[smooth.argmax()].round(4), found)
+                offsets = np.where(column, line[smooth.argmax()].round(4), offsets)
                 before, gained = smooth.max(), True
-    return torch.tensor(found, dtype=torch.float32)
+    return torch.tensor(offsets, dtype=torch.float32)

@@ -154,17 +154,17 @@ class Loop:
         draws = resamples(answers.clusters, DRAWS, self.seed)
         gains = np.array([(before - after)[draw].mean() for draw in draws])
         gain = interval(float((before - after).mean()), gains)
-        kept = gain.low > 0
+        proven = gain.low > 0
         self.attempts.append(
             Attempt(
                 "temperature", f"{old:g} -> {new:g}", "negative log-likelihood", float(before.mean()),
-                float(after.mean()), gain, kept,
+                float(after.mean()), gain, proven,
             )
         )  # fmt: skip
-        if kept:
+        if proven:
             self._with_policy(temperature=new)
             self.notes.append("the temperature goes into the bundle; every build fits it anew by itself")
-        return new if kept else old
+        return new if proven else old
 
     def thresholds(self, temperature: float) -> None:
         """Choose thresholds per label; kept if the out-of-fold decisions are proven better."""
@@ -174,10 +174,10 @@ class Loop:
         before = [str(label) for label in answers.decided(temperature, start)]
         after = [str(decision) for decision in out_of_fold_decisions(answers, temperature, start)]
         chosen = fitted_thresholds(answers, temperature, np.arange(len(truth)), start)
-        what = ", ".join(f"{name} {value:g}" for name, value in chosen.items()) or "none better than those there are"
+        change = ", ".join(f"{name} {value:g}" for name, value in chosen.items()) or "none better than those there are"
         draws = resamples(answers.clusters, DRAWS, self.seed)
-        kept = self._judge("thresholds", what, truth, before, after, draws) and chosen != start
-        if kept:
+        proven = self._judge("thresholds", change, truth, before, after, draws) and chosen != start
+        if proven:
             self._with_policy(thresholds=chosen)
             lines = ", ".join(f"{msgspec.json.encode(name).decode()} = {value:g}" for name, value in chosen.items())
             self.settings.setdefault("decision", []).append(f"thresholds = {{ {lines} }}")
@@ -197,24 +197,24 @@ class Loop:
         for name in reduced:
             higher = HIGHER[plan[name]] if HIGHER[plan[name]] in files[name] else "fp32"
             raised = plan | {name: higher}
-            said = self._own(self.evaluated(self.bundle, raised))
-            tried[name] = (score(truth, said, self.head.labels).f1_macro, said)
+            answers = self._own(self.evaluated(self.bundle, raised))
+            tried[name] = (score(truth, answers, self.head.labels).f1_macro, answers)
         weakest = max(tried, key=lambda name: tried[name][0])
         higher = HIGHER[plan[weakest]] if HIGHER[plan[weakest]] in files[weakest] else "fp32"
-        what = f"{weakest} {plan[weakest]} -> {higher}"
-        if self._judge("precision plan", what, truth, base, tried[weakest][1], self._draws):
+        change = f"{weakest} {plan[weakest]} -> {higher}"
+        if self._judge("precision plan", change, truth, base, tried[weakest][1], self._draws):
             precision = dict(manifest.precision) | {TARGET: plan | {weakest: higher}}
             engines = tuple(engine for engine in manifest.engines if engine.stage != weakest)
             self._replace(msgspec.structs.replace(manifest, precision=precision, engines=engines))
             left = [name for name, precision in plan.items() if precision == "int8" and name != weakest]
             self.settings.setdefault("quantise", []).append(f"stages = {msgspec.json.encode(left).decode()}")
 
-    def model(self, bundle: Bundle, what: str, line: str) -> bool:
+    def model(self, bundle: Bundle, change: str, line: str) -> bool:
         """Judge another model of the same labels, trained without this split; kept if its decisions are better."""
         result = self.evaluated(bundle)
         truth = [prediction.truth for prediction in self.result.predictions]
         before, after = self._own(self.result), self._own(result)
-        if not self._judge("class weights", what, truth, before, after, self._draws):
+        if not self._judge("class weights", change, truth, before, after, self._draws):
             return False
         self.bundle, self.result = bundle, result
         self.settings.setdefault("train", []).append(line)
@@ -227,15 +227,15 @@ class Loop:
         return [build.own_label(self.head, prediction) for prediction in result.predictions]
 
     def _judge(
-        self, step: str, what: str, truth: Sequence[str], before: Sequence[str], after: Sequence[str],
+        self, step: str, change: str, truth: Sequence[str], before: Sequence[str], after: Sequence[str],
         draws: Sequence[np.ndarray],
     ) -> bool:  # fmt: skip
         labels = self.head.labels
-        values = [score(truth, said, labels).f1_macro for said in (before, after)]
+        values = [score(truth, answers, labels).f1_macro for answers in (before, after)]
         gain = interval(values[1] - values[0], bootstrap(truth, after, draws) - bootstrap(truth, before, draws))
-        kept = gain.low > 0
-        self.attempts.append(Attempt(step, what, "macro-F1", values[0], values[1], gain, kept))
-        return kept
+        proven = gain.low > 0
+        self.attempts.append(Attempt(step, change, "macro-F1", values[0], values[1], gain, proven))
+        return proven
 
     def _answers(self) -> Answers:
         return Answers.of(self.head, self.bundle.manifest.decision, self.result.predictions)
@@ -260,10 +260,10 @@ class Loop:
         )  # fmt: skip
 
 
-def show(console: Console, found: Improvement) -> None:
+def show(console: Console, improvement: Improvement) -> None:
     """Print what was tried."""
-    console.print(f"worst labels: {', '.join(found.worst)}", highlight=False)
-    for line in (*(attempt.words for attempt in found.attempts), *found.notes):
+    console.print(f"worst labels: {', '.join(improvement.worst)}", highlight=False)
+    for line in (*(attempt.words for attempt in improvement.attempts), *improvement.notes):
         console.print(f"- {line}", highlight=False, soft_wrap=True)
-    if found.settings:
-        console.print(found.settings, highlight=False, markup=False, soft_wrap=True)
+    if improvement.settings:
+        console.print(improvement.settings, highlight=False, markup=False, soft_wrap=True)

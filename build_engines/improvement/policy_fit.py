@@ -39,12 +39,12 @@ class Answers:
     def of(cls, head: LabelHead, policy: DecisionPolicy, predictions: Sequence[Prediction]) -> Answers:
         """From decisions made under `policy`."""
         build = one_label_build(head)
-        known = [prediction for prediction in predictions if prediction.probabilities]
-        logits = build.logits_of(matrix(known, head.labels))
+        scored = [prediction for prediction in predictions if prediction.probabilities]
+        logits = build.logits_of(matrix(scored, head.labels))
         return cls(
-            head, policy, logits * policy.temperature, tuple(prediction.truth for prediction in known),
-            tuple(prediction.group for prediction in known),
-            tuple(prediction.cluster or prediction.group for prediction in known),
+            head, policy, logits * policy.temperature, tuple(prediction.truth for prediction in scored),
+            tuple(prediction.group for prediction in scored),
+            tuple(prediction.cluster or prediction.group for prediction in scored),
         )  # fmt: skip
 
     @property
@@ -105,10 +105,10 @@ def gated(
 
 def out_of_fold_losses(answers: Answers) -> Floats:
     """[N] loss of each moment at the temperature that the other folds chose."""
-    found = np.zeros(len(answers.truth))
+    losses = np.zeros(len(answers.truth))
     for fit, judged in answers.folds():
-        found[judged] = answers.losses(answers.fitted_temperature(fit))[judged]
-    return found
+        losses[judged] = answers.losses(answers.fitted_temperature(fit))[judged]
+    return losses
 
 
 def fitted_thresholds(answers: Answers, temperature: float, rows: Ints, start: Mapping[str, float]) -> dict[str, float]:
@@ -117,32 +117,32 @@ def fitted_thresholds(answers: Answers, temperature: float, rows: Ints, start: M
     A threshold must win at least one moment's worth (1 / rows) to replace the one before.
     """
     truth = np.array(answers.truth)[rows]
-    found = dict(start)
+    chosen = dict(start)
     build = one_label_build(answers.head)
     proposed = answers.proposals(temperature) if build.abstains else None
 
     def scored(thresholds: Mapping[str, float]) -> float:
         if proposed is None:
-            said = answers.decided(temperature, thresholds)[rows]
+            predicted = answers.decided(temperature, thresholds)[rows]
         else:
-            said = gated(answers.policy, proposed[0][rows], proposed[1][rows], thresholds)
-        return float(f1_score(truth, said, average="macro", zero_division=0))
+            predicted = gated(answers.policy, proposed[0][rows], proposed[1][rows], thresholds)
+        return float(f1_score(truth, predicted, average="macro", zero_division=0))
 
-    best = scored(found)
+    best = scored(chosen)
     for label in answers.head.labels:
         if label == answers.policy.safe_label:
             continue  # abstaining from the safe label says the safe label
         for limit in build.threshold_grid:
-            value = scored(found | {label: limit})
+            value = scored(chosen | {label: limit})
             if value > best + 1.0 / len(rows):
-                best, found = value, found | {label: limit}
-    return found
+                best, chosen = value, chosen | {label: limit}
+    return chosen
 
 
 def out_of_fold_decisions(answers: Answers, temperature: float, start: Mapping[str, float]) -> NDArray[np.str_]:
     """Each moment's decision with the thresholds that the other folds chose."""
-    found = np.array(answers.decided(temperature, start), dtype=object)
+    decisions = np.array(answers.decided(temperature, start), dtype=object)
     for fit, judged in answers.folds():
         thresholds = fitted_thresholds(answers, temperature, fit, start)
-        found[judged] = answers.decided(temperature, thresholds)[judged]
-    return found.astype(str)
+        decisions[judged] = answers.decided(temperature, thresholds)[judged]
+    return decisions.astype(str)

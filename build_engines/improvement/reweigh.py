@@ -73,10 +73,10 @@ def _fit(
     head.train()
     for _ in range(max(EPOCHS, -(-FEWEST_STEPS * BATCH // len(labels)))):
         for rows in torch.randperm(len(labels)).split(BATCH):  # type: ignore[no-untyped-call]
-            there = presence[rows]
-            dropped = (torch.rand_like(there) < drop) & (there > 0)
-            dropped &= ((there > 0) & ~dropped).any(1, keepdim=True)
-            loss = loss_of(head(features[rows], there * ~dropped), labels[rows])
+            present = presence[rows]
+            dropped = (torch.rand_like(present) < drop) & (present > 0)
+            dropped &= ((present > 0) & ~dropped).any(1, keepdim=True)
+            loss = loss_of(head(features[rows], present * ~dropped), labels[rows])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

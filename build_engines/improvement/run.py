@@ -20,10 +20,10 @@ def improve_bundle(loop: Loop, console: Console, folder: Path) -> None:
     """The steps that need only a bundle; writes what was tried and the improved bundle into `folder`."""
     loop.thresholds(loop.temperature())
     loop.precision_plan()
-    found = loop.outcome()
-    show(console, found)
-    write_files(folder, found.files())
-    if any(attempt.kept for attempt in found.attempts):
+    improvement = loop.outcome()
+    show(console, improvement)
+    write_files(folder, improvement.files())
+    if any(attempt.kept for attempt in improvement.attempts):
         manifest, files = loop.bundle.manifest, {name: loop.bundle.read(name) for name in loop.bundle.manifest.files}
         engines = {engine.file for engine in manifest.engines}
         files = {name: data for name, data in files.items() if not name.startswith("engines/") or name in engines}

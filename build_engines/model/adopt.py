@@ -116,10 +116,12 @@ def _refuse_outside(model: ModelProto, where: str) -> None:
 
 def _refuse_other_domains(model: ModelProto, where: str) -> None:
     """Raise UserError naming the operators that are not ONNX's own: TensorRT knows none of them."""
-    found = sorted({f"{node.domain}.{node.op_type}" for node in _nodes(model.graph) if node.domain not in ONNX_DOMAINS})
-    if found:
+    foreign = sorted(
+        {f"{node.domain}.{node.op_type}" for node in _nodes(model.graph) if node.domain not in ONNX_DOMAINS}
+    )
+    if foreign:
         raise UserError(
-            f"{where}: operators beyond ai.onnx: {', '.join(found)}; export the graph without them (from the float "
+            f"{where}: operators beyond ai.onnx: {', '.join(foreign)}; export the graph without them (from the float "
             "model: neither quantised nor optimised by ONNX Runtime, without a classifier's ZipMap)"
         )
 
@@ -165,9 +167,9 @@ def _in_opset(graph: ModelProto, where: str) -> ModelProto:
 
 def _check_inputs(plan: OnnxStage, graph: ModelProto, where: str) -> None:
     constants = {tensor.name for tensor in graph.graph.initializer}
-    wanted = [value.name for value in graph.graph.input if value.name not in constants]
-    if set(wanted) != set(plan.inputs):
-        raise UserError(f"{where}: the graph's inputs are {', '.join(wanted)}; `inputs` names {', '.join(plan.inputs)}")
+    inputs = [value.name for value in graph.graph.input if value.name not in constants]
+    if set(inputs) != set(plan.inputs):
+        raise UserError(f"{where}: the graph's inputs are {', '.join(inputs)}; `inputs` names {', '.join(plan.inputs)}")
 
 
 def _fix_shapes(plan: OnnxStage, graph: ModelProto, streams: dict[str, StreamSpec], where: str) -> None:
@@ -182,11 +184,11 @@ def _fix_shapes(plan: OnnxStage, graph: ModelProto, streams: dict[str, StreamSpe
                 raise UserError(f"{where}: `pixels` is for pictures, but {source.source!r} is no camera's image")
             height, width = camera.height, camera.width
             fixed: tuple[int, ...] = (1, 3, height, width) if source.pixels.layout == "NCHW" else (1, height, width, 3)
-            for dim, known in zip(dims, fixed, strict=False):
-                if dim.HasField("dim_value") and dim.dim_value != known:
-                    found = [d.dim_value if d.HasField("dim_value") else "?" for d in dims]
+            for dim, size in zip(dims, fixed, strict=False):
+                if dim.HasField("dim_value") and dim.dim_value != size:
+                    shape = [d.dim_value if d.HasField("dim_value") else "?" for d in dims]
                     raise UserError(
-                        f"{where}: input {value.name!r} is {found}, the stream {source.source!r} gives "
+                        f"{where}: input {value.name!r} is {shape}, the stream {source.source!r} gives "
                         f"{list(fixed)}; set width, height and pixels.layout to what the graph takes"
                     )
         else:
@@ -274,10 +276,10 @@ def _put_in_front(
 
 def _logarithm(model: ModelProto, name: str, where: str) -> None:
     graph = model.graph
-    value = next((one for one in graph.output if one.name == name), None)
+    value = next((output for output in graph.output if output.name == name), None)
     if value is None:
         raise UserError(
-            f"{where}: onnx.output names {name!r}; the graph's outputs are {[one.name for one in graph.output]}"
+            f"{where}: onnx.output names {name!r}; the graph's outputs are {[output.name for output in graph.output]}"
         )
     for node in graph.node:
         node.output[:] = [f"{name}/probability" if one == name else one for one in node.output]
@@ -302,8 +304,8 @@ def _check_output(recipe: OnnxRecipe, stages: list[Stage]) -> None:
     outputs = {stage_output(stage.name, out.name): out.shape for stage in stages for out in stage.outputs}
     shape = outputs.get(parse_source(recipe.onnx.output))
     if shape is None:
-        there = ", ".join(map(str, outputs))
-        raise UserError(f"recipe {recipe.name}: onnx.output is {recipe.onnx.output!r}; there are {there}")
+        names = ", ".join(map(str, outputs))
+        raise UserError(f"recipe {recipe.name}: onnx.output is {recipe.onnx.output!r}; there are {names}")
     if int(np.prod(shape)) != len(recipe.labels):
         raise UserError(
             f"recipe {recipe.name}: {recipe.onnx.output} has shape {list(shape)}, but there are {len(recipe.labels)} "

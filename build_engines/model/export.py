@@ -223,7 +223,7 @@ def prove(
         presence = samples[str(PRESENCE)][index].copy()
         if index % 2:
             presence[0, index // 2 % presence.shape[1]] = 0.0
-        present = {name for name, there in zip(recipe.modalities, presence[0], strict=True) if there}
+        present = {name for name, flag in zip(recipe.modalities, presence[0], strict=True) if flag}
         outputs: dict[str, list[NDArray[np.float32]]] = {}
         tensor_of = partial(_sample, samples, index, presence, present, outputs)
         feeds: dict[str, NDArray[np.generic]] = {}
@@ -235,20 +235,21 @@ def prove(
                 if (stage.name, name) in MONOLITH_NAMES
             }
             with torch.no_grad():
-                given = [torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values()]
-                answer = stage.module(*given)
-            expected = [one.numpy() for one in (answer if isinstance(answer, tuple) else (answer,))]
+                arguments = [torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values()]
+                answer = stage.module(*arguments)
+            expected = [output.numpy() for output in (answer if isinstance(answer, tuple) else (answer,))]
             outputs[stage.name] = sessions[stage.name].run(list(stage.outputs), dict(inputs))
             worst[stage.name] = max(worst[stage.name], _apart(stage, outputs[stage.name], expected))
         apart = max(apart, _apart(stages[-1], whole.run(list(stages[-1].outputs), feeds), outputs[stages[-1].name]))
     return count, worst, apart
 
 
-def _apart(stage: StageExport, found: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]]) -> float:
+def _apart(stage: StageExport, actual: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]]) -> float:
     """The largest difference of any output's values, in half ranges for values that have a unit."""
     scales = stage.scales or (np.ones(1),) * len(stage.outputs)
     return max(
-        float((np.abs(one - other) / scale).max()) for one, other, scale in zip(found, expected, scales, strict=True)
+        float((np.abs(value - reference) / scale).max())
+        for value, reference, scale in zip(actual, expected, scales, strict=True)
     )
 
 

@@ -81,7 +81,7 @@ class Fusion(nn.Module):
             hidden = width
         self.head = _head(head, hidden, width, recipe.dropout)
         self.side_heads = nn.ModuleDict(
-            {name: _head(one, hidden, width, recipe.dropout) for name, one in (side_heads or {}).items()}
+            {name: _head(side_head, hidden, width, recipe.dropout) for name, side_head in (side_heads or {}).items()}
         )
 
     def forward(self, features: Tensor, presence: Tensor) -> Tensor:
@@ -95,8 +95,8 @@ class Fusion(nn.Module):
 
     def joined(self, features: Tensor, presence: Tensor) -> Tensor:
         """[P, hidden]: the modalities as one."""
-        there = presence.unsqueeze(-1)
-        features = features * there + self.absent * (1 - there)
+        present = presence.unsqueeze(-1)
+        features = features * present + self.absent * (1 - present)
         if self.kind == "concat":
             joined = torch.cat([features.flatten(1), presence], dim=-1)
         elif self.kind == "weighted":

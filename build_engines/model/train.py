@@ -82,13 +82,13 @@ def train(
     rng = np.random.default_rng(recipe.seed)
     vocabulary = _vocabulary(prepared)
     recipe = msgspec.structs.replace(recipe, streams=prepared.streams)
-    model, kept = FusedModel(recipe, vocabulary), FusedModel(recipe, vocabulary)
+    model, averaged = FusedModel(recipe, vocabulary), FusedModel(recipe, vocabulary)
     if initial is not None:
         model.load_state_dict(initial.model.state_dict())
     lessons = _lessons(recipe, prepared, model)
     if lessons is not None and initial is None:
         _learn_lists(lessons, model, rng, console)
-    kept.load_state_dict(model.state_dict())
+    averaged.load_state_dict(model.state_dict())
     plan = recipe.train
     optimiser = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate)
     steps = prepared.train.steps * plan.epochs
@@ -112,17 +112,17 @@ def train(
                 schedule.step()
                 done += 1
                 # The average must not remember the random start: let its memory grow with the steps.
-                _average(kept, model, min(plan.average, (1 + done) / (10 + done)))
+                _average(averaged, model, min(plan.average, (1 + done) / (10 + done)))
                 total += float(loss.detach())
                 bar.advance(task)
-            history.append(_score(kept.eval(), recipe.output_head, prepared, total / prepared.train.steps))
+            history.append(_score(averaged.eval(), recipe.output_head, prepared, total / prepared.train.steps))
             last = history[-1]
             note = f"loss {last.loss:.3f}  val {build_of(recipe.output_head).figure} {last.val_figure:.3f}"
             bar.update(task, note=note)
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
-    logits, labels = predict(kept, prepared.val)
-    offsets = _move_logits(recipe, kept, logits, labels, console) if plan.offsets else torch.zeros(1)
+    logits, labels = predict(averaged, prepared.val)
+    offsets = _move_logits(recipe, averaged, logits, labels, console) if plan.offsets else torch.zeros(1)
     logits = logits + offsets
     fitted = build_of(recipe.output_head).fitted(recipe.output_head, logits, labels)
     record = TrainingRecord(
@@ -131,7 +131,7 @@ def train(
         seed=recipe.seed,
         vocabulary=vocabulary,
         side_heads={
-            name: build_of(head).fitted(head, *predict(kept, prepared.val, name))
+            name: build_of(head).fitted(head, *predict(averaged, prepared.val, name))
             for name, head in recipe.heads.items()
             if name
         },
@@ -143,14 +143,14 @@ def train(
         if plan.offsets
         else {},
     )
-    return Trained(kept, record)
+    return Trained(averaged, record)
 
 
-def _move_logits(recipe: Recipe, kept: FusedModel, logits: Tensor, labels: Tensor, console: Console) -> Tensor:
-    """What was added [labels] to the logits of `kept` for its macro-F1."""
+def _move_logits(recipe: Recipe, model: FusedModel, logits: Tensor, labels: Tensor, console: Console) -> Tensor:
+    """What was added [labels] to the logits of `model` for its macro-F1."""
     moved = fit_offsets(logits, labels)
-    assert isinstance(kept.fusion, Fusion)  # the softmax head's
-    kept.fusion.add_to_logits(moved)
+    assert isinstance(model.fusion, Fusion)  # the softmax head's
+    model.fusion.add_to_logits(moved)
     before, after = (
         f1_score(labels.numpy(), values.argmax(1).numpy(), average="macro", zero_division=0)
         for values in (logits, logits + moved)
@@ -203,8 +203,8 @@ def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
 
 
 @torch.no_grad()
-def _average(kept: nn.Module, model: nn.Module, decay: float) -> None:
-    for mean, now in zip(kept.state_dict().values(), model.state_dict().values(), strict=True):
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    for mean, now in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
         if mean.is_floating_point():
             mean.lerp_(now, 1 - decay)
         else:
@@ -302,14 +302,14 @@ def encode(model: FusedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
 def predict(model: FusedModel, batches: Sequence[Batch], head: str = "") -> tuple[Tensor, Tensor]:
     """Raw outputs [N, outputs] and truths ([N] labels, [N, V] values) of all pairs (of a tagging head: of all words) in
     `batches`, for the first head or the one called `head`."""
-    found = [
+    outputs = [
         judged(
             model.fusion.every(encode(model, batch)[0], torch.from_numpy(batch.presence))[head],
             torch.from_numpy(batch.side[head] if head else batch.label),
         )
         for batch in batches
     ]
-    return torch.cat([logits for logits, _ in found]), torch.cat([label for _, label in found])
+    return torch.cat([logits for logits, _ in outputs]), torch.cat([label for _, label in outputs])
 
 
 def judged(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -345,15 +345,15 @@ def export_samples(recipe: Recipe, batches: Sequence[Batch]) -> dict[str, NDArra
     """The first validation pairs: presence, and each stream's tensors by source, one row [1, ...] a sample."""
     batch = batches[0]
     count = min(EXPORT_SAMPLES, len(batch.label))
-    found: dict[str, NDArray[np.generic]] = {str(PRESENCE): batch.presence[:count, None]}
+    samples: dict[str, NDArray[np.generic]] = {str(PRESENCE): batch.presence[:count, None]}
     for name, encoder in recipe.model.encoders.items():
         spec = recipe.streams[encoder.streams[0]]
         for field, values in zip(kind_of(spec).fields(spec), batch.inputs[name], strict=True):
             rows = values[batch.rows[name][:count]]
             for place, stream in enumerate(encoder.streams):
                 row = rows[:, place] if MODALITIES[name].batched else rows
-                found[str(stream_tensor(stream, field))] = row[:, None]
-    return found
+                samples[str(stream_tensor(stream, field))] = row[:, None]
+    return samples
 
 
 def load_trained(recipe: Recipe, work: Path) -> Trained:

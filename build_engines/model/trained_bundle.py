@@ -66,13 +66,13 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
 
 def _side_heads(recipe: Recipe, record: TrainingRecord) -> tuple[SideHead, ...]:
     """The heads beside the first, with what was fitted; thresholds of the recipe's own stand above fitted ones."""
-    found = []
+    heads = []
     for side in recipe.side_heads:
         fitted = dict(record.side_heads.get(side.name, {}))
         thresholds = fitted.pop("thresholds", {}) | side.decision.thresholds
         policy = msgspec.structs.replace(side.decision, thresholds=thresholds, **fitted)
-        found.append(SideHead(side.name, recipe.heads[side.name], policy))
-    return tuple(found)
+        heads.append(SideHead(side.name, recipe.heads[side.name], policy))
+    return tuple(heads)
 
 
 def describe_stage(recipe: Recipe, name: str, model: ModelProto, files: dict[str, str]) -> Stage:

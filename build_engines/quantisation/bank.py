@@ -66,11 +66,6 @@ class Bank:
         """For each moment the stages that the device would run."""
 
     @property
-    def fed(self) -> frozenset[str]:
-        """The stages that any of the moments makes run."""
-        return frozenset[str]().union(*self._fed)
-
-    @property
     def figure(self) -> str:
         """What the first head's figure is called."""
         return build_of(self._manifest.head).figure
@@ -101,19 +96,19 @@ class Bank:
         specs = [item.spec for item in stage.inputs]
         absent = {spec.name: zeros(spec) for spec in stage.outputs}
         remembered: dict[bytes, Tensors] = {}
-        found: list[Tensors] = []
+        results: list[Tensors] = []
         with OnnxRuntimeEngine(stage.name, variant.precision, variant.model, specs, stage.outputs) as engine:
             for index, sample in enumerate(self._samples):
                 if stage.name not in self._fed[index]:
-                    found.append(absent)
+                    results.append(absent)
                     continue
                 outputs = {name: values[index] for name, values in before.items()}
                 feeds = stage_feeds(stage, sample, outputs)
                 mark = b"".join(np.ascontiguousarray(feeds[name]).tobytes() for name in sorted(feeds))
                 if len(mark) > REMEMBERED_BYTES:
-                    found.append(engine.run(feeds))
+                    results.append(engine.run(feeds))
                     continue
                 if mark not in remembered:
                     remembered[mark] = engine.run(feeds)
-                found.append(remembered[mark])
-        return found
+                results.append(remembered[mark])
+        return results

@@ -55,7 +55,7 @@ def calibrate(build: Build, bundle: Bundle, folder: Path) -> None:
     Raises GateRefused if the set does not stand for the field.
     """
     recipe = build.recipe
-    everything, kept = _read(bundle, calibration_moments(build, bundle))
+    everything, samples_read = _read(bundle, calibration_moments(build, bundle))
     evaluation, kept_others = _read(bundle, evaluation_moments(build, bundle))
     distinct = without_doubles(everything)
     chosen = choose(distinct, recipe.calibrate.samples, recipe.seed)
@@ -65,15 +65,15 @@ def calibrate(build: Build, bundle: Bundle, folder: Path) -> None:
     # As many moments of the evaluation split, chosen by the same rule: like is compared with like.
     likewise = choose(evaluation, recipe.calibrate.samples, recipe.seed)
     samples, others = (
-        kept.take(moment.index for moment in chosen),
+        samples_read.take(moment.index for moment in chosen),
         kept_others.take(moment.index for moment in likewise),
     )
     graphs = prepared_graphs(bundle)
-    wanted = quantisable(recipe, graphs)
+    sites = quantisable(recipe, graphs)
     ranges: dict[str, dict[str, TensorRange]] = {}
     fed, fed_others = StageInputs(bundle, samples), StageInputs(bundle, others)
-    for name, found in wanted.items():
-        tensors = list(dict.fromkeys(tensor for site in found for tensor in site.activations))
+    for name, stage_sites in sites.items():
+        tensors = list(dict.fromkeys(tensor for site in stage_sites for tensor in site.activations))
         observed = collect(graphs[name], partial(fed.of, name), tensors)
         seen = collect(graphs[name], partial(fed_others.of, name), tensors)
         apart = refuse_misfit(name, observed, seen)
@@ -87,26 +87,13 @@ def calibrate(build: Build, bundle: Bundle, folder: Path) -> None:
     digests = {
         stage.name: bundle.manifest.files[stage.files["fp32"]]
         for stage in bundle.manifest.stages
-        if stage.name in wanted
+        if stage.name in sites
     }
     data = hashlib.sha256("".join(moment.digest for moment in chosen).encode()).hexdigest()
     write_ranges(folder / RANGES, RangesFile(1, digests, data, tuple(moment.id for moment in chosen), ranges))
     covered = Coverage(everything, distinct, chosen, evaluation, near, bundle.manifest.streams_read)
     (folder / "coverage.md").write_text(as_markdown(covered), encoding="utf-8")
     (folder / "coverage.png").write_bytes(plot(covered))
-
-
-def feeding_all(stages: Sequence[Stage], samples: Iterable[CalibrationSample], step: int) -> list[CalibrationSample]:
-    """Every `step`-th of `samples`, and for a stage that none of those before feeds the first one that does: what is
-    rare, as a spoken command, must be looked at too."""
-    chosen: list[CalibrationSample] = []
-    fed: set[str] = set()
-    for index, sample in enumerate(samples):
-        feeds = stages_fed(stages, sample.present)
-        if index % step == 0 or not feeds <= fed:
-            chosen.append(sample)
-            fed |= feeds
-    return chosen
 
 
 class StageInputs:

@@ -34,15 +34,15 @@ class Coverage:
 
     @property
     def labels(self) -> list[str]:
-        return sorted({one.label for part in self.parts.values() for one in part})
+        return sorted({moment.label for part in self.parts.values() for moment in part})
 
 
-def _label(one: Signature) -> str:
-    return one.label
+def _label(moment: Signature) -> str:
+    return moment.label
 
 
-def _condition(one: Signature) -> str:
-    return one.condition or "(none given)"
+def _condition(moment: Signature) -> str:
+    return moment.condition or "(none given)"
 
 
 def as_markdown(covered: Coverage) -> str:
@@ -74,8 +74,8 @@ def as_markdown(covered: Coverage) -> str:
 
 
 def _has(part: Part, stream: str) -> str:
-    there = sum(stream in moment.present for moment in part)
-    return f"{there} / {len(part) - there}"
+    count = sum(stream in moment.present for moment in part)
+    return f"{count} / {len(part) - count}"
 
 
 def plot(covered: Coverage) -> bytes:
@@ -84,7 +84,7 @@ def plot(covered: Coverage) -> bytes:
     from matplotlib.figure import Figure
 
     labels = covered.labels
-    conditions = sorted({_condition(one) for part in covered.parts.values() for one in part})
+    conditions = sorted({_condition(signature) for part in covered.parts.values() for signature in part})
     height = 2.0 + 0.32 * max(len(labels), len(conditions), 6)
     figure = Figure(figsize=(14, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -96,7 +96,7 @@ def plot(covered: Coverage) -> bytes:
         shown = {name: part for name, part in covered.parts.items() if name != "distinct"}
         for index, (name, part) in enumerate(shown.items()):
             counts = Counter(key(moment) for moment in part)
-            shares = [100 * counts[one] / max(1, len(part)) for one in names]
+            shares = [100 * counts[label_name] / max(1, len(part)) for label_name in names]
             places = np.arange(len(names)) + 0.27 * (index - 1)
             axes.barh(places, shares, height=0.25, label=f"{name} ({len(part)})")
         axes.set(title=f"Share of each {title}", xlabel="%")
@@ -107,10 +107,10 @@ def plot(covered: Coverage) -> bytes:
     for row, label in enumerate(labels):
         some = [moment for moment in covered.chosen if moment.label == label]
         for column, stream in enumerate(covered.streams):
-            there = sum(stream in moment.present for moment in some)
+            count = sum(stream in moment.present for moment in some)
             if some:
-                table[row, column] = there / len(some)
-            right.text(column, row, f"{there} / {len(some) - there}", ha="center", va="center", fontsize=8)
+                table[row, column] = count / len(some)
+            right.text(column, row, f"{count} / {len(some) - count}", ha="center", va="center", fontsize=8)
     right.imshow(table, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.6)
     right.set_xticks(np.arange(len(covered.streams)), covered.streams)
     right.set_yticks(np.arange(len(labels)), labels)

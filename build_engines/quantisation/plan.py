@@ -15,7 +15,7 @@ from build_engines.build import Build
 from build_engines.data.moments import evaluation_moments
 from build_engines.graphs import tensor_types
 from build_engines.quantisation.bank import Bank
-from build_engines.quantisation.calibrate import RANGES, StageInputs, feeding_all, prepared_graphs, quantisable
+from build_engines.quantisation.calibrate import RANGES, StageInputs, prepared_graphs, quantisable
 from build_engines.quantisation.lint import refuse
 from build_engines.quantisation.oracle import prove
 from build_engines.quantisation.sensitivity import Examiner, Sensitivity, Subject
@@ -34,17 +34,16 @@ def choose_plan(build: Build, bundle: Bundle, folder: Path) -> None:
     """Write `<stage>.<precision>.onnx` and plan.json into `folder`. Raises GateRefused for a graph that cannot ship."""
     recipe = build.recipe
     graphs = prepared_graphs(bundle)
-    wanted = quantisable(recipe, graphs)
+    sites = quantisable(recipe, graphs)
     raw = {stage.name: bundle.read(stage.files["fp32"]) for stage in bundle.manifest.stages}
     ranges = read_ranges(build.work / "calibration" / RANGES, raw)
     samples = _evaluation_samples(build, bundle)
-    step = max(1, -(-len(samples) // OVERFLOW_MOMENTS))
-    fed = StageInputs(bundle, feeding_all(bundle.manifest.stages, samples, step))
+    fed = StageInputs(bundle, samples[:OVERFLOW_MOMENTS])
     subjects = [
         Subject(
             name,
             graph,
-            wanted.get(name, []),
+            sites.get(name, []),
             {method: ranges.thresholds(name, method) for method in recipe.quantise.methods},
             largest_values(graph, fed, name),
         )
@@ -54,13 +53,13 @@ def choose_plan(build: Build, bundle: Bundle, folder: Path) -> None:
     with Progress(*columns, console=build.console, transient=True) as progress:
         task = progress.add_task("quantise")
         bank = Bank(bundle.manifest, samples, lambda: progress.advance(task))
-        found = Examiner(bank, subjects, recipe.quantise, recipe.gate).examine()
+        plan = Examiner(bank, subjects, recipe.quantise, recipe.gate).examine()
     proofs = {
         subject.name: prove(subject.name, subject.graphs["int8"], [feeds for _, feeds in fed.of(subject.name)])
         for subject in subjects
         if "int8" in subject.graphs
     }
-    found = msgspec.structs.replace(found, oracle=proofs)
+    plan = msgspec.structs.replace(plan, oracle=proofs)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for subject in subjects:
@@ -69,12 +68,12 @@ def choose_plan(build: Build, bundle: Bundle, folder: Path) -> None:
             refuse(graph, f"quantise: {subject.name} in {precision}", recipe.quantise.attention_products)
             if precision != "fp32":
                 (folder / f"{subject.name}.{precision}.onnx").write_bytes(data)
-    (folder / PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    (folder / PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n")
     for name, proof in proofs.items():
         build.console.print(
             f"quantise: {name}: oracle: {proof.sites} sites exact within {proof.worst:.1e}", highlight=False
         )
-    for line in found.reasons:
+    for line in plan.reasons:
         build.console.print(f"quantise: {line}", highlight=False)
 
 

@@ -49,13 +49,13 @@ def sites(model: ModelProto, attention_products: bool = False) -> list[Site]:
     """The operators of a prepared `model` that may be quantised, in the order they run."""
     graph = model.graph
     constants, makers = initialisers(graph), producers(graph)
-    found = []
+    quantisable = []
     for node in graph.node:
         inputs = _activations(node, graph, makers, attention_products)
         if inputs:
             product = node.op_type == "MatMul" and node.input[1] not in constants
-            found.append(Site(node.name, node.op_type, block_of(node.name), inputs, product))
-    return found
+            quantisable.append(Site(node.name, node.op_type, block_of(node.name), inputs, product))
+    return quantisable
 
 
 def _activations(

@@ -110,10 +110,6 @@ class Examiner:
         )
 
     def _stage(self, subject: Subject) -> StageChoice:
-        if subject.name not in self._bank.fed:
-            subject.graphs = {"fp32": self._exact[subject.name].model}
-            self._reasons.append(f"{subject.name}: no moment that is evaluated feeds it; it stays in FP32")
-            return StageChoice("fp32")
         half = serialised(to_half(subject.model, subject.largest))
         subject.graphs = {"fp32": self._exact[subject.name].model, "fp16": half}
         in_half = self._try(subject, WHOLE, "fp16", half, "fp16")
@@ -196,8 +192,8 @@ class Examiner:
         self._row(subject.name, block, name, outcome, len(graph))
         if block == WHOLE or block.startswith("without "):
             loss = (self._reference.scores.figure - outcome.scores.figure, outcome.error(self._reference))
-            known = self._losses.get((subject.name, precision))
-            self._losses[subject.name, precision] = loss if known is None else min(known, loss)
+            smallest = self._losses.get((subject.name, precision))
+            self._losses[subject.name, precision] = loss if smallest is None else min(smallest, loss)
         return outcome
 
     def _row(self, stage: str, block: str, precision: str, outcome: Outcome, size: int) -> None:

@@ -63,7 +63,7 @@ def _check_head(head: Head, policy: DecisionPolicy, streams: dict[str, StreamSpe
 
 def _check_side_heads(recipe: Recipe) -> str | None:
     """Names, policies, and whether the data can tell what is right."""
-    names = [one.name for one in recipe.side_heads]
+    names = [side.name for side in recipe.side_heads]
     # What the fusion and the monolith already call their tensors.
     tensors = (item.monolith for row in MODALITIES.values() for item in row.inputs.values())
     taken = ("logits", "presence", *MODALITIES, *tensors)
@@ -72,12 +72,12 @@ def _check_side_heads(recipe: Recipe) -> str | None:
     heads = recipe.heads
     if recipe.side_heads and any(isinstance(head, TaggingHead) for head in heads.values()):
         return "side_heads and tagging exclude each other: a tag belongs to a word, other answers to a moment"
-    for one in recipe.side_heads:
-        if problem := _check_head(heads[one.name], one.decision, recipe.streams, acts=False):
-            return f"side head {one.name}: {problem}"
-        if one.labels and one.name not in recipe.dataset.side_labels:
-            return f"side head {one.name}: dataset.side_labels must name the field of its label"
-    values = [value.name for value in (*recipe.values, *(one for side in recipe.side_heads for one in side.values))]
+    for side_head in recipe.side_heads:
+        if problem := _check_head(heads[side_head.name], side_head.decision, recipe.streams, acts=False):
+            return f"side head {side_head.name}: {problem}"
+        if side_head.labels and side_head.name not in recipe.dataset.side_labels:
+            return f"side head {side_head.name}: dataset.side_labels must name the field of its label"
+    values = [value.name for value in (*recipe.values, *(value for side in recipe.side_heads for value in side.values))]
     if len(set(values)) != len(values):
         return f"values of all heads must have distinct names, got {', '.join(values)}"
     if unknown := [name for name in values if name not in recipe.dataset.targets]:

@@ -28,15 +28,15 @@ class SideHeadRecipe(Struct, frozen=True, forbid_unknown_fields=True):
 
 def make_head(kind: str, output: str, labels: tuple[str, ...], values: tuple[Value, ...] = ()) -> Head:
     """A head as a manifest describes it, reading `output`. Raises ConfigError (one line)."""
-    fields = next((one.__struct_fields__ for one in get_args(Head) if one.__struct_config__.tag == kind), ())
+    fields = next((row.__struct_fields__ for row in get_args(Head) if row.__struct_config__.tag == kind), ())
     answers = {"labels": labels, "values": msgspec.to_builtins(values)}
     # Labels may be found in the data later; what has none is not given any.
-    given = {name: answer for name, answer in answers.items() if answer or (name == "labels" and name in fields)}
+    settings = {name: answer for name, answer in answers.items() if answer or (name == "labels" and name in fields)}
     if labels and values:
         raise ConfigError(f"head = {kind!r}: labels and values exclude each other")
     try:
-        head: Head = msgspec.convert({"kind": kind, "output": output, **given}, Head)
+        head: Head = msgspec.convert({"kind": kind, "output": output, **settings}, Head)
     except msgspec.ValidationError as error:
-        kinds = ", ".join(str(one.__struct_config__.tag) for one in get_args(Head))
+        kinds = ", ".join(str(row.__struct_config__.tag) for row in get_args(Head))
         raise ConfigError(f"head = {kind!r}: {error}; kinds of heads are {kinds}") from None
     return head

@@ -88,7 +88,7 @@ def open_sources(
                     f"there are {fitting}"
                 )
             reads = _reads(item, setting)
-            source = next((one for one in left if one.serves(item, reads)), None)
+            source = next((candidate for candidate in left if candidate.serves(item, reads)), None)
             if source is None:
                 source = make(item, setting)
                 source.settings, source.reads = item, reads
@@ -107,9 +107,9 @@ def open_sources(
 
 def _brought(item: Any) -> Any:
     """As a row of the table, for a kind that an installed package brings."""
-    found = plugins.class_of(item)
-    assert found is not None, f"{type(item)} is no source's settings"
-    return _ANY, lambda item, at: found(item, at.intake, at.streams)
+    cls = plugins.class_of(item)
+    assert cls is not None, f"{type(item)} is no source's settings"
+    return _ANY, lambda item, at: cls(item, at.intake, at.streams)
 
 
 def _reads(item: config.SourceConfig, setting: _Setting) -> object:

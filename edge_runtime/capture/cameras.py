@@ -54,12 +54,12 @@ def open_capture(settings: config.CameraSource) -> cv2.VideoCapture:
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
     # The driver's own queue would hand out frames that are already old.
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    wanted = (
+    properties = (
         (cv2.CAP_PROP_FRAME_WIDTH, settings.width),
         (cv2.CAP_PROP_FRAME_HEIGHT, settings.height),
         (cv2.CAP_PROP_FPS, settings.fps),
     )
-    for key, value in wanted:
+    for key, value in properties:
         if value is not None:
             capture.set(key, value)
     return capture
@@ -68,8 +68,8 @@ def open_capture(settings: config.CameraSource) -> cv2.VideoCapture:
 def take_jpegs(capture: cv2.VideoCapture) -> None:
     """Have Motion JPEG handed over as it came: OpenCV's decoders take all of it, fill holes and say nothing."""
     codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=False)
-    if codec.upper() in (b"MJPG", b"JPEG") and (how := _AS_IT_CAME.get(capture.getBackendName())):
-        capture.set(*how)
+    if codec.upper() in (b"MJPG", b"JPEG") and (as_it_came := _AS_IT_CAME.get(capture.getBackendName())):
+        capture.set(*as_it_came)
 
 
 def too_large(capture: cv2.VideoCapture) -> str | None:
@@ -88,11 +88,11 @@ def deliver(intake: Intake, stream: str, image: Any, captured_ns: int | None = N
     return intake.refusals(stream).total() == before
 
 
-def log_end(source: Source, intake: Intake, stream: str, before: Counter[str], read: int, what: str) -> None:
+def log_end(source: Source, intake: Intake, stream: str, before: Counter[str], read: int, noun: str) -> None:
     """Say what a source that ended had read, and what of it was refused."""
     refused = intake.refusals(stream) - before
-    told = ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items())) or "nothing"
-    log.info("%s: ended; %d %s read, refused: %s", source.name, read, what, told)
+    summary = ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items())) or "nothing"
+    log.info("%s: ended; %d %s read, refused: %s", source.name, read, noun, summary)
 
 
 class CameraSource(Source):

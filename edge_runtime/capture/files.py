@@ -90,9 +90,9 @@ class FileSource(Source):
         self._unit_s = self._unit(sample)
         first_s = next((stamp for row in self._rows() if (stamp := self._stamp(row)) is not None), None)
         if first_s is None:
-            told = next((f"; line {row.line}: {row.problem}" for row in sample if row.problem), "")
+            problem = next((f"; line {row.line}: {row.problem}" for row in sample if row.problem), "")
             raise ConfigError(
-                f"{self._where} has no row with a number or an ISO 8601 time in {self._time!r}{told}; set `time` to "
+                f"{self._where} has no row with a number or an ISO 8601 time in {self._time!r}{problem}; set `time` to "
                 f"the name of the column that holds it; there are {columns}"
             )
         self._channels = self._channel_columns(columns)
@@ -158,15 +158,15 @@ class FileSource(Source):
         """The channel that a column feeds; rows of one file may name different ones."""
         if column not in self._channels:
             names = [] if self._settings.columns else [channel.name for channel in self._spec.channels]  # type: ignore[union-attr]
-            found = next((name for name in names if column_named(name, [column])), None)
+            matching = next((name for name in names if column_named(name, [column])), None)
             if len(self._channels) > MOST_COLUMNS:
-                return found
-            self._channels[column] = found
+                return matching
+            self._channels[column] = matching
         return self._channels[column]
 
-    def _malformed(self, row: Row, what: str) -> None:
-        said = f"line {row.line}: {what}".encode("ascii", "backslashreplace").decode()
-        self._intake.refuse(self._settings.stream, Refusal("malformed", said))
+    def _malformed(self, row: Row, problem: str) -> None:
+        detail = f"line {row.line}: {problem}".encode("ascii", "backslashreplace").decode()
+        self._intake.refuse(self._settings.stream, Refusal("malformed", detail))
 
     def _stamp(self, row: Row) -> float | None:
         cell = row.cells.get(self._time)
@@ -174,12 +174,12 @@ class FileSource(Source):
         return stamp if stamp is None or is_date(cell) else stamp * self._unit_s
 
     def _time_column(self, columns: list[str]) -> str:
-        wanted = self._settings.time
-        candidates = (wanted, *TIME_NAMES) if wanted == DEFAULT_TIME else (wanted,)
-        found = next((column for name in candidates if (column := column_named(name, columns))), None)
-        if found is not None and found.strip().casefold() != wanted.casefold():
-            log.info("%s: has no column %r; times are taken from %r", self.name, wanted, found)
-        return found or wanted
+        setting = self._settings.time
+        candidates = (setting, *TIME_NAMES) if setting == DEFAULT_TIME else (setting,)
+        matching = next((column for name in candidates if (column := column_named(name, columns))), None)
+        if matching is not None and matching.strip().casefold() != setting.casefold():
+            log.info("%s: has no column %r; times are taken from %r", self.name, setting, matching)
+        return matching or setting
 
     def _unit(self, sample: list[Row]) -> float:
         cells = [row.cells.get(self._time) for row in sample]
@@ -196,15 +196,15 @@ class FileSource(Source):
             return {}
         channels = [channel.name for channel in self._spec.channels]
         if self._settings.columns:
-            found: dict[str, str | None] = {}
+            mapping: dict[str, str | None] = {}
             for column, channel in self._settings.columns.items():
                 if channel not in channels:
                     raise ConfigError(f"source file: columns: {channel!r} is no channel; there are {sorted(channels)}")
                 actual = column_named(column, columns)
                 if actual is None and not self._settings.path.lower().endswith((".jsonl", ".ndjson")):
                     raise ConfigError(f"{self._where} has no column {column!r}, but {sorted(columns)}")
-                found[actual or column] = channel
-            return found
+                mapping[actual or column] = channel
+            return mapping
         if not any(column_named(channel, columns) for channel in channels):
             raise ConfigError(
                 f"{self._where} has none of the channels {sorted(channels)} of stream "

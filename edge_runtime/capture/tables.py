@@ -83,19 +83,19 @@ def moment(cell: Any) -> float | None:
     value = number(cell)
     if value is not None:
         return value if math.isfinite(value) else None
-    found = _ISO.fullmatch(cell.strip()) if isinstance(cell, str) else None
-    if found is None:
+    match = _ISO.fullmatch(cell.strip()) if isinstance(cell, str) else None
+    if match is None:
         return None
-    year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
     offset = timedelta()
-    if (zone := found[8]) and zone.upper() != "Z":
+    if (zone := match[8]) and zone.upper() != "Z":
         digits = zone[1:].replace(":", "").ljust(4, "0")
         offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:])) * (-1 if zone[0] == "-" else 1)
     try:
         whole = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc) - offset
     except (ValueError, OverflowError):
         return None
-    return whole.timestamp() + float("0." + (found[7] or "0"))
+    return whole.timestamp() + float("0." + (match[7] or "0"))
 
 
 def is_date(cell: Any) -> bool:
@@ -123,17 +123,17 @@ def time_unit(column: str, stamps: Sequence[float], expected_s: float | None) ->
     step = steps[len(steps) // 2] / expected_s
     if step < 50:
         return 1.0
-    unit = min((1.0, 1e-3, 1e-6, 1e-9), key=lambda one: abs(math.log(step * one)))
+    unit = min((1.0, 1e-3, 1e-6, 1e-9), key=lambda scale: abs(math.log(step * scale)))
     # A name that says seconds is only doubted where another unit fits well.
     return unit if named is None or 2 / 3 < step * unit < 1.5 else 1.0
 
 
 def column_named(name: str, columns: Iterable[str]) -> str | None:
     """The one of `columns` that means `name`: itself, else in other capitals or with blanks around it."""
-    found = list(columns)
-    if name in found:
+    candidates = list(columns)
+    if name in candidates:
         return name
-    return next((column for column in found if column.strip().casefold() == name.casefold()), None)
+    return next((column for column in candidates if column.strip().casefold() == name.casefold()), None)
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
@@ -166,13 +166,14 @@ def json_objects(path: Path) -> Iterator[Row]:
         if not text or text in "[]" or text.startswith(("#", "//")):
             continue
         try:
-            found = json.loads(text.removesuffix(","))
+            value = json.loads(text.removesuffix(","))
         except (ValueError, RecursionError) as error:
             problem = "the line is too long" if len(line) >= LONGEST_LINE - 1 else f"no JSON ({error})"
             yield Row(count, problem=problem)
             continue
-        for one in found if isinstance(found, list) else (found,):
-            yield Row(count, one) if isinstance(one, dict) else Row(count, problem=f"no JSON object but {one!r:.40}")
+        for entry in value if isinstance(value, list) else (value,):
+            is_object = isinstance(entry, dict)
+            yield Row(count, entry) if is_object else Row(count, problem=f"no JSON object but {entry!r:.40}")
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -229,9 +230,9 @@ def _dialect(lines: list[str]) -> tuple[int, Dialect]:
             break
     else:
         raise ValueError("has no header line with the columns' names")
-    delimiter = named or max(DELIMITERS, key=lambda one: _outside_quotes(line).count(one))
+    delimiter = named or max(DELIMITERS, key=lambda candidate: _outside_quotes(line).count(candidate))
     plain = Dialect(delimiter, False)
-    cells = [cell for one in lines[at:] for cell in _split(one, plain) or ()]
+    cells = [cell for row in lines[at:] for cell in _split(row, plain) or ()]
     comma = any(map(_DECIMAL_COMMA.fullmatch, cells)) and not any(map(_DECIMAL_POINT.fullmatch, cells))
     dialect = Dialect(delimiter, comma and delimiter != ",")
     first = _split(line, dialect) or []
@@ -252,10 +253,10 @@ def _outside_quotes(line: str) -> str:
 def _split(line: str, dialect: Dialect) -> list[str] | None:
     """The cells of a line, or None where its quotation marks do not fit together."""
     try:
-        found = list(csv.reader(line.splitlines(keepends=True), delimiter=dialect.delimiter, strict=True))
+        records = list(csv.reader(line.splitlines(keepends=True), delimiter=dialect.delimiter, strict=True))
     except csv.Error:
         return None
-    return found[0] if len(found) == 1 else None if found else []
+    return records[0] if len(records) == 1 else None if records else []
 
 
 class _Reader:

@@ -60,7 +60,7 @@ def main() -> None:
 def run_command(command: click.Command, arguments: list[str] | None = None) -> int:
     """Run a click command and turn what it raises into the project's exit codes."""
     for argument in sys.argv[1:] if arguments is None else arguments:
-        if any("\udc80" <= one <= "\udcff" for one in argument):
+        if any("\udc80" <= char <= "\udcff" for char in argument):
             shown = argument.encode("ascii", "backslashreplace").decode()
             click.echo(
                 f"error: argument {shown!r:.200} is not UTF-8; set the terminal to UTF-8, or convert it", err=True

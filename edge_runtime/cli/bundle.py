@@ -73,8 +73,8 @@ def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bo
     console.print(_stages(opened, Table(title="stages", title_justify="left")))
     policy = manifest.decision
     console.print(f"decides ({manifest.head.kind}): {manifest.head.summary}", soft_wrap=True)
-    for one in manifest.side_heads:
-        console.print(f"beside it, {one.name} ({one.head.kind}): {one.head.summary}", soft_wrap=True)
+    for side in manifest.side_heads:
+        console.print(f"beside it, {side.name} ({side.head.kind}): {side.head.summary}", soft_wrap=True)
     console.print(
         f"safe decision {policy.safe_label!r}; hold {policy.hold}; at once {list(policy.immediate)}; "
         f"threshold {policy.threshold}; heartbeat {policy.heartbeat_ms:g} ms"
@@ -122,10 +122,12 @@ def _headline(opened: Bundle) -> list[str]:
     if EVALUATION not in opened.manifest.files:
         return []
     try:
-        found = msgspec.json.decode(opened.read(EVALUATION), type=_Evaluation)
+        evaluation = msgspec.json.decode(opened.read(EVALUATION), type=_Evaluation)
     except msgspec.DecodeError:
         return [f"{EVALUATION} cannot be read"]
-    return [f"evaluated on {found.split}:", *(f"  {line}" for line in found.headline)] if found.headline else []
+    if not evaluation.headline:
+        return []
+    return [f"evaluated on {evaluation.split}:", *(f"  {line}" for line in evaluation.headline)]
 
 
 def _open(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> Bundle:

@@ -97,16 +97,16 @@ def _python() -> Iterator[Finding]:
 def _packages(host: Host) -> Iterator[Finding]:
     for package in PACKAGES:
         names = OPENCV_NAMES if package.startswith("opencv") else (package,)
-        found = [name for name in names if host.package_version(name) is not None]
-        if not found and package.startswith("opencv"):
+        installed = [name for name in names if host.package_version(name) is not None]
+        if not installed and package.startswith("opencv"):
             yield _system_opencv(host)
-        elif not found:
+        elif not installed:
             yield Finding(package, "bad", "not installed", f"pip install {package}")
         else:
-            yield Finding(package, "ok", f"{host.package_version(found[0])}")
-        if len(found) > 1:
+            yield Finding(package, "ok", f"{host.package_version(installed[0])}")
+        if len(installed) > 1:
             advice = "they overwrite each other: keep one"
-            yield Finding(package, "warn", f"several OpenCV wheels are installed ({', '.join(found)})", advice)
+            yield Finding(package, "warn", f"several OpenCV wheels are installed ({', '.join(installed)})", advice)
 
 
 def _system_opencv(host: Host) -> Finding:
@@ -165,9 +165,9 @@ def _tensorrt(settings: EngineConfig) -> Iterator[Finding]:
     try:
         yield Finding("tensorrt", "ok", str(load_library()))
     except UserError as error:
-        asked = settings.backend == "tensorrt"
+        required = settings.backend == "tensorrt"
         advice = "JetPack brings it on a Jetson; on a PC with an NVIDIA GPU: pip install tensorrt-rtx-cu13"
-        yield Finding("tensorrt", "bad" if asked else "ok", str(error), advice if asked else "")
+        yield Finding("tensorrt", "bad" if required else "ok", str(error), advice if required else "")
 
 
 def _bindings(host: Host) -> Iterator[Finding]:
@@ -177,17 +177,17 @@ def _bindings(host: Host) -> Iterator[Finding]:
     served = host.served_cuda() or jetpack_cuda(host)
     if served is None:
         return
-    found, advice = host.package_version("cuda-bindings"), how_to_install(served)
-    if found is None:
+    installed, advice = host.package_version("cuda-bindings"), how_to_install(served)
+    if installed is None:
         other = host.package_version("pycuda")
         missing = f"not installed; the driver serves CUDA {readable(served)}"
         detail = f"{missing}; PyCUDA {other} is there, which has no CUDA graphs" if other else missing
         yield Finding("cuda-bindings", "ok" if other else "warn", detail, advice)
-    elif int(found.split(".")[0]) > served // 1000:
-        detail = f"{found} is made for a newer driver than this one, which serves CUDA {readable(served)}"
+    elif int(installed.split(".")[0]) > served // 1000:
+        detail = f"{installed} is made for a newer driver than this one, which serves CUDA {readable(served)}"
         yield Finding("cuda-bindings", "bad", detail, advice)
     else:
-        yield Finding("cuda-bindings", "ok", f"{found}, the driver serves CUDA {readable(served)}")
+        yield Finding("cuda-bindings", "ok", f"{installed}, the driver serves CUDA {readable(served)}")
 
 
 def _cuda(host: Host) -> Iterator[Finding]:

@@ -42,18 +42,18 @@ def is_jetson(host: Host) -> bool:
 
 def jetpack_cuda(host: Host) -> int | None:
     """The CUDA version of the board's JetPack (12060: 12.6), which is that of its driver; None on anything else."""
-    found = _LINUX.search(host.text(RELEASE))
-    known = JETPACKS.get(int(found[1])) if found else None
-    return known[2] if known else None
+    match = _LINUX.search(host.text(RELEASE))
+    jetpack = JETPACKS.get(int(match[1])) if match else None
+    return jetpack[2] if jetpack else None
 
 
 def _release(host: Host, release: str) -> Iterator[Finding]:
     board = host.text("proc/device-tree/model") or "board unknown"
-    found = _LINUX.search(release)
-    if found is None:
+    match = _LINUX.search(release)
+    if match is None:
         yield Finding("jetson", "warn", f"{board}, /{RELEASE} is not understood", "expected JetPack 6 or 7")
         return
-    major, linux = int(found[1]), f"Jetson Linux {found[1]}.{found[2]}"
+    major, linux = int(match[1]), f"Jetson Linux {match[1]}.{match[2]}"
     if major not in JETPACKS:
         older = major < min(JETPACKS)
         advice = "install JetPack 6 or 7" if older else "newer than this runtime knows; report what does not work"
@@ -62,9 +62,9 @@ def _release(host: Host, release: str) -> Iterator[Finding]:
     name, python, _cuda = JETPACKS[major]
     yield Finding("jetson", "ok", f"{board}, {name} ({linux})")
     if host.python != python:
-        here, there = (".".join(map(str, version)) for version in (host.python, python))
+        own, expected = (".".join(map(str, version)) for version in (host.python, python))
         advice = "make the environment anew: /usr/bin/python3 -m venv --system-site-packages DIR"
-        yield Finding("python", "bad", f"this is {here}, {name}'s TensorRT is built for {there}", advice)
+        yield Finding("python", "bad", f"this is {own}, {name}'s TensorRT is built for {expected}", advice)
 
 
 def _tensorrt(host: Host) -> Iterator[Finding]:

@@ -82,10 +82,10 @@ def _line(decision: DecisionMessage, subscriber: Subscriber) -> str:
     why = f" ({decision.reason})" if decision.reason else ""
     values = "" if isinstance(decision.values, UnsetType) else _values(decision.values)
     beside = {} if isinstance(decision.heads, UnsetType) else decision.heads
-    said = values + "".join(f" | {name}: {_side(answer)}" for name, answer in beside.items())
+    extras = values + "".join(f" | {name}: {_side(answer)}" for name, answer in beside.items())
     return (
         f"{clock} #{decision.seq:<6} {decision.label:<12} {decision.confidence:4.2f} {decision.source:<5} "
-        f"{age_ms:5.1f} ms | {inputs}{why}{said}"
+        f"{age_ms:5.1f} ms | {inputs}{why}{extras}"
     )
 
 

@@ -46,9 +46,9 @@ def predict(
         inputs = [_image(item) for item in images]
         inputs += _values(values).items()
         inputs += [_text(pipeline, item) for item in texts]
-        given = [stream for stream, _ in inputs]
-        for stream in given:
-            if given.count(stream) > 1:
+        streams = [stream for stream, _ in inputs]
+        for stream in streams:
+            if streams.count(stream) > 1:
                 raise UserError(f"predict: stream {stream!r} is given twice; a decision is on one message of each")
         outcome = pipeline.predict(dict(inputs))
         click.echo(msgspec.json.encode(prediction(pipeline, outcome)))

@@ -111,7 +111,7 @@ def replay(
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); check the path") from None
     try:
-        found = _replay(recording, open_pipeline, lines, speed, console)
+        comparison = _replay(recording, open_pipeline, lines, speed, console)
     finally:
         if lines is not None:
             lines.close()
@@ -121,11 +121,11 @@ def replay(
         quality = recording.session.jpeg_quality
         console.print(f"[yellow]recorded with jpeg_quality = {quality}[/]: decisions may differ")
     same = all(bundle.digest == session.bundle.digest for session, bundle in parts)
-    _show(console, found, parts, same)
-    if check and found.changed:
+    _show(console, comparison, parts, same)
+    if check and comparison.changed:
         other = "" if same else "; the bundle is another than the recorded one"
-        raise GateRefused(f"{found.changed} of {found.decisions} decisions differ; {found.first}{other}")
-    if check and not found.decisions:
+        raise GateRefused(f"{comparison.changed} of {comparison.decisions} decisions differ; {comparison.first}{other}")
+    if check and not comparison.decisions:
         raise GateRefused(f"{file} holds no decision")
 
 
@@ -140,7 +140,7 @@ def _replay(
 
     from edge_runtime.replay import answer_line, recorded_answer, replay
 
-    found = Comparison()
+    comparison = Comparison()
     start: tuple[int, float] | None = None
     with Progress(console=console, transient=True) as progress, closing(replay(recording, open_pipeline)) as pairs:
         task = progress.add_task("replaying", total=recording.size)
@@ -149,30 +149,32 @@ def _replay(
                 start = start or (replayed.captured_ns, time.monotonic())
                 due = start[1] + (replayed.captured_ns - start[0]) / 1e9 / speed
                 time.sleep(max(0.0, due - time.monotonic()))
-            found.add(recorded_answer(recorded), replayed)
+            comparison.add(recorded_answer(recorded), replayed)
             if lines is not None:
                 lines.write(answer_line(replayed))
             progress.update(task, completed=recording.position)
-    return found
+    return comparison
 
 
-def _show(console: Any, found: Comparison, parts: list[tuple[Session, Bundle]], same: bool) -> None:
+def _show(console: Any, comparison: Comparison, parts: list[tuple[Session, Bundle]], same: bool) -> None:
     from rich.table import Table
 
     used = _named(f"{bundle.manifest.name} {bundle.manifest.version}" for _, bundle in parts)
     recorded = _named(f"{session.bundle.name} {session.bundle.version}" for session, _ in parts)
-    which = "the recorded bundle" if same else f"recorded with {recorded}, another bundle"
+    relation = "the recorded bundle" if same else f"recorded with {recorded}, another bundle"
     console.print(
-        f"{found.decisions} decisions replayed with {used} ({which}): "
-        f"{found.decisions - found.changed} identical, {found.changed} changed",
+        f"{comparison.decisions} decisions replayed with {used} ({relation}): "
+        f"{comparison.decisions - comparison.changed} identical, {comparison.changed} changed",
         soft_wrap=True,
         highlight=False,
     )
-    moved = [(pair, count) for pair, count in found.labels.most_common() if pair[0] != pair[1]]
-    if not found.changed:
+    moved = [(pair, count) for pair, count in comparison.labels.most_common() if pair[0] != pair[1]]
+    if not comparison.changed:
         return
-    agreed = found.decisions - sum(count for _, count in moved)
-    console.print(f"labels agree in {agreed} of {found.decisions} ({agreed / found.decisions:.1%})", highlight=False)
+    agreed = comparison.decisions - sum(count for _, count in moved)
+    console.print(
+        f"labels agree in {agreed} of {comparison.decisions} ({agreed / comparison.decisions:.1%})", highlight=False
+    )
     if moved:
         table = Table(title="labels that changed", title_justify="left")
         for column in ("recorded", "replayed", "decisions"):

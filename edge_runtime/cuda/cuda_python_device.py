@@ -36,8 +36,8 @@ class CudaPythonDevice(CudaDevice):
         attributes = driver.CUdevice_attribute
 
         def attribute(name: str) -> int:
-            which = getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}")
-            return int(self._call(driver.cuDeviceGetAttribute, which, self._handle))
+            attribute_id = getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}")
+            return int(self._call(driver.cuDeviceGetAttribute, attribute_id, self._handle))
 
         return DeviceInfo(
             name=self._call(driver.cuDeviceGetName, 256, self._handle).split(b"\0")[0].decode(errors="replace"),

@@ -231,8 +231,8 @@ class Scope:
         except CudaError as error:
             if error.code != _OUT_OF_MEMORY:
                 raise
-            asked = f"asked for {_mib(math.prod(shape) * kind.itemsize)} of page-locked host memory"
-            raise CudaError(error.call, error.code, asked) from None
+            detail = f"asked for {_mib(math.prod(shape) * kind.itemsize)} of page-locked host memory"
+            raise CudaError(error.call, error.code, detail) from None
         self._own(free)
         return pinned
 

@@ -201,7 +201,7 @@ def _error_names() -> dict[str, str]:
     names = {}
     for code in range(1, 1000):
         name, text = ctypes.c_char_p(), ctypes.c_char_p()
-        known = _libcuda().cuGetErrorName(code, ctypes.byref(name)) == 0
-        if known and _libcuda().cuGetErrorString(code, ctypes.byref(text)) == 0 and name.value and text.value:
+        named = _libcuda().cuGetErrorName(code, ctypes.byref(name)) == 0
+        if named and _libcuda().cuGetErrorString(code, ctypes.byref(text)) == 0 and name.value and text.value:
             names[text.value.decode()] = name.value.decode()
     return names

@@ -47,40 +47,41 @@ class RegressionHead(HeadKind, frozen=True, tag="regression"):
     @property
     def summary(self) -> str:
         return ", ".join(
-            f"{one.name} {one.minimum:g} to {one.maximum:g} {one.unit} (safe {one.safe:g})" for one in self.values
+            f"{value.name} {value.minimum:g} to {value.maximum:g} {value.unit} (safe {value.safe:g})"
+            for value in self.values
         )
 
     def shape(self, streams: Mapping[str, StreamSpec]) -> tuple[int, ...]:
         return (1, len(self.values))
 
     def problems(self, policy: DecisionPolicy, streams: Mapping[str, StreamSpec]) -> Iterator[str]:
-        names = [one.name for one in self.values]
+        names = [value.name for value in self.values]
         if len(set(names)) != len(names) or not names:
             yield f"head.values must have distinct names and be at least one, got {names}"
-        for one in self.values:
-            if not all(map(math.isfinite, (one.minimum, one.maximum, one.safe, one.tolerance))):
-                yield f"head.values: {one.name}: minimum, maximum, safe and tolerance must be finite"
-            elif one.minimum >= one.maximum:
-                yield f"head.values: {one.name}: minimum {one.minimum:g} is not below maximum {one.maximum:g}"
-            elif not one.minimum <= one.safe <= one.maximum:
-                yield f"head.values: {one.name}: safe {one.safe:g} is not within {one.minimum:g} to {one.maximum:g}"
+        for spec in self.values:
+            if not all(map(math.isfinite, (spec.minimum, spec.maximum, spec.safe, spec.tolerance))):
+                yield f"head.values: {spec.name}: minimum, maximum, safe and tolerance must be finite"
+            elif spec.minimum >= spec.maximum:
+                yield f"head.values: {spec.name}: minimum {spec.minimum:g} is not below maximum {spec.maximum:g}"
+            elif not spec.minimum <= spec.safe <= spec.maximum:
+                yield f"head.values: {spec.name}: safe {spec.safe:g} is not within {spec.minimum:g} to {spec.maximum:g}"
 
     def decide(
         self, policy: DecisionPolicy, state: PolicyState, output: NDArray[np.float32], inputs: Inputs | None
     ) -> Step:
-        said: dict[str, float] = {}
+        values: dict[str, float] = {}
         set_back: list[str] = []
-        for one, raw in zip(self.values, output.tolist(), strict=True):
-            beyond = max(one.minimum - raw, raw - one.maximum)
-            if beyond > one.tolerance:
-                reason = f"{one.name} {raw:.4g} {one.unit} is outside {one.minimum:g} to {one.maximum:g}"
+        for spec, raw in zip(self.values, output.tolist(), strict=True):
+            beyond = max(spec.minimum - raw, raw - spec.maximum)
+            if beyond > spec.tolerance:
+                reason = f"{spec.name} {raw:.4g} {spec.unit} is outside {spec.minimum:g} to {spec.maximum:g}"
                 return self.safe(policy, reason), PolicyState()
-            said[one.name] = min(max(raw, one.minimum), one.maximum)
+            values[spec.name] = min(max(raw, spec.minimum), spec.maximum)
             if beyond > 0:
-                set_back.append(f"{one.name} {raw:.4g} to {said[one.name]:g} {one.unit}")
+                set_back.append(f"{spec.name} {raw:.4g} to {values[spec.name]:g} {spec.unit}")
         clipped = f"clipped: {', '.join(set_back)}" if set_back else None
-        return Verdict(VALUES, 0.0, {}, "model", clipped, values=said), PolicyState()
+        return Verdict(VALUES, 0.0, {}, "model", clipped, values=values), PolicyState()
 
     def safe(self, policy: DecisionPolicy, reason: str) -> Verdict:
         """The values' safe ones."""
-        return Verdict(SAFE, 0.0, {}, "safe", reason, values={one.name: one.safe for one in self.values})
+        return Verdict(SAFE, 0.0, {}, "safe", reason, values={value.name: value.safe for value in self.values})

@@ -61,8 +61,8 @@ class TaggingHead(HeadKind, frozen=True, tag="tagging"):
 
 def tagged_stream(streams: Mapping[str, StreamSpec]) -> tuple[str, TextStream] | None:
     """Name and spec of the one text stream that is read word by word; None where there is not exactly one."""
-    found = [(name, spec) for name, spec in streams.items() if isinstance(spec, TextStream) and spec.word_pieces]
-    return found[0] if len(found) == 1 else None
+    candidates = [(name, spec) for name, spec in streams.items() if isinstance(spec, TextStream) and spec.word_pieces]
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _words_in(inputs: Inputs) -> int:
@@ -72,17 +72,17 @@ def _words_in(inputs: Inputs) -> int:
     return len(words_of(sentence.text)) if isinstance(sentence, Utterance) else 0
 
 
-def iob2(tags: Sequence[str], outside: str = "O", known: Collection[str] = ()) -> tuple[str, ...]:
+def iob2(tags: Sequence[str], outside: str = "O", labels: Collection[str] = ()) -> tuple[str, ...]:
     """`tags` in IOB2: an inside tag that continues no span of its kind begins one (`I-x` becomes `B-x`).
 
     This also turns IOB1, which writes B- only between touching spans, into IOB2 (Tjong Kim Sang and Veenstra 1999).
-    Where `known` is given, a tag is left alone if its beginning form is not among them.
+    Where `labels` is given, a tag is left alone if its beginning form is not among them.
     """
     fixed: list[str] = []
     before = outside
     for tag in tags:
         opens = tag.startswith("I-") and before not in (f"B-{tag[2:]}", tag)
         beginning = f"B-{tag[2:]}"
-        fixed.append(beginning if opens and (not known or beginning in known) else tag)
+        fixed.append(beginning if opens and (not labels or beginning in labels) else tag)
         before = tag
     return tuple(fixed)

@@ -77,17 +77,17 @@ class OnnxRuntimeEngine(Engine):
         self._output_names = [spec.name for spec in self.outputs]
 
     def _check_graph(self, kind: str, nodes: Sequence[onnxruntime.NodeArg], specs: Sequence[TensorSpec]) -> None:
-        found = {node.name: (_DTYPES.get(node.type, node.type), tuple(node.shape)) for node in nodes}
-        if kind == "input" and (unknown := sorted(set(found) - {spec.name for spec in specs})):
+        actual = {node.name: (_DTYPES.get(node.type, node.type), tuple(node.shape)) for node in nodes}
+        if kind == "input" and (unknown := sorted(set(actual) - {spec.name for spec in specs})):
             raise BundleError(
                 f"stage {self.name}: the graph takes the input {unknown[0]!r}, which the manifest does not name; "
                 "rebuild the bundle"
             )
         for spec in specs:
-            if found.get(spec.name) != (spec.dtype, spec.shape):
+            if actual.get(spec.name) != (spec.dtype, spec.shape):
                 raise BundleError(
                     f"stage {self.name}: the manifest's {kind} {spec.name!r} is {spec.dtype}{list(spec.shape)}, "
-                    f"the graph has {found.get(spec.name, 'no such ' + kind)}; rebuild the bundle"
+                    f"the graph has {actual.get(spec.name, 'no such ' + kind)}; rebuild the bundle"
                 )
 
     def _start(self, tensors: Tensors) -> None:

@@ -14,12 +14,12 @@ def outside_files(model: ModelProto) -> list[str]:
     return sorted(
         {
             entry.value
-            for one in tensors
-            if uses_external_data(one)
-            for entry in one.external_data
+            for tensor in tensors
+            if uses_external_data(tensor)
+            for entry in tensor.external_data
             if entry.key == "location"
         }
-        | {"a file without a name" for one in tensors if uses_external_data(one) and not one.external_data}
+        | {"a file without a name" for tensor in tensors if uses_external_data(tensor) and not tensor.external_data}
     )
 
 

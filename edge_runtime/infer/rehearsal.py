@@ -32,8 +32,8 @@ def rehearse(bundle: Bundle) -> None:
                     engine.run({spec.name: zeros(spec) for spec in inputs})
             except EngineError as error:
                 raise BundleError(f"{where}: does not run ({error}); rebuild the bundle") from None
-    made = _made_up(bundle)
-    graph = StageGraph(bundle, lambda stream, part: made[stream], cache=False)
+    tensors = _made_up(bundle)
+    graph = StageGraph(bundle, lambda stream, part: tensors[stream], cache=False)
     try:
         for present in _occasions(bundle):
             _decide(bundle, graph, present)
@@ -61,7 +61,7 @@ def _decide(bundle: Bundle, graph: StageGraph, present: frozenset[str]) -> None:
         raise BundleError(f"{where}: the stages do not run ({error}); rebuild the bundle") from None
     heads = {"head": (manifest.head, manifest.decision, inference.output)}
     heads |= {
-        f"side head {one.name}": (one.head, one.decision, inference.side[one.name]) for one in manifest.side_heads
+        f"side head {side.name}": (side.head, side.decision, inference.side[side.name]) for side in manifest.side_heads
     }
     for name, (head, policy, output) in heads.items():
         if output is None or not finite(output):
@@ -76,7 +76,7 @@ def _made_up(bundle: Bundle) -> Mapping[str, Tensors]:
     rng = np.random.default_rng(0)
     manifest = bundle.manifest
     pieces = Tokenizer(bundle.read(TOKENIZER)).size if TOKENIZER in manifest.files else 1
-    made: dict[str, dict[str, Tensor]] = {name: {} for name in manifest.streams}
+    tensors: dict[str, dict[str, Tensor]] = {name: {} for name in manifest.streams}
     for stage in manifest.stages:
         for source in stage.sources:
             spec = stream_tensor_spec(manifest.streams, source)
@@ -91,5 +91,5 @@ def _made_up(bundle: Bundle) -> Mapping[str, Tensors]:
                 value = np.ones(spec.shape, np.float32)
             else:
                 value = rng.normal(size=spec.shape).astype(np.float32)
-            made[source.name][source.field] = value
-    return made
+            tensors[source.name][source.field] = value
+    return tensors

@@ -57,7 +57,7 @@ class StageGraph:
         self._stages = manifest.stages
         self._presence = manifest.presence
         self._output = manifest.head.source
-        self._side = {one.name: one.head.source for one in manifest.side_heads}
+        self._side = {side.name: side.head.source for side in manifest.side_heads}
         self._backend: Backend | None = None
         self._engines: dict[str, Engine] = {}
         self._cached: dict[str, tuple[Hashable, Tensors]] = {}
@@ -112,9 +112,9 @@ class StageGraph:
 
     def _compiled(self, stage: Stage, precision: str) -> list[Compiled]:
         return [
-            Compiled(one, partial(self._bundle.read, one.file))
-            for one in self._bundle.manifest.engines
-            if (one.stage, one.precision) == (stage.name, precision)
+            Compiled(engine, partial(self._bundle.read, engine.file))
+            for engine in self._bundle.manifest.engines
+            if (engine.stage, engine.precision) == (stage.name, precision)
         ]
 
     def close(self) -> None:
@@ -234,8 +234,8 @@ class StageGraph:
 
     def _tensors_once(self, stream: str, part: Slice) -> Tensors:
         """One slice may feed several inputs (ids and mask), and several decisions: preprocess it once."""
-        held = self._fields.get(stream)
-        if held is None or held[0] != part.key or not self._use_cache:
-            held = (part.key, self._tensors_of(stream, part))
-            self._fields[stream] = held
-        return held[1]
+        cached = self._fields.get(stream)
+        if cached is None or cached[0] != part.key or not self._use_cache:
+            cached = (part.key, self._tensors_of(stream, part))
+            self._fields[stream] = cached
+        return cached[1]

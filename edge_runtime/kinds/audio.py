@@ -126,7 +126,7 @@ class Audio(Kind[AudioStream, AudioChunk, RawAudio]):
         count = (spec.window - 1) * STEP + FRAME
 
         def tensors(part: Slice) -> Tensors:
-            sound, heard = joined([one for one in part.messages if isinstance(one, AudioChunk)], count)
+            sound, heard = joined([chunk for chunk in part.messages if isinstance(chunk, AudioChunk)], count)
             whole: NDArray[np.bool_] = np.lib.stride_tricks.sliding_window_view(heard, FRAME)[::STEP].min(axis=1)
             scaled: NDArray[np.float64] = np.clip(
                 (log_mel(sound, mels) - spec.mean) / spec.std, -CLIP_SIGMA, CLIP_SIGMA

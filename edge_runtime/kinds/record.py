@@ -55,8 +55,8 @@ def _simple(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[s
         items = _simple(schema["items"], definitions) if isinstance(schema.get("items"), dict) else None
         return None if items is None else {**simple, "items": items}
     if schema["type"] == "object":
-        found = {name: _simple(part, definitions) for name, part in schema.get("properties", {}).items()}
-        properties = {name: part for name, part in found.items() if part is not None}
+        described_parts = {name: _simple(part, definitions) for name, part in schema.get("properties", {}).items()}
+        properties = {name: part for name, part in described_parts.items() if part is not None}
         simple["properties"] = properties
         simple["required"] = [name for name in schema.get("required", ()) if name in properties]
         extra = simple.pop("additionalProperties", None)

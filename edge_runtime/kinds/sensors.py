@@ -91,7 +91,7 @@ class Sensors(Kind[SensorStream, Sample, SensorSample]):
 
     def preprocessor(self, spec: SensorStream, read: Read) -> Preprocess:
         def tensors(part: Slice) -> Tensors:
-            return window_tensors(spec, tuple(one for one in part.messages if isinstance(one, Sample)))
+            return window_tensors(spec, tuple(sample for sample in part.messages if isinstance(sample, Sample)))
 
         return tensors
 
@@ -110,8 +110,8 @@ class Sensors(Kind[SensorStream, Sample, SensorSample]):
 
     def fitted(self, spec: SensorStream, message: Sample) -> Sample | None:
         """The channels that the stream has."""
-        known = {channel.name for channel in spec.channels}
-        values = {name: value for name, value in message.values.items() if name in known}
+        channels = {channel.name for channel in spec.channels}
+        values = {name: value for name, value in message.values.items() if name in channels}
         if not values:
             return None
         return replace(message, values=values) if len(values) < len(message.values) else message

@@ -82,8 +82,8 @@ class Recording:
             except _BROKEN as error:
                 self.position = file.tell()
                 if self.position < 8 or isinstance(error, _Refused) or self._is_damaged(file):
-                    what = f"is damaged or no MCAP file (byte {self.position} of {self.size}: {error})"
-                    raise UserError(f"recording {self.path}: {what}; check the path or copy it again") from None
+                    damage = f"is damaged or no MCAP file (byte {self.position} of {self.size}: {error})"
+                    raise UserError(f"recording {self.path}: {damage}; check the path or copy it again") from None
                 self.cut = True
                 return
             self.position = file.tell()

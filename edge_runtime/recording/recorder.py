@@ -61,11 +61,11 @@ _Item = tuple[int, str, "Message | Struct", int]
 
 def free_name(path: Path) -> Path:
     """`path`, or where that is taken `stem-2`, `stem-3`..."""
-    number, found = 1, path
-    while found.exists():
+    number, candidate = 1, path
+    while candidate.exists():
         number += 1
-        found = path.with_stem(f"{path.stem}-{number}")
-    return found
+        candidate = path.with_stem(f"{path.stem}-{number}")
+    return candidate
 
 
 def _create(path: Path) -> IO[bytes]:
@@ -121,10 +121,10 @@ class Recorder(Sink):
     def message(self, message: Message) -> None:
         """The loop took `message` into its memory."""
         row = kind_of_message(message)
-        what: Message | Struct = message
+        item: Message | Struct = message
         if row.encoded(message):  # what it was decoded to need not wait in memory
-            what = to_record(message, self._wall_ns(message.captured_ns))
-        self._add(message.captured_ns, STREAMS + message.stream, what, SMALL_MESSAGE_BYTES + row.weight(message))
+            item = to_record(message, self._wall_ns(message.captured_ns))
+        self._add(message.captured_ns, STREAMS + message.stream, item, SMALL_MESSAGE_BYTES + row.weight(message))
 
     def publish(self, item: Published) -> None:
         topic = DECISION if isinstance(item.message, DecisionMessage) else STATUS
@@ -156,10 +156,10 @@ class Recorder(Sink):
         if self._thread.is_alive():
             log.warning("record: %s is left without its index: the disk did not keep up; it can be read", self.path)
 
-    def _add(self, at_ns: int, topic: str, what: Message | Struct, size: int = SMALL_MESSAGE_BYTES) -> None:
+    def _add(self, at_ns: int, topic: str, item: Message | Struct, size: int = SMALL_MESSAGE_BYTES) -> None:
         if self._stopped is None:
             self._put_bytes += size
-            self._batch.append((at_ns, topic, what, size))
+            self._batch.append((at_ns, topic, item, size))
 
     def _wall_ns(self, at_ns: int) -> int:
         return max(0, self._start_wall_ns + at_ns - self._start_ns)
@@ -193,17 +193,17 @@ class Recorder(Sink):
                 self._batches.get_nowait()
 
     def _write_batch(self, batch: Sequence[_Item]) -> None:
-        for at_ns, topic, what, size in batch:
+        for at_ns, topic, item, size in batch:
             wall_ns = self._wall_ns(at_ns)
             record: Struct
             payload: bytes | None = None
-            if isinstance(what, Published):
-                record, payload = what.message, what.payload
-            elif isinstance(what, _Begin):
-                self._begin(what.streams)
-                record = what.record
+            if isinstance(item, Published):
+                record, payload = item.message, item.payload
+            elif isinstance(item, _Begin):
+                self._begin(item.streams)
+                record = item.record
             else:
-                record = to_record(what, wall_ns, self._jpeg_quality) if isinstance(what, Message) else what
+                record = to_record(item, wall_ns, self._jpeg_quality) if isinstance(item, Message) else item
             channel = self._channels.get(topic) or self._channel(topic, record)
             sequence = getattr(record, "seq", 0) & 0xFFFFFFFF
             self._writer.add_message(channel, wall_ns, payload or encode(record), wall_ns, sequence)

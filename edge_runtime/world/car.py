@@ -84,8 +84,8 @@ class Car(Vehicle):
         if segment.kind in ("left", "right"):
             target = min(target, _TURN_MPS)
         limit = BRAKE if label == "stop" else EASE
-        wanted = min(max((target - self.speed) / 0.25, -limit), ACCEL)
-        self.accel += (wanted - self.accel) * min(1.0, dt / _LAG_S)
+        acceleration = min(max((target - self.speed) / 0.25, -limit), ACCEL)
+        self.accel += (acceleration - self.accel) * min(1.0, dt / _LAG_S)
         moved = self.speed
         self.speed = max(0.0, self.speed + self.accel * dt)
         if self.speed == 0.0:

@@ -175,7 +175,7 @@ class Navigator:
 
     def __init__(self, rng: np.random.Generator, split: Split, lose: float = 0.0) -> None:
         self._rng, self._split, self._lose = rng, split, lose
-        self.told: Direction | None = None
+        self.direction: Direction | None = None
         """The way through the junction ahead; set on entering a road."""
         self._due_s = 0.0
         self._mute = False
@@ -183,9 +183,9 @@ class Navigator:
 
     def enter_road(self, exits: dict[Direction, float]) -> Sentence | None:
         """Choose the way through the next junction; `exits` gives a weight to each that exists."""
-        ways = sorted(exits)
-        weights = np.array([self._WEIGHTS[way] * exits[way] for way in ways])
-        self.told = ways[int(self._rng.choice(len(ways), p=weights / weights.sum()))]
+        directions = sorted(exits)
+        weights = np.array([self._WEIGHTS[way] * exits[way] for way in directions])
+        self.direction = directions[int(self._rng.choice(len(directions), p=weights / weights.sum()))]
         self._due_s = 0.0
         self._mute = bool(self._rng.random() < self._lose)
         self._stood_s = 0.0
@@ -195,7 +195,7 @@ class Navigator:
 
     def approach(self, t: float, dt: float, to_line: float, speed: float) -> Sentence | None:
         """What to say now, `to_line` metres before the stop line; `t` in seconds."""
-        if self.told is None or to_line > self.SAY_M:
+        if self.direction is None or to_line > self.SAY_M:
             return None
         if self._mute:
             self._stood_s += dt if speed < 0.3 and to_line < 15.0 else 0.0
@@ -205,4 +205,4 @@ class Navigator:
         if t < self._due_s:
             return None
         self._due_s = t + self.AGAIN_S
-        return say(self._rng, self._split, self.told, to_line)
+        return say(self._rng, self._split, self.direction, to_line)

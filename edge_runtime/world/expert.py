@@ -78,10 +78,10 @@ def _following(now: Situation) -> str:
     """`keep`, `slow` or `stop` for the vehicle ahead."""
     table = {way: (gap, speed) for way, gap, speed in now.gaps}
     way = now.heard if now.heard in now.exits else "straight" if now.heard == "straight" else None
-    found = table.get(way) if way in table else table.get(None)
-    if found is None or found[0] > LEAD_M:
+    ahead = table.get(way) if way in table else table.get(None)
+    if ahead is None or ahead[0] > LEAD_M:
         return "keep"
-    gap, speed = found
+    gap, speed = ahead
     room = max(gap - 3.0, 0.1)
     brake = max(0.0, now.speed**2 - speed**2) / (2.0 * room)
     if gap < 5.0 or brake > 3.0:

@@ -147,14 +147,14 @@ class Simulation:
         segment = self.town.segments[car.seg]
         heard = self.heard[0].meaning if self.heard and self.t - self.heard[1] <= TEXT_TTL_S else None
         exits: tuple[Direction, ...] = tuple(sorted(segment.exits))
-        ways: tuple[Direction | None, ...] = (None, *exits)
+        directions: tuple[Direction | None, ...] = (None, *exits)
         if self._latched is not None:
-            ways = (self._latched,) if segment.kind == "road" else (None,)
+            directions = (self._latched,) if segment.kind == "road" else (None,)
         gaps: list[tuple[Direction | None, float, float]] = []
-        for way in ways:
-            found = self.traffic.leader(car.seg, car.s, way, car)
-            if found is not None:
-                gaps.append((None if self._latched is not None else way, found[0], found[1].speed))
+        for way in directions:
+            leader = self.traffic.leader(car.seg, car.s, way, car)
+            if leader is not None:
+                gaps.append((None if self._latched is not None else way, leader[0], leader[1].speed))
         return Situation(
             self.t,
             car.speed,
@@ -214,7 +214,7 @@ class Simulation:
         if segment.kind == "road" and self._latched is None and self.to_line < 0.0:
             self._latched = car.choose()
             self._tally.commanded += 1
-            self._tally.as_told += self._latched == self.navigator.told
+            self._tally.as_told += self._latched == self.navigator.direction
             self._tally.reds_met += self._tally.red_seen
             self._tally.reds_run += self.light() == "red"
             self._tally.red_seen = False

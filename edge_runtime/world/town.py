@@ -188,11 +188,11 @@ def _lanes(
         middle = curve(start, leave, end, arrive, float(np.hypot(*(end - start))))
         roads.append(Road(middle))
         right, left = middle.offset(-LANE_WIDTH / 2), middle.offset(LANE_WIDTH / 2)[::-1]
-        there = Segment(len(segments), Path(right), "road", b[0], b[1])
+        forth = Segment(len(segments), Path(right), "road", b[0], b[1])
         back = Segment(len(segments) + 1, Path(left), "road", a[0], a[1])
-        segments += [there, back]
-        ends[b] = (there.index, back.index)
-        ends[a] = (back.index, there.index)
+        segments += [forth, back]
+        ends[b] = (forth.index, back.index)
+        ends[a] = (back.index, forth.index)
     return roads, segments, ends
 
 
@@ -200,14 +200,14 @@ def _ways(segments: list[Segment], ends: dict[tuple[int, int], tuple[int, int]],
     """Append every way through every junction to `segments`; returns the signals of the arriving lanes."""
     signals: list[Signal] = []
     for junction in range(junctions):
-        here = {arm: lanes for (where, arm), lanes in sorted(ends.items()) if where == junction}
-        for arm, (arriving, _) in here.items():
+        arms = {arm: lanes for (where, arm), lanes in sorted(ends.items()) if where == junction}
+        for arm, (arriving, _) in arms.items():
             lane = segments[arriving]
             x, y, heading = lane.path.at(lane.path.length)
             forward = np.array([math.cos(heading), math.sin(heading)])
             place = np.array([x, y]) + SIGNAL_AHEAD * forward
             signals.append(Signal(junction, arm, float(place[0]), float(place[1]), heading))
-            for other, (_, leaving) in here.items():
+            for other, (_, leaving) in arms.items():
                 if other == arm:
                     continue
                 ox, oy, out = segments[leaving].path.at(0.0)

@@ -106,19 +106,19 @@ class Traffic:
             beyond = segment.path.length - s
             mine = segment.exits[way]
             for index in segment.exits.values():
-                found = self._first(index, -1.0, beyond, me)
-                if found and index != mine and found[1].s > _SHARED:
-                    found = None
-                if found and (best is None or found[0] < best[0]):
-                    best = found
+                candidate = self._first(index, -1.0, beyond, me)
+                if candidate and index != mine and candidate[1].s > _SHARED:
+                    candidate = None
+                if candidate and (best is None or candidate[0] < best[0]):
+                    best = candidate
             if best is None:
                 best = self._first(segments[mine].next, -1.0, beyond + segments[mine].path.length, me)
         elif segment.kind != "road":
             if s < _SHARED:
-                siblings = (way_ for way_ in self._siblings(seg) if way_ != seg)
-                for found in (self._first(index, s, 0.0, me) for index in siblings):
-                    if found and found[1].s <= _SHARED and (best is None or found[0] < best[0]):
-                        best = found
+                siblings = (sibling for sibling in self._siblings(seg) if sibling != seg)
+                for candidate in (self._first(index, s, 0.0, me) for index in siblings):
+                    if candidate and candidate[1].s <= _SHARED and (best is None or candidate[0] < best[0]):
+                        best = candidate
             if best is None:
                 best = self._first(segment.next, -1.0, segment.path.length - s, me)
         return best if best is not None and best[0] < LOOK_AHEAD else None
@@ -229,8 +229,8 @@ class Traffic:
     @staticmethod
     def _interaction(speed: float, gap: float, other: float) -> float:
         """IDM's (s*/s)^2."""
-        wanted = _GAP + max(0.0, speed * _HEADWAY + speed * (speed - other) / (2 * math.sqrt(_ACCEL * _COMFORT)))
-        return (wanted / max(gap, 0.3)) ** 2
+        desired_gap = _GAP + max(0.0, speed * _HEADWAY + speed * (speed - other) / (2 * math.sqrt(_ACCEL * _COMFORT)))
+        return (desired_gap / max(gap, 0.3)) ** 2
 
     def _ask_for_green(self, t: float, inside: dict[int, set[int]]) -> None:
         asking: dict[tuple[int, int], float] = {}

@@ -84,7 +84,7 @@ def test_exactly_one_stream_is_read_word_by_word() -> None:
 def test_a_tag_that_goes_on_is_left_and_one_that_begins_is_marked() -> None:
     assert iob2(["B-a", "I-a", "I-a", "I-b"]) == ("B-a", "I-a", "I-a", "B-b")
     assert iob2(["-", "I-a"], outside="-") == ("-", "B-a")
-    assert iob2(["I-a", "I-x"], known=("B-a", "I-a", "I-x")) == ("B-a", "I-x"), "no B-x is known"
+    assert iob2(["I-a", "I-x"], labels=("B-a", "I-a", "I-x")) == ("B-a", "I-x"), "no B-x is known"
 
 
 def test_only_the_safe_label_and_the_temperature_are_a_tagging_head_s() -> None:

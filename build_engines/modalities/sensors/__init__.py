@@ -73,8 +73,8 @@ def _number(row: SampleRow, channel: str, value: Any) -> float | None:
     if is_missing(value):
         return None
     if words:
-        known = f"dataset.categories.{channel} knows {', '.join(words)}"
-        raise row.fields.wrong(f"sensors.{channel} is {value!r}; {known}")
+        choices = f"dataset.categories.{channel} knows {', '.join(words)}"
+        raise row.fields.wrong(f"sensors.{channel} is {value!r}; {choices}")
     return row.fields.number(f"sensors.{channel}", value)
 
 

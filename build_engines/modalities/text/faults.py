@@ -29,15 +29,15 @@ class Misheard:
         gap = " " if re.search(r"\w\s+\w", text) else ""
         units = text.split() if gap else list(text)
         self._heard = [*self._heard[-500:], *units]
-        kept: list[str] = []
+        heard: list[str] = []
         for unit in units:
             if rng.random() >= self._rate:
-                kept.append(unit)
+                heard.append(unit)
                 continue
             error = 2 if self._same_count else rng.integers(3)
-            if error == 1 and kept:
-                kept.insert(-1, unit)
+            if error == 1 and heard:
+                heard.insert(-1, unit)
             elif error == 2:
-                kept.append(self._heard[int(rng.integers(len(self._heard)))])
+                heard.append(self._heard[int(rng.integers(len(self._heard)))])
         # Recognition that hears nothing sends nothing; a sentence that loses all its words keeps one.
-        return replace(raw, content=Words(gap.join(kept or units[:1]), raw.content.lang))
+        return replace(raw, content=Words(gap.join(heard or units[:1]), raw.content.lang))

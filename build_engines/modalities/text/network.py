@@ -43,29 +43,29 @@ class TextEncoder(nn.Module):
         if self.training and self.token_dropout > 0:
             mask = mask * (torch.rand_like(mask) >= self.token_dropout)
         x = self.dropout(self.embedding(ids))
-        there = mask.unsqueeze(-1)
-        parts = self._attend(x, mask, there) if self.position is not None else self._convolve(x, mask, there)
+        valid = mask.unsqueeze(-1)
+        parts = self._attend(x, mask, valid) if self.position is not None else self._convolve(x, mask, valid)
         encoded: Encoded = self.head(torch.cat(parts, dim=-1))
         return encoded
 
-    def _attend(self, x: Tensor, mask: Tensor, there: Tensor) -> list[Tensor]:
+    def _attend(self, x: Tensor, mask: Tensor, valid: Tensor) -> list[Tensor]:
         assert self.position is not None
         x = x + self.position
         bias = ((mask - 1) * _HIDDEN).unsqueeze(1).unsqueeze(1)
         for layer in self.layers:
             x = layer(x, bias)
-        return [_mean(x, there), _maximum(x, there)]
+        return [_mean(x, valid), _maximum(x, valid)]
 
-    def _convolve(self, x: Tensor, mask: Tensor, there: Tensor) -> list[Tensor]:
-        x = x * there
+    def _convolve(self, x: Tensor, mask: Tensor, valid: Tensor) -> list[Tensor]:
+        x = x * valid
         across = x.transpose(1, 2)
-        maxima = [_maximum(relu(layer(across)).transpose(1, 2), there) for layer in self.layers]
-        return [_mean(x, there), *maxima]
+        maxima = [_maximum(relu(layer(across)).transpose(1, 2), valid) for layer in self.layers]
+        return [_mean(x, valid), *maxima]
 
 
-def _mean(x: Tensor, there: Tensor) -> Tensor:
-    return (x * there).sum(1) / there.sum(1).clamp(min=1.0)
+def _mean(x: Tensor, valid: Tensor) -> Tensor:
+    return (x * valid).sum(1) / valid.sum(1).clamp(min=1.0)
 
 
-def _maximum(x: Tensor, there: Tensor) -> Tensor:
-    return (x * there + (there - 1) * _HIDDEN).amax(1).clamp(min=-10.0)
+def _maximum(x: Tensor, valid: Tensor) -> Tensor:
+    return (x * valid + (valid - 1) * _HIDDEN).amax(1).clamp(min=-10.0)

@@ -55,11 +55,11 @@ class WordLists:
 
     def _traits(self, word: str) -> list[bool]:
         zipf, far = self.zipf.get(word, 0.0), 1 << 30
-        given, family = self.given.get(word, far), self.family.get(word, far)
+        first_rank, family_rank = self.given.get(word, far), self.family.get(word, far)
         return [
             *(zipf >= step for step in ZIPF_STEPS),
-            *(given < limit for limit in (far, GIVEN_COMMON)),
-            *(family < limit for limit in (far, FAMILY_KNOWN, FAMILY_COMMON)),
+            *(first_rank < limit for limit in (far, GIVEN_COMMON)),
+            *(family_rank < limit for limit in (far, FAMILY_KNOWN, FAMILY_COMMON)),
             *(self.cities.get(word, 0) > least for least in (0, BIG_CITY)),
             *(self.city_words.get(word, 0) > least for least in (0, BIG_CITY)),
             *(word in words for words in (self.countries, self.states)),
@@ -67,10 +67,10 @@ class WordLists:
 
     def words(self) -> list[str]:
         """What is worth learning, in alphabetical order: common words, and names that are not too rare."""
-        found = {word for word, zipf in self.zipf.items() if zipf >= RARE_ZIPF}
-        found |= set(self.given) | {word for word, rank in self.family.items() if rank < FAMILY_LISTED}
-        found |= {word for word, people in self.city_words.items() if people > CITY} | self.countries | self.states
-        return sorted(word for word in found if word and not any(char.isspace() for char in word))
+        listed = {word for word, zipf in self.zipf.items() if zipf >= RARE_ZIPF}
+        listed |= set(self.given) | {word for word, rank in self.family.items() if rank < FAMILY_LISTED}
+        listed |= {word for word, people in self.city_words.items() if people > CITY} | self.countries | self.states
+        return sorted(word for word in listed if word and not any(char.isspace() for char in word))
 
     def repeats(self, words: Sequence[str]) -> NDArray[np.int64]:
         """[n]: how often each word counts for the tokenizer: the square root of its frequency, so that the common do
@@ -102,9 +102,9 @@ def english() -> WordLists:
     city_words: dict[str, int] = {}
     for city in places.get_cities().values():
         name = city["name"].lower()
-        for known, found in ((cities, [name]), (city_words, name.split())):
-            for word in found:
-                known[word] = max(known.get(word, 0), city["population"])
+        for populations, keys in ((cities, [name]), (city_words, name.split())):
+            for word in keys:
+                populations[word] = max(populations.get(word, 0), city["population"])
     return WordLists(
         zipf=zipf,
         given=_ranks(folder / "dist.male.first", folder / "dist.female.first"),
@@ -118,12 +118,12 @@ def english() -> WordLists:
 
 def _ranks(*files: Path) -> dict[str, int]:
     """Name to its best line number in `files`."""
-    found: dict[str, int] = {}
+    ranks: dict[str, int] = {}
     for file in files:
         for rank, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
             name = line.split()[0].lower()
-            found[name] = min(rank, found.get(name, rank))
-    return found
+            ranks[name] = min(rank, ranks.get(name, rank))
+    return ranks
 
 
 def _words_of(names: Iterable[str]) -> frozenset[str]:

@@ -48,21 +48,21 @@ class WordEncoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Features, and no auxiliary logits: every word is labelled as it is."""
-        there = mask.amax(2).unsqueeze(-1)
+        valid = mask.amax(2).unsqueeze(-1)
         if self.training:
             hidden = torch.rand(*mask.shape[:2], 1) < self.token_dropout
-            words = self._only_words(ids, mask * ~hidden, there)
+            words = self._only_words(ids, mask * ~hidden, valid)
         else:
-            words = self._spelled(ids.flatten(0, 1), mask.flatten(0, 1)).reshape(*ids.shape[:2], -1) * there
+            words = self._spelled(ids.flatten(0, 1), mask.flatten(0, 1)).reshape(*ids.shape[:2], -1) * valid
         x = self.dropout(words)
         for norm, layer in zip(self.norms, self.context, strict=True):
-            gate, value = layer((norm(x) * there).transpose(1, 2)).transpose(1, 2).chunk(2, -1)
+            gate, value = layer((norm(x) * valid).transpose(1, 2)).transpose(1, 2).chunk(2, -1)
             x = x + self.dropout(torch.sigmoid(gate) * torch.tanh(value))
         return self.project(self.dropout(torch.cat([x, words], -1))), {}
 
-    def _only_words(self, ids: Tensor, mask: Tensor, there: Tensor) -> Tensor:
+    def _only_words(self, ids: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
         """The same as in evaluation without the work for places where there is no word."""
-        rows, places = there[..., 0].nonzero(as_tuple=True)
+        rows, places = valid[..., 0].nonzero(as_tuple=True)
         spelled = self._spelled(ids[rows, places], mask[rows, places])
         return torch.zeros(*ids.shape[:2], spelled.shape[-1]).index_put((rows, places), spelled)
 
@@ -80,10 +80,10 @@ class WordEncoder(nn.Module):
 
     def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask [N, P] to what the pieces say [N, width]."""
-        there = mask.unsqueeze(-1)
-        pieces = self.dropout(self.embedding(ids)) * there
-        across, kept = pieces.transpose(1, 2), there.transpose(1, 2)
-        maxima = [(relu(layer(across)) * kept).amax(2).clamp(max=REACH) for layer in self.spelling]
-        mean = pieces.sum(1) / there.sum(1).clamp(min=1.0)
+        valid = mask.unsqueeze(-1)
+        pieces = self.dropout(self.embedding(ids)) * valid
+        across, valid_across = pieces.transpose(1, 2), valid.transpose(1, 2)
+        maxima = [(relu(layer(across)) * valid_across).amax(2).clamp(max=REACH) for layer in self.spelling]
+        mean = pieces.sum(1) / valid.sum(1).clamp(min=1.0)
         features: Tensor = self.word_norm(self.word(self.dropout(torch.cat([*maxima, mean], -1))))
         return features

@@ -66,7 +66,7 @@ def frozen(moments: Moments, stream: str) -> Iterator[LabelledSet]:
     old: dict[str, Any] = {}
     for _, part in groupby(moments, key=lambda moment: moment.group):
         group = list(part)
-        first = next((raw.content for one in group for raw in one.messages if raw.stream == stream), None)
+        first = next((raw.content for entry in group for raw in entry.messages if raw.stream == stream), None)
         if first is None:
             yield from group  # no picture at all: nothing that could freeze, and nothing to be shown later
             continue

@@ -97,7 +97,7 @@ class TensorRTBackend(Backend):
             )
 
         candidates: list[tuple[str, Callable[[], bytes | None]]] = [
-            *((f"bundle's {one.file.file}", one.read) for one in ahead_of_time if self._fits(one, key)),
+            *((f"bundle's {engine.file.file}", engine.read) for engine in ahead_of_time if self._fits(engine, key)),
             ("cached", lambda: self._cache.load(key, "engine")),
         ]
         for origin, read in candidates:
@@ -133,20 +133,20 @@ class TensorRTBackend(Backend):
             flags={"workspace_bytes": WORKSPACE_BYTES},
         )
 
-    def _fits(self, one: Compiled, key: EngineKey) -> bool:
-        file = one.file
+    def _fits(self, engine: Compiled, key: EngineKey) -> bool:
+        file = engine.file
         made_by = (file.flavour, file.version, file.onnx_sha256)
         return made_by == (key.flavour, key.version, key.onnx_sha256) and key.compute in file.compute
 
     def _build(self, name: str, precision: str, model: bytes, key: EngineKey) -> bytes:
         log.info("stage %s: building its %s engine for %s with %s", name, precision, key.gpu, self._library)
-        known = known_compute(self._library)
+        targets = known_compute(self._library)
         built = build_engine(
             self._library,
             model,
             name=f"stage {name}",
             # Without a target RTX leaves out GPUs older than Ampere.
-            compute=(key.compute,) if key.compute in known else (),
+            compute=(key.compute,) if key.compute in targets else (),
             free_device_bytes=self._device.free_bytes(),
             timing_cache=self._cache.load(key.any_graph(), "timings") or b"",
             progress=_BuildReport(name),

@@ -124,8 +124,8 @@ def build_engine(
 def known_compute(library: Library) -> tuple[str, ...]:
     """The compute capabilities that `library` builds for without having such a GPU, lowest first."""
     members = getattr(getattr(library.module, "ComputeCapability", None), "__members__", {})
-    found = [re.fullmatch(r"SM(\d+)(\d)", name) for name in members]
-    return tuple(f"{match[1]}.{match[2]}" for match in found if match)
+    matches = [re.fullmatch(r"SM(\d+)(\d)", name) for name in members]
+    return tuple(f"{match[1]}.{match[2]}" for match in matches if match)
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,9 @@ def graph_facts(model: bytes, name: str = "graph") -> GraphFacts:
 
 def problems(built: Built, facts: GraphFacts) -> tuple[str, ...]:
     """What is suspicious about an engine built from a graph of these `facts`, in words; empty if nothing is."""
-    found = [f"unexpected warning: {text}" for text in built.warnings]
+    suspicions = [f"unexpected warning: {text}" for text in built.warnings]
     if built.quantise_layers < facts.quantise_nodes:
-        found.append(
+        suspicions.append(
             f"only {built.quantise_layers} of the graph's {facts.quantise_nodes} quantise and dequantise nodes "
             "are in the network: part of it would not run in INT8"
         )
@@ -166,41 +166,42 @@ def problems(built: Built, facts: GraphFacts) -> tuple[str, ...]:
     largest = int(MAX_PLAN_OF_WEIGHTS * facts.weight_bytes) + kernels
     size = len(built.plan)
     if not smallest <= size <= largest:
-        found.append(
+        suspicions.append(
             f"the engine has {size} bytes, expected {smallest} to {largest} for {facts.weight_bytes} bytes of weights"
         )
-    return tuple(found)
+    return tuple(suspicions)
 
 
 def _capabilities(library: Library, compute: Sequence[str]) -> list[Any]:
-    known = known_compute(library)
-    if compute and not known:
+    targets = known_compute(library)
+    if compute and not targets:
         raise ConfigError(
             f"compute {', '.join(compute)}: {library} builds for the GPU at hand only; "
             "tensorrt_rtx builds for GPUs that are not here"
         )
-    for one in compute:
-        if one not in known:
+    for target in compute:
+        if target not in targets:
             raise ConfigError(
-                f"compute {one!r}: {library} builds ahead of time for {', '.join(known)}; "
+                f"compute {target!r}: {library} builds ahead of time for {', '.join(targets)}; "
                 "leave it out, the device builds its own engine"
             )
-    return [getattr(library.module.ComputeCapability, "SM" + one.replace(".", "")) for one in compute]
+    return [getattr(library.module.ComputeCapability, "SM" + target.replace(".", "")) for target in compute]
 
 
-def _fitting_workspace(name: str, weights: int, wanted: int, free_device_bytes: int | None) -> int:
-    """As much of the `wanted` workspace as memory has room for. Raises EngineError where even none of it would do."""
+def _fitting_workspace(name: str, weights: int, workspace: int, free_device_bytes: int | None) -> int:
+    """As many of the `workspace` bytes as memory has room for. Raises EngineError where none would do."""
     needed = WEIGHT_COPIES * weights + MIN_FREE_BYTES
     free = {"host": os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")}
     if free_device_bytes is not None:
         free["device"] = free_device_bytes
-    for where, there in free.items():
-        if there < needed:
+    for where, available in free.items():
+        if available < needed:
             raise EngineError(
-                f"{name}: building its engine takes about {needed >> 20} MiB of {where} memory, {there >> 20} MiB are "
-                "free; stop other programs, or install a bundle whose engines are compiled ahead of time"
+                f"{name}: building its engine takes about {needed >> 20} MiB of {where} memory, "
+                f"{available >> 20} MiB are free; stop other programs, or install a bundle whose "
+                "engines are compiled ahead of time"
             )
-    return min(wanted, free.get("device", free["host"]) - WEIGHT_COPIES * weights)
+    return min(workspace, free.get("device", free["host"]) - WEIGHT_COPIES * weights)
 
 
 def _strongly_typed(module: Any) -> int:
@@ -214,8 +215,8 @@ def _parse_error(parser: Any) -> str:
     error = parser.get_error(0)
     lines = [line for line in str(error.desc()).splitlines() if line.strip() and not is_harmless(line)]
     # The line of the library that was called says more than the parser's "Invalid Node".
-    told = next((line for line in lines if "Error Code" in line), lines[0] if lines else "no reason given")
-    detail = "TensorRT has no such operator" if "Plugin not found" in told else _plain(told)
+    message = next((line for line in lines if "Error Code" in line), lines[0] if lines else "no reason given")
+    detail = "TensorRT has no such operator" if "Plugin not found" in message else _plain(message)
     if int(error.node()) < 0:
         return detail
     # Both came with 10.0; an older parser has the number only.
@@ -225,8 +226,8 @@ def _parse_error(parser: Any) -> str:
 
 
 def _reason(messages: Sequence[str]) -> str:
-    told = [text for text in messages if not is_harmless(text)] or messages
-    return _plain(told[-1]) if told else "its log gives no reason"
+    reasons = [text for text in messages if not is_harmless(text)] or messages
+    return _plain(reasons[-1]) if reasons else "its log gives no reason"
 
 
 def _plain(text: str) -> str:

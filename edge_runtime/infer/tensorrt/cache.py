@@ -80,10 +80,10 @@ class EngineCache:
         self.folder = folder
         try:
             _make_private(folder)
-            found, replaceable = folder.stat(), why_replaceable(folder)
+            status, replaceable = folder.stat(), why_replaceable(folder)
         except OSError as error:
             raise ConfigError(f"engine.cache {folder}: {error.strerror}; name another folder") from None
-        if found.st_uid != os.geteuid() or found.st_mode & _OTHERS_MAY_WRITE:
+        if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_MAY_WRITE:
             raise ConfigError(
                 f"engine.cache {folder}: others may write there, and engines are executable code; "
                 f"chown it to this user and chmod 700, or name another folder"
@@ -131,15 +131,15 @@ class EngineCache:
         return self.folder / f"{key.digest[:32]}.{kind}"
 
     def _prune(self, newest: Path) -> None:
-        files = [(one.stat(), one) for one in self.folder.iterdir() if one.suffix != ".json"]
-        total = sum(found.st_size for found, _ in files)
-        for found, path in sorted(files, key=lambda pair: pair[0].st_mtime):
+        files = [(entry.stat(), entry) for entry in self.folder.iterdir() if entry.suffix != ".json"]
+        total = sum(info.st_size for info, _ in files)
+        for info, path in sorted(files, key=lambda pair: pair[0].st_mtime):
             if total <= MAX_BYTES:
                 return
             if path != newest:
                 _sidecar(path).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
-                total -= found.st_size
+                total -= info.st_size
 
 
 def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -169,8 +169,8 @@ def _read_own(path: Path) -> bytes:
     """A file's bytes, if it is a regular one that nobody else could have written. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & _OTHERS_MAY_WRITE:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & _OTHERS_MAY_WRITE:
             raise PermissionError("others may have written it")
         return file.read()
 

@@ -101,8 +101,8 @@ class TensorRTEngine(Engine):
             log.warning("engine %s: two different inputs give the same answer", self.name)
         self._capture()
         if self.launch_mode != "enqueue":
-            for given, expected in zip((tensors, other), plain, strict=True):
-                self._check_same(expected, self.run(given), "answers otherwise from a CUDA graph")
+            for inputs, expected in zip((tensors, other), plain, strict=True):
+                self._check_same(expected, self.run(inputs), "answers otherwise from a CUDA graph")
         if self._kernel_cache is not None:
             kernels = bytes(self._kernel_cache.serialize())
             if kernels != self._kernels:
@@ -172,31 +172,31 @@ class TensorRTEngine(Engine):
             raise EngineError(f"engine {self.name}: {self._library} does not run it ({self._reason()})")
 
     def _load(self, runtime: Any, plan: bytes) -> None:
-        with self._library.messages.collect() as said:
+        with self._library.messages.collect() as messages:
             self._engine = runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            reason = said[-1] if said else "its log gives no reason"
+            reason = messages[-1] if messages else "its log gives no reason"
             raise EngineError(f"engine {self.name}: {self._library} does not load it ({reason})")
-        for text in said:
+        for text in messages:
             log.warning("engine %s: %s", self.name, text)
 
     def _check_tensors(self) -> None:
-        found: dict[str, tuple[bool, str, tuple[int, ...]]] = {}
+        actual: dict[str, tuple[bool, str, tuple[int, ...]]] = {}
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             is_input = self._engine.get_tensor_mode(name) == self._library.module.TensorIOMode.INPUT
             kind = self._engine.get_tensor_dtype(name).name
-            found[name] = (is_input, _DTYPES.get(kind, kind), tuple(self._engine.get_tensor_shape(name)))
+            actual[name] = (is_input, _DTYPES.get(kind, kind), tuple(self._engine.get_tensor_shape(name)))
         for direction, specs in (("input", self.inputs), ("output", self.outputs)):
             for spec in specs:
-                if found.get(spec.name) != (direction == "input", spec.dtype, spec.shape):
+                if actual.get(spec.name) != (direction == "input", spec.dtype, spec.shape):
                     raise BundleError(
                         f"stage {self.name}: the manifest's {direction} {spec.name!r} is "
-                        f"{spec.dtype}{list(spec.shape)}, the engine has {found.get(spec.name, 'no such ' + direction)}"
-                        "; rebuild the bundle"
+                        f"{spec.dtype}{list(spec.shape)}, the engine has "
+                        f"{actual.get(spec.name, 'no such ' + direction)}; rebuild the bundle"
                     )
-        known = {spec.name for spec in (*self.inputs, *self.outputs)}
-        if extra := sorted(set(found) - known):
+        named = {spec.name for spec in (*self.inputs, *self.outputs)}
+        if extra := sorted(set(actual) - named):
             raise BundleError(f"stage {self.name}: the manifest does not name the engine's {extra}; rebuild the bundle")
 
     def _make_buffers(self) -> None:
@@ -252,10 +252,10 @@ class TensorRTEngine(Engine):
             return
         self.launch_mode = "graph"
 
-    def _check_same(self, expected: Tensors, found: Tensors, what: str) -> None:
+    def _check_same(self, expected: Tensors, actual: Tensors, problem: str) -> None:
         for name, value in expected.items():
-            if not _agree(value, found[name]):
-                raise EngineError(f"engine {self.name}: {what} (output {name!r})")
+            if not _agree(value, actual[name]):
+                raise EngineError(f"engine {self.name}: {problem} (output {name!r})")
 
     def _reason(self) -> str:
         return self._library.messages.last_error or "its log gives no reason"
@@ -284,9 +284,9 @@ class TensorRTEngine(Engine):
             log.warning("engine %s, while closing: %s", self.name, error)
 
 
-def _agree(expected: Tensor, found: Tensor) -> bool:
+def _agree(expected: Tensor, actual: Tensor) -> bool:
     largest = np.nan_to_num(np.abs(expected.astype(np.float64)), nan=0, posinf=0).max(initial=0)
-    return np.allclose(found, expected, rtol=0, atol=AGREEMENT * max(largest, 1e-6), equal_nan=True)
+    return np.allclose(actual, expected, rtol=0, atol=AGREEMENT * max(largest, 1e-6), equal_nan=True)
 
 
 def _pattern(spec: TensorSpec) -> Tensor:

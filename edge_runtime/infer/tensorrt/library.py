@@ -42,7 +42,7 @@ class MessageLog:
         self.last_error = ""
         """The newest error, for calls that only say that they failed."""
         self._collectors: list[list[str]] = []
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         keep = self._keep
         severity = module.ILogger.Severity
         levels = {
@@ -83,10 +83,10 @@ class MessageLog:
             self.last_error = message
         if self._collectors:
             self._collectors[-1].append(message)
-        elif message not in self._said and not is_harmless(message):
-            if len(self._said) >= _MAX_REMEMBERED:
-                self._said.clear()
-            self._said.add(message)
+        elif message not in self._logged and not is_harmless(message):
+            if len(self._logged) >= _MAX_REMEMBERED:
+                self._logged.clear()
+            self._logged.add(message)
             log.log(level, "%s", message)
 
 

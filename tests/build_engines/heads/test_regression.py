@@ -47,7 +47,7 @@ def test_a_resample_gives_the_figures_of_its_own_moments() -> None:
     draws = resamples(GROUPS, 20, 0)
     parts, figures = found.part_bootstrap(draws), found.bootstrap(draws)
     for index, draw in enumerate(draws):
-        again = ValuePairs(TRUTH[draw], found.said[draw], VALUES, GROUPS).scores
+        again = ValuePairs(TRUTH[draw], found.predicted[draw], VALUES, GROUPS).scores
         assert parts["speed"][index] == pytest.approx(again.values["speed"].mae)
         assert figures[index] == pytest.approx(again.figure)
 
