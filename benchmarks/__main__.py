@@ -6,8 +6,12 @@ import sys
 
 import click
 
+from benchmarks.cameras import cameras
+from benchmarks.check import check
 from benchmarks.cold import cold
+from benchmarks.compare import compare
 from benchmarks.drive import drive
+from benchmarks.duty import duty
 from benchmarks.gpu.command import gpu
 from benchmarks.home import home
 from benchmarks.latency import latency
@@ -24,7 +28,8 @@ def benchmarks() -> None:
     """Benchmarks. Each prints a table and writes JSON (and a plot) into the folder given by --out."""
 
 
-for command in (latency, overload, subscribers, cold, soak, peers, drive, home, replay, gpu):
+TIMES = (latency, cameras, subscribers, duty, overload, cold, soak, peers)
+for command in (check, *TIMES, compare, drive, home, replay, gpu):
     benchmarks.add_command(command)
 
 if __name__ == "__main__":

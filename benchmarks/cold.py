@@ -14,7 +14,7 @@ import click
 import numpy as np
 from rich.console import Console
 
-from benchmarks.results import Machine, budgets, figure_table, progress, tell, write_results
+from benchmarks.results import Judged, Machine, budgets, figure_table, progress, tell, write_results
 from benchmarks.workload import FRAME_HZ, Workload, make_workload
 from edge_runtime import Subscriber
 from edge_runtime.errors import UserError
@@ -79,6 +79,16 @@ class Sender:
 def cold(bundle: str, rounds: int, pause: float, out: Path, check: bool) -> None:
     """Start to first decision, and the first frame after a pause."""
     machine = Machine()
+    figures = measure(bundle, rounds, pause)
+    Console().print(figure_table("cold", {name: value for name, value in figures.items() if name != "starts_s"}))
+    Console().print(machine.sentence())
+    settings = {"bundle": bundle, "rounds": rounds, "pause": pause}
+    write_results(out, "cold", figures, None, machine, settings)
+    tell(judged(figures), check)
+
+
+def measure(bundle: str, rounds: int, pause: float) -> dict[str, Any]:
+    """So many starts, and `pause` seconds of silence in each."""
     workload = make_workload()
     starts, usual, after = [], [], []
     for _ in progress(range(rounds), lambda number: f"start {number + 1}"):
@@ -86,18 +96,19 @@ def cold(bundle: str, rounds: int, pause: float, out: Path, check: bool) -> None
         starts.append(start_s)
         usual.append(before_ms)
         after.append(first_ms)
-    figures = {
+    return {
         "first_decision_s": float(np.median(starts)),
         "slowest_first_decision_s": max(starts),
         "usual_ms": float(np.median(usual)),
         f"after_{pause:g}_s_of_silence_ms": float(np.median(after)),
+        "starts_s": starts,
     }
-    Console().print(figure_table("cold", figures))
-    Console().print(machine.sentence())
-    write_results(out, "cold", figures | {"starts_s": starts}, None, machine)
+
+
+def judged(figures: dict[str, Any]) -> list[Judged]:
+    """Beside the limit."""
     limit = budgets()["cold"]["first_decision_s"]
-    first_s = figures["first_decision_s"]
-    tell([f"start to first decision {first_s:.2f} s > {limit} s"] if first_s > limit else [], check)
+    return [Judged("start to first decision, s", figures["first_decision_s"], limit)]
 
 
 def _once(bundle: str, workload: Workload, pause: float) -> tuple[float, float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks.results import Machine, budgets, tell, write_results
+from benchmarks.results import Judged, Machine, budgets, tell, write_results
 from benchmarks.variants import (
     METHOD,
     RECORDING,
@@ -58,16 +58,22 @@ def latency(
         Console(width=120).print(table(size, found))
         Console(width=120).print(parts_table(size, found))
     Console().print(machine.sentence())
-    write_results(out, "latency", {"method": METHOD, "pictures": figures}, plot(measured), machine)
-    tell([line for size in figures for line in _broken(size, figures[size])], check)
+    settings = {"bundle": bundle, "rounds": rounds, "seconds": seconds}
+    write_results(out, "latency", {"method": METHOD, "pictures": figures}, plot(measured), machine, settings)
+    tell([line for size in figures for line in judged(size, figures[size], machine.quiet)], check)
 
 
-def _broken(size: str, figures: dict[str, Any]) -> list[str]:
-    """What is over its budget, a line each."""
+def judged(size: str, figures: dict[str, Any], quiet: bool) -> list[Judged]:
+    """One picture size's variants beside their limits. Only a `quiet` machine is held to replace no frame."""
     found = []
     for name, limits in budgets()["latency"].get(size, {}).items():
-        variant = figures["runtime, " + name.replace("-", " ")]
-        for ratio, limit in limits.items():
-            if variant[ratio] > limit:
-                found.append(f"{size}, {name}: {ratio} {variant[ratio]:.2f} > {limit:.2f}")
+        variant = figures[variant_of(name)]
+        for figure, limit in limits.items():
+            busy = "" if quiet or figure != "replaced" else "the machine was busy"
+            found.append(Judged(f"{size}, {name}: {figure}", float(variant[figure]), limit, busy))
     return found
+
+
+def variant_of(name: str) -> str:
+    """The variant that `budgets.toml` calls `name`."""
+    return "runtime, " + name.replace("-", " ")

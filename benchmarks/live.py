@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import msgspec
 import zmq
 
 from benchmarks.workload import FRAME_HZ, Play, encode_play
-from edge_runtime import Subscriber
+from edge_runtime import Subscriber, realtime
 from edge_runtime.wire import DecisionMessage, StatusMessage
 
 SKIP = FRAME_HZ
@@ -92,12 +93,17 @@ def run_live(process: Sequence[str], play: Play, say: Callable[[str], None] | No
         Subscriber(play.endpoint, timeout_s=SILENCE_S) as subscriber,
         subprocess.Popen(command, start_new_session=True) as started,
     ):
+        realtime.leave(started.pid)  # this process may be ahead of all others; what it measures is not
         cpu = _Cpu(started.pid)
+        silent_at = time.monotonic() + SILENCE_S
         while True:
-            message = subscriber.receive(SILENCE_S)
+            message = subscriber.receive(1.0)
             if message is None:
-                started.kill()
-                raise TimeoutError("the runtime fell silent")
+                if started.poll() is not None or time.monotonic() > silent_at:
+                    started.kill()
+                    raise TimeoutError(f"the runtime fell silent, or ended with {started.poll()}")
+                continue
+            silent_at = time.monotonic() + SILENCE_S
             if isinstance(message, DecisionMessage) and message.latency_ms.queue > 0 and message.source == "model":
                 told = message.latency_ms
                 all_ms = (subscriber.received_ns - message.captured_ns) / 1e6
@@ -114,13 +120,13 @@ def run_live(process: Sequence[str], play: Play, say: Callable[[str], None] | No
                     heard.cpu_ms = cpu.per_frame_ms(len(found))
                 elif message.state == "stopped":
                     break
-    camera = message.streams[play.cameras[0]]
+    cameras = [message.streams[name] for name in play.cameras]
     heard.frames = found[SKIP:]
     del heard.captured_ns[:SKIP], heard.received_ns[:SKIP]
     heard.facts = {
         "lost": subscriber.lost,
-        "dropped": camera.dropped,
-        "captured": camera.captured,
+        "dropped": dict(sum((Counter(camera.dropped) for camera in cameras), Counter[str]())),
+        "captured": sum(camera.captured for camera in cameras),
         "memory_mb": message.memory_mb,
         "recording": None if message.recording is None else msgspec.to_builtins(message.recording),
     }
@@ -142,6 +148,7 @@ def run_user_loop(command: Sequence[str], endpoint: str, environment: Mapping[st
         silent_at = time.monotonic() + SILENCE_S
         socket.subscribe(b"")
         socket.connect(endpoint)
+        realtime.leave(started.pid)  # this process may be ahead of all others; what it measures is not
         cpu = _Cpu(started.pid)
         while True:
             if not socket.poll(1000) and (started.poll() is not None or time.monotonic() > silent_at):

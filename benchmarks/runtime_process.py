@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import cv2
 
 from benchmarks.workload import SETTLE_S, Play, WorkloadSource, decode_play, make_workload
+from edge_runtime.capture.intake import Intake
+from edge_runtime.capture.source import Source
 from edge_runtime.config import Config, EngineConfig, RecordingSink, ZmqSink
 from edge_runtime.runtime import Runtime
 
@@ -33,8 +36,13 @@ def main(play: Play, engine: EngineConfig | None = None) -> None:
         engine=engine or EngineConfig(),
         allow_unsigned=True,
         stop_at_end=True,
+        realtime=play.realtime,
     )
-    Runtime(config, open_sources=lambda settings, streams, intake, *_: [_Patient(intake, workload, play)]).run()
+
+    def open_sources(settings: Any, streams: Any, intake: Intake, *_: Any) -> list[Source]:
+        return [_Patient(intake, workload, play, camera) for camera in play.cameras]
+
+    Runtime(config, open_sources=open_sources).run()
 
 
 if __name__ == "__main__":

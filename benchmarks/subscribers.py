@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.live import PROCESS, run_live
-from benchmarks.results import Machine, budgets, progress, tell, write_results
+from benchmarks.results import Judged, Machine, budgets, progress, tell, write_results
 from benchmarks.workload import FRAME_HZ, Play, percentile
 from edge_runtime.bundles import bundle_path
 
@@ -63,7 +63,16 @@ class Crowd:
 def subscribers(bundle: str, counts: str, rounds: int, seconds: float, out: Path, check: bool) -> None:
     """1 to 100 subscribers, one of them stalled; latency is the first one's, in a process of its own."""
     machine = Machine()
-    numbers = [int(count) for count in counts.split(",")]
+    figures = measure(bundle, [int(count) for count in counts.split(",")], rounds, seconds)
+    Console().print(_table(figures["subscribers"]))
+    Console().print(machine.sentence())
+    settings = {"bundle": bundle, "counts": counts, "rounds": rounds, "seconds": seconds}
+    write_results(out, "subscribers", figures, None, machine, settings)
+    tell(judged(figures), check)
+
+
+def measure(bundle: str, numbers: list[int], rounds: int, seconds: float) -> dict[str, Any]:
+    """So many subscribers in turn, and the ratio of the last number's p99 to the first's."""
     latencies: dict[int, list[float]] = {number: [] for number in numbers}
     others: dict[int, int] = dict.fromkeys(numbers, 0)
     cpu: dict[int, list[float]] = {number: [] for number in numbers}
@@ -89,12 +98,14 @@ def subscribers(bundle: str, counts: str, rounds: int, seconds: float, out: Path
         for number in numbers
     }
     ratio = figures[str(numbers[-1])]["p99_ms"] / figures[str(numbers[0])]["p99_ms"]
-    Console().print(_table(figures))
-    Console().print(machine.sentence())
-    write_results(out, "subscribers", {"subscribers": figures, "p99_ratio": ratio}, None, machine)
-    limit = budgets()["subscribers"]["p99_ratio"]
-    line = f"p99 of the fastest of {numbers[-1]} is {ratio:.2f} times that of {numbers[0]} > {limit}"
-    tell([line] if ratio > limit else [], check)
+    return {"subscribers": figures, "p99_ratio": ratio}
+
+
+def judged(figures: dict[str, Any]) -> list[Judged]:
+    """Beside the limit."""
+    few, *_, many = figures["subscribers"]
+    name = f"p99 of the fastest of {many} subscribers over that of {few}"
+    return [Judged(name, figures["p99_ratio"], budgets()["subscribers"]["p99_ratio"])]
 
 
 def _table(figures: dict[str, dict[str, Any]]) -> Table:

@@ -21,6 +21,7 @@ from benchmarks.workload import FRAME_HZ, Play, make_workload, percentile
 from build_engines.model.monolith import compose_monolith, monolith_bundle, stage_graphs
 from edge_runtime.bundle import TOKENIZER, Bundle, open_bundle
 from edge_runtime.bundles import bundle_path
+from edge_runtime.config import RealtimeConfig
 from edge_runtime.preprocess import Tokenizer, text_tensors
 from edge_runtime.streams import SensorStream, TextStream
 from edge_runtime.tensor_source import stream_tensor
@@ -53,7 +54,8 @@ class Measured:
         self.latency += latency
         for name, values in zip(PARTS, zip(*heard.frames, strict=True), strict=True):
             self.parts[name] += values
-        self.rounds.append({"p50": percentile(latency, 50), "p99": percentile(latency, 99), "cpu_ms": heard.cpu_ms})
+        figures = {"p50": percentile(latency, 50), "p99": percentile(latency, 99), "cpu_ms": heard.cpu_ms}
+        self.rounds.append(figures | {"replaced": sum(heard.facts.get("dropped", {}).values())})
         self.facts = heard.facts
 
     def median(self, figure: str) -> float:
@@ -96,9 +98,9 @@ class Rig:
         """The runtime with the user's graph."""
         return run_live(PROCESS, Play(str(self._whole), self.endpoint, frames, size))
 
-    def staged(self, size: str, frames: int) -> Heard:
+    def staged(self, size: str, frames: int, realtime: RealtimeConfig | None = None) -> Heard:
         """The runtime with the bundle."""
-        return run_live(PROCESS, Play(str(bundle_path(self._bundle)), self.endpoint, frames, size))
+        return run_live(PROCESS, Play(str(bundle_path(self._bundle)), self.endpoint, frames, size, realtime=realtime))
 
     def recording(self, size: str, frames: int) -> Heard:
         """... while it records to disk."""
@@ -148,6 +150,7 @@ def figures_of(variants: dict[str, Measured]) -> dict[str, Any]:
             "p50_ratio": item.median("p50") / user.median("p50"),
             "p99_ratio": item.median("p99") / user.median("p99"),
             "cpu_ratio": item.median("cpu_ms") / user.median("cpu_ms"),
+            "replaced": sum(found["replaced"] for found in item.rounds),
             "parts_p50_ms": {part: percentile(values, 50) for part, values in item.parts.items()},
             "rounds": item.rounds,
             **item.facts,
@@ -164,7 +167,7 @@ def table(size: str, variants: dict[str, Measured]) -> Table:
     for name, figure in figures_of(variants).items():
         values = [figure[key] for key in ("p50_ms", "p99_ms", "max_ms", "cpu_ms")]
         ratios = [figure[key] for key in ("p50_ratio", "p99_ratio", "cpu_ratio")]
-        replaced = str(sum(figure.get("dropped", {}).values()))
+        replaced = f"{figure['replaced']:.0f}"
         cells = (*(f"{value:.2f}" for value in values), replaced, *(f"{value:.2f}" for value in ratios))
         shown.add_row(name, str(figure["frames"]), *cells)
     return shown

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edge_runtime.capture.cameras import wait_until
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
+from edge_runtime.config import RealtimeConfig
 from edge_runtime.errors import UserError
 from edge_runtime.world import expert
 from edge_runtime.world.commands import Sentence
@@ -107,9 +108,12 @@ class Play(Struct, frozen=True):
     recording: str | None = None
     """The MCAP file to write."""
     cameras: tuple[str, ...] = ("camera.front",)
-    """Streams that get every picture, at the same moment."""
+    """Streams that get every picture, each from a thread of its own."""
     paces: tuple[tuple[int, float], ...] = ((0, float(FRAME_HZ)),)
     """From which frame on, and how many a second."""
+    realtime: RealtimeConfig | None = None
+    spread: bool = False
+    """Whether the cameras' moments are spread evenly over a period, or the same."""
 
 
 def encode_play(play: Play) -> str:
@@ -123,35 +127,44 @@ def decode_play(text: str) -> Play:
 
 
 class WorkloadSource(Source):
-    """Plays the workload inside the runtime's process, as a camera driver and a sensor bus would."""
+    """Plays the workload to one camera inside the runtime's process, as its driver would; to the first camera's also
+    what the sensor bus and the voice give.
+    """
 
     ends = True
 
-    def __init__(self, intake: Intake, workload: Workload, play: Play) -> None:
-        super().__init__("workload", intake)
+    def __init__(self, intake: Intake, workload: Workload, play: Play, camera: str) -> None:
+        super().__init__(f"workload {camera}", intake)
         self._workload = workload
         self._play = play
+        self._camera = camera
 
     def _run(self) -> None:
-        due_ns = time.monotonic_ns()
         paces = dict(self._play.paces)
-        period_ns = 0
+        period_ns = int(1e9 / paces[0])
+        cameras = self._play.cameras
+        due_ns = time.monotonic_ns()
+        if self._play.spread:
+            due_ns += cameras.index(self._camera) * period_ns // len(cameras)
         for index in range(self._play.frames):
             if index in paces:
                 period_ns = int(1e9 / paces[index])
             if not wait_until(self, due_ns):
                 return
             picture = self._workload.picture(index)
-            sentence = self._workload.sentence(index)
-            if sentence is not None and self._intake.expected_hz("text") is not None:
-                self._intake.text("text", sentence, captured_ns=time.monotonic_ns())
-            for reading in self._workload.sensed(index):
-                if self._intake.expected_hz(reading.stream) is not None:
-                    self._intake.sample(reading.stream, reading.values, time.monotonic_ns())
+            if self._camera == cameras[0]:
+                self._sense(index)
             # The camera is another device: its frame is there when it is there.
-            for camera in self._play.cameras:
-                self._intake.put(camera, picture, time.monotonic_ns())
+            self._intake.put(self._camera, picture, time.monotonic_ns())
             due_ns += period_ns
+
+    def _sense(self, index: int) -> None:
+        sentence = self._workload.sentence(index)
+        if sentence is not None and self._intake.expected_hz("text") is not None:
+            self._intake.text("text", sentence, captured_ns=time.monotonic_ns())
+        for reading in self._workload.sensed(index):
+            if self._intake.expected_hz(reading.stream) is not None:
+                self._intake.sample(reading.stream, reading.values, time.monotonic_ns())
 
 
 def percentile(values: Sequence[float], q: float) -> float:

@@ -76,7 +76,8 @@ def peers(
     Console().print(machine.sentence())
     figures = {size: figures_of(found) for size, found in measured.items()}
     facts = {"method": METHOD, "versions": versions, "pictures": figures}
-    write_results(out, "peers", facts, plot(measured), machine)
+    settings = {"bundle": bundle, "rounds": rounds, "seconds": seconds}
+    write_results(out, "peers", facts, plot(measured), machine, settings)
 
 
 def _environment(folder: Path, python: str, packages: tuple[str, ...]) -> str:

@@ -11,12 +11,12 @@ import pytest
 
 from benchmarks import latency, results, variants
 from benchmarks.live import SKIP, run_user_loop
-from benchmarks.results import Machine, budgets, progress
+from benchmarks.results import Judged, Machine, budgets, progress, tell
 from benchmarks.workload import make_workload, size_of
 from build_engines.model.monolith import compose_monolith, stage_graphs
 from edge_runtime.bundle import open_bundle
 from edge_runtime.bundles import bundle_path
-from edge_runtime.errors import UserError
+from edge_runtime.errors import GateRefused, UserError
 
 
 def test_pictures_are_of_the_size_that_is_asked_for() -> None:
@@ -53,15 +53,27 @@ def test_the_users_loop_answers_every_frame(tmp_path: Path) -> None:
 
 def test_what_breaks_a_budget_is_named_and_what_keeps_it_is_not() -> None:
     limits = budgets()["latency"]["640x360"]
-    kept = {f"runtime, {name.replace('-', ' ')}": dict(hold) for name, hold in limits.items()}
-    assert latency._broken("640x360", kept) == []
+    kept = {latency.variant_of(name): dict(hold) for name, hold in limits.items()}
+    assert all(item.held for item in latency.judged("640x360", kept, quiet=True))
     for name, hold in limits.items():
         for ratio, limit in hold.items():
             worse = {key: dict(value) for key, value in kept.items()}
-            worse[f"runtime, {name.replace('-', ' ')}"][ratio] = limit + 0.02
-            (line,) = latency._broken("640x360", worse)
-            assert line == f"640x360, {name}: {ratio} {limit + 0.02:.2f} > {limit:.2f}"
-    assert latency._broken("32x32", kept) == []
+            worse[latency.variant_of(name)][ratio] = limit + 0.02
+            (broken,) = (item for item in latency.judged("640x360", worse, quiet=True) if not item.held)
+            assert str(broken) == f"640x360, {name}: {ratio}: {limit + 0.02:.2f} > {limit:.2f}"
+            assert "640x360, staged: replaced" not in [
+                item.figure for item in latency.judged("640x360", worse, quiet=False) if not item.held
+            ]
+    assert latency.judged("32x32", kept, quiet=True) == []
+
+
+def test_what_is_over_budget_is_told_and_refused_only_where_it_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    judged = [Judged("fine", 1.0, 1.0), Judged("slow", 3.0, 2.0), Judged("busy", 3.0, 2.0, "the machine was busy")]
+    tell(judged, check=False)
+    assert capsys.readouterr().err == "over budget slow: 3.00 > 2.00\n"
+    with pytest.raises(GateRefused, match="^slow: 3.00 > 2.00$"):
+        tell(judged, check=True)
+    tell(judged[::2], check=True)
 
 
 def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

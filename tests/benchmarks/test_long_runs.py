@@ -50,13 +50,13 @@ def test_overload_is_judged_while_it_lasts_and_a_second_after() -> None:
     )
     assert figures["p99_ms"] == pytest.approx(20.0) and figures["after_p99_ms"] == pytest.approx(5.0)
     assert figures["bound_ms"] == pytest.approx(20.0 + 2.75)
-    assert overload._broken(figures) == []
+    assert all(item.held for item in overload.judged(figures))
     slow = overload._figures(heard([40.0] * 400 + [30.0] * 400), served_hz=50.0, seconds=4.0)
-    broken = overload._broken(slow)
-    assert [line.split(" ")[0] for line in broken] == ["p99", "p99", "status"]
+    assert [item.held for item in overload.judged(slow)] == [False, False, True, False]
     unbalanced = heard(latencies, reason="backlog: 1")
     unbalanced.statuses[5] = msgspec.structs.replace(unbalanced.statuses[5], conserved=False)
-    assert overload._broken(overload._figures(unbalanced, 50.0, 4.0)) == ["accounts do not balance"]
+    judged = overload.judged(overload._figures(unbalanced, 50.0, 4.0))
+    assert [item.figure for item in judged if not item.held] == ["overload: accounts that do not balance"]
 
 
 def test_growth_is_between_the_first_and_the_last_tenth_once_settled() -> None:
@@ -64,6 +64,9 @@ def test_growth_is_between_the_first_and_the_last_tenth_once_settled() -> None:
     assert figures["growth_mb"] == pytest.approx(1.0) and figures["resident_mb"] == 101.0
     assert figures["p99_first_quarter_ms"] == figures["p99_last_quarter_ms"] == pytest.approx(5.0)
     assert figures["conserved"] and figures["lost"] == 0
+    assert all(item.held for item in soak.judged(figures))
+    worse = figures | {"growth_mb": 1.1, "resident_mb": 151.0, "lost": 1, "conserved": False}
+    assert not any(item.held for item in soak.judged(worse))
 
 
 def test_a_crowd_reads_and_its_stalled_one_does_not() -> None:
