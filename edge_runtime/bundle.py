@@ -35,7 +35,7 @@ MAX_FILE_BYTES = 2 << 30
 """No ONNX file is larger (https://protobuf.dev/programming-guides/proto-limits/)."""
 
 
-_AS_BEFORE = {"fit": "stretch", "scaling": "whole"}
+_AS_BEFORE = {"fit": "stretch", "scaling": "whole", "clip": 5.0}
 """What a stream does that says nothing of it."""
 
 

@@ -19,7 +19,7 @@ from edge_runtime.specs import NS_PER_MS, CameraStream, SensorStream, TextStream
 TOKENIZER = "tokenizer.model"
 """The bundle's file that holds the tokenizer."""
 CLIP_SIGMA = 5.0
-"""Standardised values are clipped here: a reading far outside the training data must not extrapolate."""
+"""Standardised sound is clipped here, and readings where their stream says nothing else (`SensorStream.clip`)."""
 
 
 class Tokenizer:
@@ -85,7 +85,8 @@ def text_tensors(spec: TextStream, tokenizer: Tokenizer, text: str) -> dict[str,
 
 
 def window_tensors(spec: SensorStream, samples: tuple[Sample, ...]) -> dict[str, Tensor]:
-    """`window` float32 [1, T, C], standardised, 0 where missing; `mask` float32 [1, T, C], 1 = measured.
+    """`window` float32 [1, T, C], standardised, 0 where missing (raw values where mean is 0 and deviation 1);
+    `mask` float32 [1, T, C], 1 = measured.
 
     The window ends at the newest sample, in steps of `step_ms`; each step holds every channel's last value that is
     not older than the stream's maximum age (zero-order hold).
@@ -107,7 +108,9 @@ def window_tensors(spec: SensorStream, samples: tuple[Sample, ...]) -> dict[str,
     measured = step_time[1:] - stamp <= max_age_ns(spec)
     mean = np.array([channel.mean for channel in spec.channels])
     std = np.array([channel.std for channel in spec.channels])
-    scaled = np.clip((latest - mean) / std, -CLIP_SIGMA, CLIP_SIGMA)
+    scaled = (latest - mean) / std
+    if spec.clip:
+        scaled = np.clip(scaled, -spec.clip, spec.clip)
     return {
         "window": np.where(measured, scaled, 0.0).astype(np.float32)[None],
         "mask": measured.astype(np.float32)[None],

@@ -64,6 +64,9 @@ class SensorStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     hop_ms: Annotated[float, Meta(ge=0)] = 0.0
     """Move the window at most this often, so that its encoder runs at the sensors' rate; 0 = with every sample."""
     required: bool = False
+    clip: Annotated[float, Meta(ge=0)] = 5.0
+    """Standardised values are cut off at this many deviations: a reading far outside the training data must not
+    extrapolate; 0 = never, which is what a recipe with `[onnx]` means where it says nothing."""
 
 
 class TextStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="text"):

@@ -10,7 +10,6 @@ import numpy as np
 from build_engines.data.datasets import Batch, Ints
 from build_engines.recipe import MirrorRecipe
 from edge_runtime.errors import UserError
-from edge_runtime.preprocess import CLIP_SIGMA
 from edge_runtime.streams import SensorStream
 
 CHANCE = 0.5
@@ -37,6 +36,7 @@ class Mirror:
         chosen = [sensors.channels[index] for index in self._columns] if sensors else []
         # Values are standardised: -x is -(z * std + mean), which standardised again is -z - 2 mean / std.
         self._shift = np.array([2 * channel.mean / channel.std for channel in chosen], np.float32)
+        self._clip = (sensors.clip if sensors else 0.0) or np.inf
         self._labels = _exchanged(labels, plan.labels)
         self._aux = {name: _exchanged(classes, plan.labels) for name, classes in aux.items()}
 
@@ -53,7 +53,7 @@ class Mirror:
             rows = np.flatnonzero(turned)[:, None, None]
             steps = np.arange(window.shape[1])[None, :, None]
             columns = np.array(self._columns)[None, None, :]
-            opposite = np.clip(-window[rows, steps, columns] - self._shift, -CLIP_SIGMA, CLIP_SIGMA)
+            opposite = np.clip(-window[rows, steps, columns] - self._shift, -self._clip, self._clip)
             window[rows, steps, columns] = opposite * mask[rows, steps, columns]
             inputs["sensors"] = (window, mask)
         return replace(

@@ -22,16 +22,16 @@ def check_onnx(recipe: OnnxRecipe) -> str | None:
         return "[onnx] names no stage; add an [[onnx.stages]] block"
     if len({stage.name for stage in stages}) != len(stages):
         return "[[onnx.stages]] must have distinct names"
+    for stage in stages:
+        for name, item in stage.inputs.items():
+            if problem := item.problem():
+                return f"onnx.stages {stage.name}, input {name}: {problem}"
     try:
-        for source in (source.source for stage in stages for source in stage.inputs.values()):
-            parse_source(source)
         output = parse_source(recipe.onnx.output)
     except ValueError as error:
         return f"[onnx]: {error}"
     if output.kind != "stage" or output.name not in {stage.name for stage in stages}:
         return f"onnx.output is {recipe.onnx.output!r}; it must be stage:<one of [[onnx.stages]]>:<its output>"
-    if recipe.onnx.probabilities and not isinstance(recipe.output_head, SoftmaxHead):
-        return "onnx.probabilities is for a softmax head; let a sigmoid head's graph end before its sigmoid"
     return _unknown_stages(recipe, tuple(stage.name for stage in stages))
 
 

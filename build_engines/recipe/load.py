@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -33,7 +34,7 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
     recipe: AnyRecipe
     base = path.resolve().parent
     if "onnx" in data:
-        recipe = own = _beside(convert_strict(data, OnnxRecipe, f"recipe {path}"), base)
+        recipe = own = _beside(convert_strict(_unclipped(data), OnnxRecipe, f"recipe {path}"), base)
         problem = check_common(recipe) or check_onnx(own)
     else:
         recipe = trained = convert_strict(data, Recipe, f"recipe {path}")
@@ -43,6 +44,21 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
     recordings = tuple(str(base / file) for file in recipe.calibrate.recordings)
     recipe = msgspec.structs.replace(recipe, calibrate=msgspec.structs.replace(recipe.calibrate, recordings=recordings))
     return recipe, hashlib.sha256(raw).hexdigest()
+
+
+def _unclipped(data: dict[str, Any]) -> dict[str, Any]:
+    """`data` with readings of sensors passed on whole where it says nothing of `clip`: nobody knows what an own graph
+    was trained on.
+    """
+    streams = data.get("streams")
+    if not isinstance(streams, dict):
+        return data
+    return data | {
+        "streams": {
+            name: {"clip": 0.0} | spec if isinstance(spec, dict) and spec.get("kind") == "sensors" else spec
+            for name, spec in streams.items()
+        }
+    }
 
 
 def _beside(recipe: OnnxRecipe, base: Path) -> OnnxRecipe:

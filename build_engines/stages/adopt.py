@@ -12,9 +12,12 @@ from build_engines.stages.stage import BuildStage, without_later
 
 def adopt_stage(build: Build) -> None:
     """One's own ONNX files to the FP32 bundle."""
-    from build_engines.model.adopt import adopt
+    from build_engines.adoption.adopt import adopt
 
-    bundle = adopt(_own(build), build.recipe_digest, build.work / build.model)
+    def tell(line: str) -> None:
+        build.console.print(f"adopt: {line}", highlight=False, markup=False, soft_wrap=True)
+
+    bundle = adopt(_own(build), build.recipe_digest, build.work / build.model, tell)
     for stage in bundle.manifest.stages:
         inputs = ", ".join(f"{item.name} {item.dtype}{list(item.shape)}" for item in stage.inputs)
         build.console.print(f"adopt: {stage.name}: {inputs}", highlight=False)
@@ -22,8 +25,11 @@ def adopt_stage(build: Build) -> None:
 
 def own_files(build: Build) -> list[Path]:
     """The files that an own model is made of."""
+    from build_engines.adoption.read import files_of
+
     model = _own(build).onnx
-    return [Path(stage.file) for stage in model.stages] + ([Path(model.tokenizer)] if model.tokenizer else [])
+    graphs = [file for stage in model.stages for file in files_of(Path(stage.file))]
+    return graphs + ([Path(model.tokenizer)] if model.tokenizer else [])
 
 
 def _own(build: Build) -> OnnxRecipe:
@@ -33,7 +39,7 @@ def _own(build: Build) -> OnnxRecipe:
 
 STAGE = BuildStage(
     adopt_stage,
-    code=("build_engines.model.adopt",),
+    code=("build_engines.adoption.adopt",),
     requires=lambda build: (),
     ensures=lambda build: (build.model,),
     settings=lambda build: [without_later(build), [digest(path) for path in own_files(build)]],

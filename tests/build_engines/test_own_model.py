@@ -18,7 +18,7 @@ from edge_runtime.cli import run_command
 from edge_runtime.config import Config, ImagesSource, PublishConfig
 from edge_runtime.publish.subscriber import Subscriber
 from edge_runtime.runtime import Runtime
-from tests.build_engines.model.test_adopt import MEAN, RECIPE, STD, Net
+from tests.build_engines.adoption.test_adopt import MEAN, RECIPE, STD, Net
 from tests.conftest import running
 
 LABELS = ("ball", "box", "cone")

@@ -1,0 +1,118 @@
+"""Logits of what comes out: a softmax or sigmoid at the end is taken off, for the head has its own.
+
+Behind a softmax, FP16 and INT8 round small probabilities to zero, whose logarithm is minus infinity; before it they
+cannot. Temperature and thresholds are fitted on what the network itself is sure of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from build_engines.graphs import producers, tensor_types
+from edge_runtime.errors import UserError
+
+SMALLEST_PROBABILITY = 1e-12
+_ENDS = {"softmax": "Softmax", "sigmoid": "Sigmoid"}
+"""Kind of a head to the operator that does the same."""
+_SHAPE_ONLY = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Dropout")
+"""Operators behind which an output's values are still what they were."""
+
+
+def take_off_end(model: ModelProto, name: str, head: str) -> str | None:
+    """Take the operator that does what a head of kind `head` does from before the output `name`, in place: what was
+    taken off, or None where there is nothing of the sort.
+    """
+    made = producers(model.graph)
+    node = _behind_shapes(made, name)
+    if node is None:
+        return None
+    called = repr(node.name or node.output[0])
+    if node.op_type == _ENDS.get(head):
+        _rename_reads(model, node.output[0], node.input[0])
+        return f"{node.op_type} (node {called})"
+    if head == "softmax" and node.op_type == "Div" and _is_written_out_softmax(made, node):
+        _rename_reads(model, node.output[0], made[node.input[0]].input[0])
+        return f"a softmax written out (up to node {called})"
+    return None
+
+
+def logarithm(model: ModelProto, name: str, head: str, where: str) -> None:
+    """Make logits of the probabilities that the output `name` holds, in place. Raises UserError for a head that has
+    none.
+    """
+    if head != "softmax":
+        raise UserError(f"{where}: onnx.probabilities is for a softmax or sigmoid at the graph's end; there is none")
+    graph = model.graph
+    _rename_made(model, name, f"{name}/probability")
+    kind = helper.tensor_dtype_to_np_dtype(next(v for v in graph.output if v.name == name).type.tensor_type.elem_type)
+    smallest = np.array(max(SMALLEST_PROBABILITY, float(np.finfo(kind).tiny)), kind)
+    graph.initializer.append(numpy_helper.from_array(smallest, f"{name}/smallest"))
+    graph.node.append(helper.make_node("Max", [f"{name}/probability", f"{name}/smallest"], [f"{name}/positive"]))
+    graph.node.append(helper.make_node("Log", [f"{name}/positive"], [name]))
+
+
+def first_of_batch(model: ModelProto, name: str) -> None:
+    """Keep the first row of an output, in place: the graph insists on a batch of which all rows are the same."""
+    _rename_made(model, name, f"{name}/batch")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), f"{name}/first"))
+    model.graph.node.append(helper.make_node("Gather", [f"{name}/batch", f"{name}/first"], [name], axis=0))
+    next(value for value in model.graph.output if value.name == name).type.tensor_type.ClearField("shape")
+
+
+def as_logits(model: ModelProto, name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Give the output `name`, of `shape`, the shape and type that a head reads, in place."""
+    graph = model.graph
+    value = next(value for value in graph.output if value.name == name)
+    if shape != wanted:
+        _rename_made(model, name, f"{name}/shaped")
+        graph.initializer.append(numpy_helper.from_array(np.array(wanted, np.int64), f"{name}/wanted"))
+        graph.node.append(helper.make_node("Reshape", [f"{name}/shaped", f"{name}/wanted"], [name]))
+    if value.type.tensor_type.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        _rename_made(model, name, f"{name}/typed")
+        graph.node.append(helper.make_node("Cast", [f"{name}/typed"], [name], to=TensorProto.FLOAT))
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    value.type.tensor_type.ClearField("shape")
+
+
+def _behind_shapes(made: Mapping[str, NodeProto], name: str) -> NodeProto | None:
+    """The node whose values the tensor `name` holds."""
+    node = made.get(name)
+    while node is not None and node.op_type in _SHAPE_ONLY:
+        node = made.get(node.input[0])
+    return node
+
+
+def _is_written_out_softmax(made: Mapping[str, NodeProto], node: NodeProto) -> bool:
+    """Whether `node` divides exponentials by their sum."""
+    above, below = made.get(node.input[0]), _behind_shapes(made, node.input[1])
+    return (
+        above is not None
+        and above.op_type == "Exp"
+        and below is not None
+        and below.op_type == "ReduceSum"
+        and below.input[0] == above.output[0]
+    )
+
+
+def _rename_reads(model: ModelProto, old: str, new: str) -> None:
+    """Let all that reads the tensor `old` read `new`; an output of that name is given on from it."""
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+    if any(value.name == old for value in graph.output):
+        for node in graph.node:
+            node.output[:] = [f"{name}/taken_off" if name == old else name for name in node.output]
+        graph.node.append(helper.make_node("Identity", [new], [old]))
+    types = tensor_types(model)
+    for value in graph.output:
+        value.type.tensor_type.elem_type = types.get(value.name, value.type.tensor_type.elem_type)
+
+
+def _rename_made(model: ModelProto, old: str, new: str) -> None:
+    """Call the tensor `old` `new`, wherever it is made or read, so that a new node can make `old`."""
+    for node in model.graph.node:
+        node.output[:] = [new if name == old else name for name in node.output]
+        node.input[:] = [new if name == old else name for name in node.input]
