@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from edge_runtime.align import RULES
 from edge_runtime.bundles import PREFIX, bundle_path
 from edge_runtime.config import EngineConfig
 from edge_runtime.decision_fields import decision_values, input_state, side_answers
@@ -97,6 +98,7 @@ def replay(
     A part begins with a Session: at the start, and where a reload took another bundle or other engines. Pipelines are
     closed here, each before the next is opened. An engine that failed in the live run need not fail here: such
     decisions may differ. With another bundle, messages of streams or channels that it lacks are left out.
+    Raises UserError for a recording of later rules (`align.RULES`) than are known here.
     """
     pipeline: Pipeline | None = None
     decides: tuple[object, ...] = ()
@@ -108,6 +110,11 @@ def replay(
                         pipeline.close()
                         pipeline = None
                     pipeline, decides = open_pipeline(event), _what_decides(event)
+                if event.rules > RULES:
+                    raise UserError(
+                        f"recording {recording.path}: was decided by rules {event.rules}; this edge-runtime knows up "
+                        f"to {RULES}: replay it with the {event.runtime_version} that made it, or a later one"
+                    )
                 pipeline.reset(event.rules)
             assert pipeline is not None  # a recording begins with a session
             if isinstance(event, Message):

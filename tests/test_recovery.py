@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from edge_runtime import recovery
+from edge_runtime.attempt import Attempt
 from edge_runtime.config import EngineConfig
 from edge_runtime.errors import EngineError, EnginesLost
 from edge_runtime.infer.stages import StageGraph
@@ -23,6 +24,168 @@ from tests import tiny
 from tests.conftest import WAIT_S, run_beside, tiny_config, wait_for
 from tests.test_reload import PATIENT
 from tests.test_runtime import Vehicle, driving
+
+S = 1_000_000_000
+GRAPH: Any = "engines"
+
+
+class Engines:
+    """A pipeline's word on its engines, and attempts to open them that end when they are told to."""
+
+    def __init__(self, falls_back: bool = False, device_lost: bool = False) -> None:
+        self.down: str | None = "engine: broken"
+        self.device_lost, self.falls_back, self.answered = device_lost, falls_back, 0
+        self.begun: list[tuple[float, bool]] = []
+        """When, in seconds, and whether on the CPU."""
+        self.gone: list[str] = []
+        self.now_s = 0.0
+        self.may_open = threading.Event()
+        self.error: Exception | None = EngineError("no memory")
+        self.recovery = recovery.Recovery(self._begin)
+        self.attempt: Attempt[StageGraph] | None = None
+
+    def _begin(self, pipeline: Any, on_cpu: bool) -> Attempt[StageGraph]:
+        assert pipeline is self
+        self.begun.append((self.now_s, on_cpu))
+
+        def opens() -> StageGraph:
+            assert self.may_open.wait(WAIT_S)
+            if self.error is not None:
+                raise self.error
+            return GRAPH  # type: ignore[no-any-return]
+
+        self.attempt = Attempt("engines", opens, lambda _: self.gone.append("taken over"),
+                               lambda _: self.gone.append("abandoned"), lambda: None)  # fmt: skip
+        return self.attempt
+
+    def turn(self, at_s: float) -> Attempt[StageGraph] | None:
+        self.now_s = at_s
+        return self.recovery.turn(self, round(at_s * S))  # type: ignore[arg-type]
+
+    def open(self, error: Exception | None) -> None:
+        """The attempt that runs comes to its end."""
+        self.error = error
+        self.may_open.set()
+        assert self.attempt is not None and self.attempt.done.wait(WAIT_S)
+        self.may_open.clear()
+
+
+def test_engines_that_work_are_left_alone() -> None:
+    engines = Engines()
+    engines.down = None
+    assert [engines.turn(second) for second in range(3)] == [None] * 3
+    assert engines.begun == []
+
+
+def test_pauses_double_up_to_half_a_minute_and_the_minute_that_is_given_is_kept() -> None:
+    engines = Engines()
+    ends: BaseException | None = None
+    for tenth in range(100, 1000):
+        if engines.attempt is not None and not engines.attempt.done.is_set():
+            engines.open(EngineError("no memory"))
+        try:
+            assert engines.turn(tenth / 10) is None
+        except EnginesLost as error:
+            ends = error
+            break
+    assert [at_s for at_s, _ in engines.begun] == [10.0, 11.0, 13.0, 17.0, 25.0, 41.0, 73.0]
+    assert engines.now_s == 73.1 and str(ends) == "engines cannot be opened for 60 s: no memory; ends"
+    assert {on_cpu for _, on_cpu in engines.begun} == {False}, "without a fallback"
+
+
+def test_the_longest_pause_is_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "GIVE_UP_NS", 10_000 * S)
+    engines = Engines()
+    for half in range(400):
+        if engines.attempt is not None and not engines.attempt.done.is_set():
+            engines.open(EngineError("no memory"))
+        engines.turn(half / 2)
+    assert [at_s for at_s, _ in engines.begun] == [0, 1, 3, 7, 15, 31, 63, 95, 127, 159, 191]
+
+
+def test_one_attempt_runs_at_a_time_and_one_that_hangs_for_a_minute_ends_it() -> None:
+    engines = Engines()
+    assert [engines.turn(second) for second in range(60)] == [None] * 60
+    assert len(engines.begun) == 1
+    with pytest.raises(EnginesLost, match="engine: broken; not open again after 60 s; ends"):
+        engines.turn(60)
+    engines.open(None)
+
+
+def test_the_cpu_steps_in_at_the_second_try_or_at_once_where_the_device_is_gone() -> None:
+    engines = Engines(falls_back=True)
+    engines.turn(0)
+    engines.open(EngineError("no memory"))
+    engines.turn(0.5)
+    engines.turn(1)
+    engines.open(None)
+    assert engines.begun == [(0, False), (1, True)]
+    lost = Engines(falls_back=True, device_lost=True)
+    lost.turn(0)
+    lost.open(None)
+    assert lost.begun == [(0, True)]
+    alone = Engines(device_lost=True)
+    with pytest.raises(EnginesLost, match="engine: broken; ends, so that another process can open them"):
+        alone.turn(0)
+    assert alone.begun == []
+
+
+def test_what_opened_is_handed_over_once_and_pauses_start_over_only_when_the_model_has_answered() -> None:
+    engines = Engines()
+    engines.turn(0)
+    engines.open(EngineError("no memory"))
+    engines.turn(0.5)
+    engines.turn(1)
+    assert engines.turn(1.1) is None, "it still opens"
+    engines.open(None)
+    opened = engines.turn(1.2)
+    assert opened is engines.attempt and opened is not None and opened.opened is GRAPH
+    opened.accept()
+    engines.down = None
+    assert engines.turn(1.3) is None
+    engines.down = "engine: broken again"  # before it ever answered: the pause of 2 s goes on from the last attempt
+    assert [engines.turn(at_s) for at_s in (1.4, 2.9)] == [None, None]
+    assert len(engines.begun) == 2
+    engines.turn(3)
+    assert len(engines.begun) == 3
+    engines.open(None)
+    opened = engines.turn(3.1)
+    assert opened is not None
+    opened.accept()
+    engines.down, engines.answered = None, 1
+    engines.turn(3.2)
+    engines.down = "engine: broken once more"  # it had answered: at once
+    engines.turn(3.3)
+    assert len(engines.begun) == 4
+    engines.open(EngineError("no memory"))
+    engines.turn(3.4)
+    engines.turn(4.2)
+    assert len(engines.begun) == 4
+    engines.turn(4.3)
+    assert len(engines.begun) == 5, "one second after the one before: the pauses have started over"
+    engines.open(None)
+    assert engines.turn(64) is not None, "the minute is counted from when they failed last"
+
+
+def test_what_is_cancelled_is_abandoned_and_the_next_failure_starts_afresh() -> None:
+    engines = Engines()
+    engines.recovery.cancel()
+    engines.turn(0)
+    engines.open(EngineError("no memory"))
+    engines.turn(0.5)
+    engines.turn(1)
+    engines.recovery.cancel()
+    engines.open(None)
+    assert engines.attempt is not None
+    engines.attempt._thread.join(WAIT_S)
+    assert engines.gone == ["abandoned"]
+    assert engines.turn(1.1) is None
+    assert engines.begun == [(0, False), (1, False), (1.1, False)]
+    engines.open(EngineError("no memory"))
+    assert engines.turn(61) is None, "the minute starts over too"
+    assert engines.turn(61) is None
+    assert [at_s for at_s, _ in engines.begun] == [0, 1, 1.1, 61]
+    engines.open(None)
 
 
 class LostError(EngineError):

@@ -12,21 +12,28 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcap.reader import make_reader
+from mcap.writer import Writer
 
 from edge_runtime import bundles
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.cli import EXIT_GATE, EXIT_USER
-from edge_runtime.config import EngineConfig, RecordConfig, RecordingSource, ZmqSource
+from edge_runtime.clock import RealClock
+from edge_runtime.config import Config, EngineConfig, RecordConfig, RecordingSource, ZmqSource
 from edge_runtime.errors import UserError
+from edge_runtime.messages import Frame
 from edge_runtime.pipeline import Pipeline
+from edge_runtime.publish.sink import published
 from edge_runtime.recording.reader import Recording
-from edge_runtime.recording.records import Session
+from edge_runtime.recording.recorder import Recorder
+from edge_runtime.recording.records import SESSION, Session
 from edge_runtime.replay import Answer, recorded_answer, recorded_bundle, recorded_engine, replay
 from edge_runtime.runtime import Runtime
-from edge_runtime.wire import DecisionMessage
+from edge_runtime.wire import BundleId, DecisionMessage, Latency
 from tests import tiny
 from tests.cli.test_cli import command
 from tests.conftest import WAIT_S, running, tiny_config
@@ -34,6 +41,7 @@ from tests.recording.conftest import drive, recorded  # noqa: F401  (a fixture)
 from tests.test_runtime import driving
 
 Recorded = tuple[Path, list[DecisionMessage]]
+BUNDLE = BundleId("tiny", "1.0.0", "0" * 64)
 
 
 def replayed(path: Path, bundle: Bundle) -> list[tuple[Answer, Answer]]:
@@ -73,6 +81,81 @@ def test_hysteresis_and_a_failing_engine_replay_too(tmp_path: Path) -> None:
             drive(vehicle, 12)
         pairs = replayed(path, open_bundle(bundle, allow_unsigned=True))
         assert len(pairs) > 12 and all(old == new for old, new in pairs)
+
+
+def held(path: Path, bundle: Bundle, **session: object) -> Path:
+    """A recording of a bright frame, a dark one and a heartbeat, of a bundle that changes its mind at the second time.
+    Fields of its session are replaced by `session`; None leaves one out, as those who did not know of it did.
+    """
+    recorder = Recorder(path, RealClock())
+    recorder.session(Config(name="test", bundle=str(bundle.path), source=()), BUNDLE, bundle.manifest.streams)
+    pipeline = Pipeline(bundle)
+    for seq, brightness in enumerate((250, 5, None)):
+        at_ns = 10_000_000 * seq
+        if brightness is not None:
+            picture = np.full((tiny.HEIGHT, tiny.WIDTH, 3), brightness, np.uint8)
+            recorder.message(frame := Frame("camera", seq, at_ns, picture))
+            pipeline.add(frame)
+        said = pipeline.decide(at_ns, at_ns, heartbeat=brightness is None)
+        latency = Latency(0.0, 0.0 if brightness is None else 1e-6, 0.0, {}, 0.0)
+        recorder.publish(
+            published(
+                DecisionMessage(
+                    1, "test", BUNDLE, seq, at_ns, at_ns, "", said.verdict.label, said.verdict.confidence,
+                    dict(said.verdict.probabilities), [], said.verdict.source, None, {}, latency, {}, {}, {},
+                )
+            )
+        )  # fmt: skip
+    pipeline.close()
+    recorder.serve()
+    recorder.close()
+    assert recorder.stopped is None
+    with path.open("rb") as file, path.with_suffix(".again").open("wb") as copy:
+        writer, channels = Writer(copy), dict[int, int]()
+        writer.start()
+        for schema, channel, message in make_reader(file).iter_messages(log_time_order=False):
+            assert schema is not None
+            if channel.id not in channels:
+                number = writer.register_schema(schema.name, schema.encoding, schema.data)
+                channels[channel.id] = writer.register_channel(channel.topic, "json", number)
+            data = message.data
+            if channel.topic == SESSION:
+                fields = json.loads(data) | session
+                data = json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
+            writer.add_message(channels[channel.id], message.log_time, data, message.publish_time)
+        writer.finish()
+    return path.with_suffix(".again")
+
+
+@pytest.mark.parametrize(
+    ("session", "labels"),
+    [
+        ({}, ["bright", "bright", "bright"]),
+        ({"rules": 2}, ["bright", "bright", "bright"]),
+        ({"rules": 1}, ["bright", "bright", "dark"]),  # there, a heartbeat was a second time
+        ({"rules": None}, ["bright", "bright", "dark"]),  # made before rules had numbers
+    ],
+)
+def test_a_recording_is_replayed_by_the_rules_it_was_made_by(
+    tmp_path: Path, session: dict[str, object], labels: list[str]
+) -> None:
+    policy = tiny.DecisionPolicy("stop", hold=2)
+    bundle = open_bundle(tiny.write_bundle(tmp_path / "b", policy=policy), allow_unsigned=True)
+    path = held(tmp_path / "a.mcap", bundle, **session)
+    assert Recording(path).session.rules == session.get("rules", 2) or session == {"rules": None}
+    assert [new.label for _, new in replayed(path, bundle)] == labels
+
+
+def test_a_recording_of_rules_that_are_not_known_yet_is_not_replayed_by_others(
+    tmp_path: Path, tiny_bundle: Bundle
+) -> None:
+    path = held(tmp_path / "a.mcap", tiny_bundle, rules=3, runtime_version="9.8.7")
+    with pytest.raises(UserError, match=r"by rules 3; .* knows up to 2: replay it with the 9\.8\.7 that made it"):
+        replayed(path, tiny_bundle)
+    done = command(
+        "replay", path, "--bundle", tiny_bundle.path, "--allow-unsigned", env=os.environ | {"COLUMNS": "160"}
+    )
+    assert (done.returncode, "rules 3" in done.stderr, "Traceback" in done.stderr) == (EXIT_USER, True, False)
 
 
 def test_after_a_reload_the_memory_starts_afresh(tmp_path: Path, tiny_bundle_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from itertools import islice
 
 import msgspec
 from msgspec import Struct
@@ -24,12 +23,13 @@ from build_engines.gate.limits import (
     fallen,
     refuse_poor_reference,
     too_small_a_gain,
+    without_evidence,
 )
 from build_engines.gate.on_tensorrt import MOMENTS, Gpu, find_gpu, settings, stage_agreements
 from build_engines.gate.summary import as_markdown, plot, show
 from build_engines.heads.intervals import Interval, interval, resamples
 from build_engines.heads.kind import Pairs
-from build_engines.quantisation.calibrate import StageInputs
+from build_engines.quantisation.calibrate import StageInputs, feeding_all
 from build_engines.quantisation.plan import read_plan
 from build_engines.quantisation.sensitivity import Sensitivity
 from build_engines.write_bundle import write_bundle
@@ -192,7 +192,8 @@ class Judge:
         Raises GateRefused where a stage's engine cannot be had or run.
         """
         every = read_samples(self._bundle, evaluation_moments(self._job, self._bundle))
-        samples = list(islice(every, 0, None, max(1, -(-len(self.reference.logits) // MOMENTS))))
+        step = max(1, -(-len(self.reference.logits) // MOMENTS))
+        samples = feeding_all(self._bundle.manifest.stages, every, step)
         agreement = stage_agreements(self._job, self._bundle, plan, StageInputs(self._bundle, samples))
         try:
             run, oracle = self._run(plan, settings(self._job)), self._run(plan)
@@ -201,7 +202,7 @@ class Judge:
         pairs = zip(run.logits, oracle.logits, strict=True)
         both = [(one, other) for one, other in pairs if one is not None and other is not None]
         agreement[LOGITS] = Agreement.of([one for one, _ in both], [other for _, other in both])
-        failures = disagreements(agreement, self._job.recipe.gate) + self._failures(plan, run)
+        failures = disagreements(agreement, plan, self._job.recipe.gate) + self._failures(plan, run)
         judged = self._judged(f"plan on {gpu.description}", plan, run, failures)
         self.judged.append(msgspec.structs.replace(judged, backend=gpu.description, agreement=agreement))
         return self.judged[-1]
@@ -244,6 +245,7 @@ class Judge:
         gate, exact = self._job.recipe.gate, self.reference.evaluation
         reasons = (prediction.reason or "" for prediction in run.evaluation.predictions)
         failures = [reason for reason in reasons if reason.startswith("engine")][:1]
+        failures += without_evidence(plan, run.evaluation.timings)
         for name, before in exact.everything.items():
             after, whose = run.evaluation.everything[name], f"{name} " if name else ""
             failures += fallen(f"{whose}model", before.model, after.model, gate)

@@ -5,7 +5,7 @@ Pure functions of figures; `judge` takes the figures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -30,17 +30,20 @@ class Agreement(Struct, frozen=True):
     """Largest difference."""
     relative: float
     """The same over the largest absolute value expected."""
+    values: int
+    """So many were compared; of none nothing is known."""
 
     @classmethod
     def of(cls, found: Sequence[Tensor], expected: Sequence[Tensor]) -> Agreement:
         """Over pairs of tensors of equal shapes; a value that is not finite is infinitely far."""
-        absolute, largest = 0.0, 0.0
+        absolute, largest, values = 0.0, 0.0, 0
         for one, other in zip(found, expected, strict=True):
             wide = other.astype(np.float64)
             apart = float(np.abs(one.astype(np.float64) - wide).max(initial=0.0))
             absolute = max(absolute, apart if np.isfinite(apart) else np.inf)
             largest = max(largest, float(np.abs(wide).max(initial=0.0)))
-        return cls(absolute, absolute / max(largest, 1e-12))
+            values += wide.size
+        return cls(absolute, absolute / max(largest, 1e-12), values)
 
 
 class Judged(Struct, frozen=True):
@@ -91,14 +94,31 @@ def too_small_a_gain(size: int, full: int, gate: GateRecipe) -> list[str]:
     return [f"its graphs have {size} bytes, FP32's {full}: not {gate.min_gain:.0%} smaller"]
 
 
-def disagreements(found: Mapping[str, Agreement], gate: GateRecipe) -> list[str]:
-    """In words, which stages' engines, or the whole model's logits, are further from the oracle than allowed."""
+def without_evidence(plan: Mapping[str, str], ran: Collection[str]) -> list[str]:
+    """In words, which stages `plan` (stage to precision) reduces though none of the moments that are judged made them
+    run; `ran` names those that did."""
     return [
-        f"{name if name == LOGITS else f'engine of stage {name}'}: off by {one.relative:.2%} of the largest value "
-        f"({one.absolute:.3g}) from ONNX Runtime, at most {gate.agreement:.2%} is allowed"
-        for name, one in found.items()
-        if not one.relative <= gate.agreement
+        f"{name} in {precision}: no moment that is evaluated feeds it, so nothing tells what it loses"
+        for name, precision in plan.items()
+        if precision != "fp32" and name not in ran
     ]
+
+
+def disagreements(found: Mapping[str, Agreement], stages: Iterable[str], gate: GateRecipe) -> list[str]:
+    """In words, which engines of `stages`, or the whole model's logits, were not compared with the oracle at all, or
+    are further from it than allowed."""
+    said = []
+    for name in (*stages, LOGITS):
+        what = name if name == LOGITS else f"engine of stage {name}"
+        one = found.get(name)
+        if one is None or not one.values:
+            said.append(f"{what}: compared with ONNX Runtime on no samples; evaluate moments that feed it")
+        elif not one.relative <= gate.agreement:
+            said.append(
+                f"{what}: off by {one.relative:.2%} of the largest value ({one.absolute:.3g}) from ONNX Runtime, at "
+                f"most {gate.agreement:.2%} is allowed"
+            )
+    return said
 
 
 def refuse_poor_reference(found: Evaluation, gate: GateRecipe) -> None:

@@ -66,6 +66,11 @@ class Bank:
         """For each moment the stages that the device would run."""
 
     @property
+    def fed(self) -> frozenset[str]:
+        """The stages that any of the moments makes run."""
+        return frozenset[str]().union(*self._fed)
+
+    @property
     def figure(self) -> str:
         """What the first head's figure is called."""
         return build_of(self._manifest.head).figure

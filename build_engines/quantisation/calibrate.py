@@ -96,6 +96,19 @@ def calibrate(build: Build, bundle: Bundle, folder: Path) -> None:
     (folder / "coverage.png").write_bytes(plot(covered))
 
 
+def feeding_all(stages: Sequence[Stage], samples: Iterable[CalibrationSample], step: int) -> list[CalibrationSample]:
+    """Every `step`-th of `samples`, and for a stage that none of those before feeds the first one that does: what is
+    rare, as a spoken command, must be looked at too."""
+    chosen: list[CalibrationSample] = []
+    fed: set[str] = set()
+    for index, sample in enumerate(samples):
+        feeds = stages_fed(stages, sample.present)
+        if index % step == 0 or not feeds <= fed:
+            chosen.append(sample)
+            fed |= feeds
+    return chosen
+
+
 class StageInputs:
     """Every stage's inputs for the same samples, computed by the FP32 stages before it. One thread."""
 

@@ -71,7 +71,7 @@ def prove(
     """Compare every quantised operator of `model` (ONNX bytes) with exact arithmetic on the first few `samples`.
 
     `open_session` opens what is to be proven: by default what the gate itself judges with. Raises GateRefused naming
-    the node and the difference where it does not hold.
+    the node and the difference where it does not hold, and where there is an operator to compare and no sample.
     """
     written = onnx.load_from_string(half_reference(model))
     constants, sites = initialisers(written.graph), _sites(written.graph)
@@ -79,6 +79,11 @@ def prove(
     tensors = [site.node.output[0] for site in sites]
     tensors += [operand.tensor for site in sites for operand in site.operands if operand.tensor not in constants]
     tensors = list(dict.fromkeys(tensors))
+    if sites and not samples:
+        raise GateRefused(
+            f"quantise: {stage}: its {len(sites)} quantised operators were held against exact arithmetic on no "
+            "samples; evaluate moments that feed it"
+        )
     run = (open_session or _oracle)(_opened(written, tensors))
     worst, where = 0.0, ""
     for feeds in samples[:SAMPLES] if sites else []:

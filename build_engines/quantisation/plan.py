@@ -15,7 +15,7 @@ from build_engines.build import Build
 from build_engines.data.moments import evaluation_moments
 from build_engines.graphs import tensor_types
 from build_engines.quantisation.bank import Bank
-from build_engines.quantisation.calibrate import RANGES, StageInputs, prepared_graphs, quantisable
+from build_engines.quantisation.calibrate import RANGES, StageInputs, feeding_all, prepared_graphs, quantisable
 from build_engines.quantisation.lint import refuse
 from build_engines.quantisation.oracle import prove
 from build_engines.quantisation.sensitivity import Examiner, Sensitivity, Subject
@@ -38,7 +38,8 @@ def choose_plan(build: Build, bundle: Bundle, folder: Path) -> None:
     raw = {stage.name: bundle.read(stage.files["fp32"]) for stage in bundle.manifest.stages}
     ranges = read_ranges(build.work / "calibration" / RANGES, raw)
     samples = _evaluation_samples(build, bundle)
-    fed = StageInputs(bundle, samples[:OVERFLOW_MOMENTS])
+    step = max(1, -(-len(samples) // OVERFLOW_MOMENTS))
+    fed = StageInputs(bundle, feeding_all(bundle.manifest.stages, samples, step))
     subjects = [
         Subject(
             name,

@@ -110,6 +110,10 @@ class Examiner:
         )
 
     def _stage(self, subject: Subject) -> StageChoice:
+        if subject.name not in self._bank.fed:
+            subject.graphs = {"fp32": self._exact[subject.name].model}
+            self._reasons.append(f"{subject.name}: no moment that is evaluated feeds it; it stays in FP32")
+            return StageChoice("fp32")
         half = serialised(to_half(subject.model, subject.largest))
         subject.graphs = {"fp32": self._exact[subject.name].model, "fp16": half}
         in_half = self._try(subject, WHOLE, "fp16", half, "fp16")

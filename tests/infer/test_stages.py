@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from build_engines.model.monolith import compose_monolith, monolith_bundle, stage_graphs
 from edge_runtime.align import align
-from edge_runtime.bundle import MANIFEST, Bundle, EngineFile, SideHead, StageInput, encode_manifest, open_bundle
+from edge_runtime.bundle import MANIFEST, Bundle, EngineFile, SideHead, Stage, StageInput, encode_manifest, open_bundle
 from edge_runtime.config import EngineConfig
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.heads.policy import DecisionPolicy
@@ -297,6 +297,29 @@ def test_prefetch_runs_what_the_others_feed_once_and_nothing_else(tiny_bundle: B
     assert watched.started[5:] == [], "a stage of streams that were not named is left"
 
 
+def test_prefetch_runs_no_stage_that_reads_another_stream_or_another_stage(
+    tiny_bundle: Bundle, watched: Watched, tmp_path: Path
+) -> None:
+    stages = StageGraph(tiny_bundle, watched.tensors_of)
+    watched.forget()
+    stages.prefetch(at(0, *ALL), ("text",))
+    assert (watched.started, watched.prepared) == (["text"], ["text"])
+    whole = compose_monolith(stage_graphs(tiny_bundle)).SerializeToString()
+    monolith = open_bundle(monolith_bundle(tiny_bundle, whole, tmp_path / "whole"), allow_unsigned=True)
+    stages = StageGraph(monolith, watched.tensors_of)
+    watched.forget()
+    stages.prefetch(at(0, *ALL[1:]), ("text", "sensors"))
+    assert (watched.started, watched.prepared) == ([], ["text", "sensors"])
+    # A stage is not taken for the stream that it is called like.
+    stages = StageGraph(with_follower(tmp_path / "b"), watched.tensors_of)
+    watched.forget()
+    stages.prefetch(at(0, *ALL[1:]), ("text", "sensors"))
+    assert watched.started == ["text", "sensors"]
+    output = stages.run(at(0, *ALL)).output
+    assert output is not None and output[0] == pytest.approx([0.8, 3.2, 9.0, 4.0], abs=1e-5)
+    assert Counter(watched.started) == dict.fromkeys([*STAGES, "same"], 1)
+
+
 def test_engines_are_warm_and_named_when_the_graph_is_there(tiny_bundle: Bundle, watched: Watched) -> None:
     stages = StageGraph(tiny_bundle, watched.tensors_of)
     assert Counter(watched.started) == dict.fromkeys(STAGES, 3)
@@ -482,6 +505,32 @@ def with_presence(folder: Path) -> Bundle:
     (path / "stages" / "sensors.fp32.onnx").write_bytes(model)
     files = manifest.files | {"stages/sensors.fp32.onnx": hashlib.sha256(model).hexdigest()}
     changed = msgspec.structs.replace(manifest, stages=(vision, text, sensors, fusion), files=files)
+    (path / MANIFEST).write_bytes(encode_manifest(changed))
+    return open_bundle(path, allow_unsigned=True)
+
+
+def with_follower(folder: Path) -> Bundle:
+    """A stage `same` between the sentence's and the fusion: it gives what it reads."""
+    nodes = [helper.make_node("Identity", ["before"], ["features"])]
+    features = (TensorProto.FLOAT, [1, 2])
+    model = tiny.graph("same", nodes, {"before": features}, {"features": features}, {})
+    path = tiny.write_bundle(folder)
+    manifest = open_bundle(path, allow_unsigned=True).manifest
+    vision, text, sensors, fusion = manifest.stages
+    file = "stages/same.fp32.onnx"
+    read = (StageInput("before", "float32", (1, 2), "stage:text:features"),)
+    same = Stage("same", read, text.outputs, {"fp32": file})
+    inputs = tuple(
+        msgspec.structs.replace(item, source="stage:same:features") if item.name == "text" else item
+        for item in fusion.inputs
+    )
+    (path / file).write_bytes(model)
+    changed = msgspec.structs.replace(
+        manifest,
+        stages=(vision, text, sensors, same, msgspec.structs.replace(fusion, inputs=inputs)),
+        precision={"default": dict.fromkeys((*STAGES, "same"), "fp32")},
+        files=manifest.files | {file: hashlib.sha256(model).hexdigest()},
+    )
     (path / MANIFEST).write_bytes(encode_manifest(changed))
     return open_bundle(path, allow_unsigned=True)
 

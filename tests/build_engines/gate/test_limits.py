@@ -18,6 +18,7 @@ from build_engines.gate.limits import (
     fallen,
     refuse_poor_reference,
     too_small_a_gain,
+    without_evidence,
 )
 from build_engines.heads.intervals import Interval
 from build_engines.heads.metrics import Scores, score
@@ -26,16 +27,18 @@ from build_engines.recipe import GateRecipe
 from edge_runtime.errors import GateRefused
 from edge_runtime.heads.softmax import SoftmaxHead
 
+GOOD = Agreement(0.0, 0.0, 1)
+
 
 def of(found: list[float], expected: list[float]) -> Agreement:
     return Agreement.of([np.array(found, np.float32)], [np.array(expected, np.float32)])
 
 
 def test_agreement_is_the_largest_difference_and_its_share_of_the_largest_value() -> None:
-    assert of([1, 2, -3.5], [1, 2, -4]) == Agreement(0.5, 0.125)
-    assert of([1, 2], [1, 2]) == Agreement(0, 0)
+    assert of([1, 2, -3.5], [1, 2, -4]) == Agreement(0.5, 0.125, 3)
+    assert of([1, 2], [1, 2]) == Agreement(0, 0, 2)
     far, near = np.array([1.0, 9.0]), np.array([1.0, 10.0])
-    assert Agreement.of([near, far], [near, near]) == Agreement.of([far, near], [near, near]) == Agreement(1.0, 0.1)
+    assert Agreement.of([near, far], [near, near]) == Agreement.of([far, near], [near, near]) == Agreement(1.0, 0.1, 4)
 
 
 def test_halves_are_compared_in_full() -> None:
@@ -46,13 +49,14 @@ def test_halves_are_compared_in_full() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_no_number_is_infinitely_far(value: float) -> None:
     assert of([1, value], [1, 2]).absolute == np.inf
-    assert disagreements({"vision": of([1, value], [1, 2])}, GateRecipe())
+    said = disagreements({"vision": of([1, value], [1, 2]), LOGITS: GOOD}, ["vision"], GateRecipe())
+    assert len(said) == 1 and said[0].startswith("engine of stage vision: off by inf")
 
 
 def test_values_that_are_all_zero_agree_with_themselves_and_with_nothing_else() -> None:
-    assert of([0, 0], [0, 0]) == Agreement(0, 0)
-    assert disagreements({"vision": of([1e-9, 0], [0, 0])}, GateRecipe())
-    assert of([0.25], [0.5]) == Agreement(0.25, 0.5)  # values below 1 are measured by their own size
+    assert of([0, 0], [0, 0]) == Agreement(0, 0, 2)
+    assert len(disagreements({"vision": of([1e-9, 0], [0, 0]), LOGITS: GOOD}, ["vision"], GateRecipe())) == 1
+    assert of([0.25], [0.5]) == Agreement(0.25, 0.5, 1)  # values below 1 are measured by their own size
 
 
 def test_a_plan_passes_if_and_only_if_nothing_is_said_against_it() -> None:
@@ -67,21 +71,42 @@ def test_other_lists_of_tensors_are_not_compared() -> None:
         Agreement.of([np.zeros(1)], [])
 
 
-def test_agreement_on_no_samples_is_none_of_anything() -> None:
-    assert Agreement.of([], []) == Agreement(0, 0)
-    assert Agreement.of([np.zeros((0, 4))], [np.zeros((0, 4))]) == Agreement(0, 0)
+def test_agreement_on_no_samples_is_none_and_is_refused_in_one_line() -> None:
+    nothing = Agreement.of([], [])
+    assert nothing == Agreement.of([np.zeros((0, 4))], [np.zeros((0, 4))]) == Agreement(0, 0, 0)
+    line = "compared with ONNX Runtime on no samples; evaluate moments that feed it"
+    found = {"vision": GOOD, "text": nothing, LOGITS: GOOD}
+    assert disagreements(found, ["vision", "text"], GateRecipe()) == [f"engine of stage text: {line}"]
+    found = {"vision": GOOD, LOGITS: nothing}
+    assert disagreements(found, ["vision"], GateRecipe()) == [f"logits: {line}"]
+
+
+def test_a_stage_that_was_not_compared_at_all_does_not_agree() -> None:
+    assert [line.partition(":")[0] for line in disagreements({"vision": GOOD}, ["vision", "text"], GateRecipe())] == [
+        "engine of stage text",
+        "logits",
+    ]
+    assert disagreements({"vision": GOOD, LOGITS: GOOD}, ["vision"], GateRecipe()) == []
+
+
+def test_a_stage_that_no_moment_made_run_may_not_be_reduced() -> None:
+    plan = {"vision": "int8", "text": "fp16", "sensors": "fp32"}
+    assert without_evidence(plan, {"vision", "text", "total"}) == []
+    assert without_evidence(plan, {"vision", "total"}) == [
+        "text in fp16: no moment that is evaluated feeds it, so nothing tells what it loses"
+    ]
+    assert [line.partition(" ")[0] for line in without_evidence(plan, ())] == ["vision", "text"]
 
 
 def test_only_what_is_beyond_the_limit_disagrees_and_is_named() -> None:
     gate = GateRecipe(agreement=0.01)
-    found = {"vision": Agreement(0.5, 0.01), "text": Agreement(0.5, 0.0101), LOGITS: Agreement(2, 0.5)}
-    text, logits = disagreements(found, gate)
+    found = {"vision": Agreement(0.5, 0.01, 1), "text": Agreement(0.5, 0.0101, 1), LOGITS: Agreement(2, 0.5, 1)}
+    text, logits = disagreements(found, ["vision", "text"], gate)
     assert text == (
         "engine of stage text: off by 1.01% of the largest value (0.5) from ONNX Runtime, at most 1.00% is allowed"
     )
     assert logits.startswith("logits: off by 50.00% of the largest value (2)")
-    assert disagreements({"vision": Agreement(np.nan, np.nan)}, gate)
-    assert disagreements({}, gate) == []
+    assert len(disagreements({"vision": Agreement(np.nan, np.nan, 1), LOGITS: GOOD}, ["vision"], gate)) == 1
 
 
 @pytest.mark.parametrize(("size", "small_enough"), [(0, True), (749, True), (750, True), (751, False), (1001, False)])

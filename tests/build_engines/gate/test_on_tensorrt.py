@@ -17,9 +17,7 @@ from onnx import TensorProto, helper
 
 from build_engines import compile as compile_stage
 from build_engines.cli import cli
-from build_engines.gate.limits import Agreement, disagreements
 from build_engines.graphs import serialised
-from build_engines.recipe import GateRecipe
 from edge_runtime.bundle import open_bundle
 from edge_runtime.cli import run_command
 from edge_runtime.infer.tensorrt import backend
@@ -165,11 +163,3 @@ def test_an_engine_that_does_not_run_is_refused_by_name(
     assert _run(light, tmp_path) == 3
     assert "evaluate: classifier in " in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "light").exists()
-
-
-def test_what_is_not_finite_agrees_with_nothing() -> None:
-    broken = Agreement.of([np.array([1.0, np.nan])], [np.array([1.0, 2.0])])
-    assert disagreements({"vision": broken, "text": Agreement(0.0, 0.0)}, GateRecipe())[0].startswith(
-        "engine of stage vision: off by inf"
-    )
-    assert Agreement.of([np.array([1.0, 2.5])], [np.array([1.0, 2.0])]) == Agreement(0.5, 0.25)

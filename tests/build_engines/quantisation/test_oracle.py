@@ -50,6 +50,15 @@ def test_a_graph_without_integers_has_nothing_to_prove() -> None:
     assert prove("vision", serialised(small.camera_net()), small.pictures(1)).sites == 0
 
 
+def test_exact_on_no_samples_is_no_proof() -> None:
+    pictures = small.pictures(1)
+    model = serialised(integer(small.camera_net(), pictures))
+    with pytest.raises(GateRefused, match=r"vision: its 4 quantised operators .* on no samples"):
+        prove("vision", model, [])
+    assert prove("vision", model, pictures).samples == 1
+    assert prove("vision", serialised(small.camera_net()), []).sites == 0
+
+
 def disturbed(model: ModelProto) -> Run:
     """As kernels whose 16-bit sums saturate: what is large in the second convolution stays below a bound."""
     run = _oracle(model)
