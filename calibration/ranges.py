@@ -110,8 +110,7 @@ def _minmax(observed: Observed) -> float:
 def _percentile(observed: Observed) -> float:
     """Where 99.99 % of the values lie below."""
     share = np.cumsum(observed.counts) / observed.counts.sum()
-    index = int(np.searchsorted(share, PERCENTILE / 100))
-    return float((min(index, BINS - 1) + 1) * observed.reach / BINS)
+    return float((int(np.searchsorted(share, PERCENTILE / 100)) + 1) * observed.reach / BINS)
 
 
 def _mse(observed: Observed) -> float:
@@ -120,8 +119,7 @@ def _mse(observed: Observed) -> float:
     Rounding to steps of s errs by s^2 / 12 on average (Bennett 1948).
     """
     centres, counts = observed.centres(), observed.counts.astype(np.float64)
-    limits = (np.arange(BINS // 16, BINS + 1, 8)) * (observed.reach / BINS)
-    limits = np.append(limits[limits < observed.reach], observed.reach)
+    limits = np.append(np.arange(BINS // 16, BINS, 8) * (observed.reach / BINS), observed.reach)
     beyond = np.maximum(centres[None, :] - limits[:, None], 0.0)
     clipped = (beyond**2) @ counts
     rounded = (limits / LEVELS) ** 2 / 12 * ((centres[None, :] <= limits[:, None]) @ counts)
@@ -149,7 +147,7 @@ def _entropy(observed: Observed) -> float:
 def _divergence(clipped: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
     """KL(clipped || counts spread evenly over LEVELS + 1 quantised levels)."""
     levels = LEVELS + 1
-    level = np.minimum(np.arange(len(counts)) * levels // len(counts), levels - 1)
+    level = np.arange(len(counts)) * levels // len(counts)
     occupied = counts > 0
     total = np.bincount(level, counts, levels)
     width = np.bincount(level, occupied.astype(np.float64), levels)

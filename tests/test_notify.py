@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -64,4 +65,12 @@ def test_a_manager_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
         notifier = Notifier({"NOTIFY_SOCKET": str(path)})
         for _ in range(10_000):  # many times what the kernel keeps
             notifier.send("STATUS=on")
+        manager.setblocking(False)
+        kept = 0
+        with contextlib.suppress(BlockingIOError):
+            while manager.recv(100) == b"STATUS=on":
+                kept += 1
+        assert 0 < kept < 10_000
+        notifier.send("STATUS=read again")
+        assert manager.recv(100) == b"STATUS=read again"
         notifier.close()

@@ -20,6 +20,7 @@ from calibration.ranges import (
     METHODS,
     Observed,
     RangesFile,
+    _divergence,
     collect,
     read_ranges,
     tensor_ranges,
@@ -183,6 +184,51 @@ def test_the_square_error_s_threshold_is_the_one_worked_out_bin_by_bin(seed: int
     assert one.centres()[[0, -1]] == pytest.approx([one.reach / BINS / 2, one.reach * (1 - 0.5 / BINS)])
 
 
+def two_heaps(low: int, high: int = 1) -> Observed:
+    """So many values at the lower end of what is seen, and so many at its upper end, 2."""
+    counts = np.zeros(BINS, np.int64)
+    counts[3], counts[-1] = low, high
+    return Observed(-1.0, 2.0, counts)
+
+
+@pytest.mark.parametrize("low", [1000, 10_000, 50_000, 10**9])
+def test_what_clipping_costs_is_weighed_against_a_twelfth_of_a_squared_step_for_every_value(low: int) -> None:
+    """In units of a 2048th of the reach, by hand: one value at 2047.5, the others at 3.5."""
+    errors = {
+        limit: (limit / 127) ** 2 / 12 * (low + (limit == 2048)) + (limit < 2048) * (2047.5 - limit) ** 2
+        for limit in range(128, 2049, 8)
+    }
+    best = min(errors, key=lambda limit: errors[limit])
+    assert threshold(two_heaps(low), "mse") == best * 2.0 / 2048
+    assert low < 10**9 or best == 128
+
+
+def test_histograms_have_the_2048_bins_of_the_method_s_source() -> None:
+    assert BINS == 2048
+    assert threshold(two_heaps(99_999), "percentile") == 4 * 2.0 / 2048
+    assert threshold(two_heaps(9), "percentile") == 2.0
+
+
+@pytest.mark.parametrize("stop", [128, 136, 1000, 2048])
+def test_a_divergence_is_the_one_worked_out_bin_by_bin(stop: int) -> None:
+    counts = histogram(0, 4.0).counts.astype(np.float64)
+    clipped = counts[:stop].copy()
+    clipped[-1] += counts[stop:].sum()
+    assert _divergence(clipped, counts[:stop]) == pytest.approx(divergence_by_hand(counts.tolist(), stop))
+
+
+def test_a_divergence_from_nothing_is_infinite_and_from_one_value_it_is_not() -> None:
+    nothing, one = np.zeros(256), np.zeros(256)
+    one[7] = 1.0
+    assert _divergence(one, nothing) == math.inf
+    assert _divergence(one, one) == 0.0
+    # The value's level holds two bins, the clipped mass lies in one without a value of its own.
+    clipped = one.copy()
+    clipped[-1] = 3.0
+    expected = 0.25 * math.log(0.25 / 1.0) + 0.75 * math.log(0.75 / 1e-12)
+    assert _divergence(clipped, one) == pytest.approx(expected)
+
+
 def test_the_percentile_s_threshold_is_the_end_of_the_bin_that_reaches_it() -> None:
     counts = np.zeros(BINS, np.int64)
     counts[0], counts[-1] = 9999, 1
@@ -233,4 +279,8 @@ def test_a_ranges_file_of_another_format_or_of_a_stage_that_is_gone_is_refused(t
     path.write_text(text.replace('"format"', '"surprise": 1, "format"'))
     with pytest.raises(UserError, match="is damaged"):
         read_ranges(path, {"vision": b"graph"})
+    write_ranges(path, RangesFile(1, {}, "d" * 64, (), {"vision": tensor_ranges({"x": two_heaps(1)}, ("minmax",))}))
+    path.write_text(path.read_text().replace('"low"', '"surprise": 1, "low"'))
+    with pytest.raises(UserError, match="is damaged"):
+        read_ranges(path, {})
     assert tensor_ranges({"x": observed(np.array([-3.0, 1.0]))}, ("minmax",))["x"].thresholds == {"minmax": 3.0}

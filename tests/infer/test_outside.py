@@ -29,5 +29,6 @@ def test_weights_outside_a_graph_are_found_and_refused(tmp_path: Path) -> None:
 
 
 def test_a_graph_with_its_weights_inside_is_not() -> None:
+    assert outside_files(model()) == []
     refuse_outside(model().SerializeToString(), "s")
     refuse_outside(b"location, but no graph", "s")

@@ -36,6 +36,7 @@ SERVER = Path(__file__).with_name("server.py")
 OUT = ROOT / "build" / "mutants"
 COPIED = ("edge_runtime", "build_engines", "calibration", "benchmarks", "tests", "systemd", "docs")
 FILES = ("pyproject.toml", "README.md", "Makefile", "constraints-jetpack.txt")
+WAIT_S = "5"
 OUTCOMES = ("killed", "timeout", "survived")
 
 
@@ -218,7 +219,13 @@ class Server:
             [sys.executable, str(SERVER), *arguments],
             cwd=self._folder,
             # The copy's modules, not those of an editable install; and no byte code of the module as it was.
-            env={**os.environ, "PYTHONPATH": str(self._folder), "PYTHONDONTWRITEBYTECODE": "1"},
+            # What a change keeps from happening is not waited for as long as on a busy machine.
+            env={
+                **os.environ,
+                "PYTHONPATH": str(self._folder),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "TESTS_WAIT_S": WAIT_S,
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -183,7 +183,7 @@ def test_a_build_looks_at_the_memory_first(double: TensorRTDouble, tmp_path: Pat
     device = open_cuda()
     with double.backend(device, tmp_path) as backend:
         assert device.allocate(TOTAL_BYTES - (1 << 20))
-        with pytest.raises(Exception, match="stage vision: building its engine takes about 64 MiB of device memory"):
+        with pytest.raises(EngineError, match="stage vision: building its engine takes about 64 MiB of device memory"):
             backend.open_engine("vision", "fp32", MODEL, [IMAGE], [FEATURES])
     assert double.events.count("build") == 0
 
