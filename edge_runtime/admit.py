@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -136,13 +137,11 @@ def admit_image(spec: CameraStream, image: NDArray[np.uint8]) -> NDArray[np.uint
 
 
 class FreezeDetector:
-    """Tells when a camera repeats itself byte for byte, which a live sensor's noise never does.
-
-    Thread: the source's.
-    """
+    """Tells when a camera repeats itself byte for byte, which a live sensor's noise never does. Any thread."""
 
     def __init__(self, spec: CameraStream) -> None:
         self._limit = spec.frozen_after
+        self._lock = threading.Lock()
         self._last: NDArray[np.uint8] | None = None
         self._last_jpeg: bytes | memoryview | None = None
         self._repeats = 0
@@ -154,12 +153,13 @@ class FreezeDetector:
         """
         if self._limit == 0:
             return None
-        repeats = self._last is not None and _same(image, self._last)
-        if repeats and jpeg is not None and self._last_jpeg is not None:
-            repeats = _scans(jpeg) == _scans(self._last_jpeg)
-        self._repeats = self._repeats + 1 if repeats else 0
-        self._last, self._last_jpeg = image, jpeg
-        return Refusal("frozen") if self._repeats >= self._limit else None
+        with self._lock:
+            repeats = self._last is not None and _same(image, self._last)
+            if repeats and jpeg is not None and self._last_jpeg is not None:
+                repeats = _scans(jpeg) == _scans(self._last_jpeg)
+            self._repeats = self._repeats + 1 if repeats else 0
+            self._last, self._last_jpeg = image, jpeg
+            return Refusal("frozen") if self._repeats >= self._limit else None
 
 
 def _scans(jpeg: bytes | memoryview) -> memoryview:

@@ -23,8 +23,10 @@ MAX_PIXELS = 7680 * 4320
 """Larger pictures are refused by their header: 8K is 100 MB when decoded."""
 MAX_PASSES_PIXELS = 256_000_000
 """Pixels times passes over them: a progressive picture of 24 megapixels has ten."""
-MAX_SEGMENTS = 20_000
-"""Of a JPEG, or chunks of a PNG: real ones have some dozens, or some thousands where a PNG comes in 8 KiB each."""
+MAX_SEGMENTS = 1000
+"""Of a JPEG: real ones have some dozens, or some hundreds with a large profile, maps and thumbnails."""
+MAX_CHUNKS = 20_000
+"""Of a PNG: some thousands where it comes in 8 KiB each."""
 
 _WHOLE_PICTURE = (0xC0, 0xC1, 0xC2)
 _OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
@@ -32,6 +34,13 @@ _NO_MARKER = np.zeros(256, bool)
 _NO_MARKER[[0x00, 0xFF, *range(0xD0, 0xD8)]] = True
 """What may follow 0xFF inside a scan: a stuffed zero, fill bytes, restart marks (ITU-T T.81, B.1.1)."""
 PIECE_BYTES = 1 << 20
+MARKS_BYTES = 128 << 10
+"""So much of a JPEG is searched for marks at a time: the search takes eight times as much memory."""
+NS_PER_BYTE, NS_PER_PIXEL = 10, 1
+"""What decoding takes on a desktop's core, roughly: both are added, pixels for each pass."""
+LOOK_SEGMENTS = 32
+"""A picture's frame is looked for in so many segments before its work is estimated; cameras write some ten."""
+PROGRESSIVE_PASSES = 10
 REDUCTIONS = (8, 4, 2)
 """A JPEG's blocks of 8 x 8 can be decoded to fewer pixels, for less work: by powers of two everywhere."""
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -89,12 +98,39 @@ def read_header(data: bytes | memoryview) -> Header:
             break
     else:
         raise PictureError("not_picture", "no JPEG, PNG, BMP or WebP begins like this")
-    pixels = header.width * header.height
-    if not 0 < pixels <= MAX_PIXELS:
-        raise PictureError("bad_size", f"{header.width}x{header.height}, at most {MAX_PIXELS} pixels")
-    if pixels * header.passes > MAX_PASSES_PIXELS:
-        raise PictureError("bad_size", f"{header.width}x{header.height} in {header.passes} scans")
+    _check_size(header.width, header.height)
     return header
+
+
+def _check_size(width: int, height: int, passes: int = 1) -> None:
+    if not 0 < width * height <= MAX_PIXELS:
+        raise PictureError("bad_size", f"{width}x{height}, at most {MAX_PIXELS} pixels")
+    if width * height * passes > MAX_PASSES_PIXELS:
+        raise PictureError("bad_size", f"{width}x{height} in {passes} scans")
+
+
+def work_ns(data: bytes | memoryview) -> int:
+    """How long `data` may keep a decoder busy, roughly, at a glance: by its bytes and by what it announces.
+
+    More than it will be where no JPEG's frame is found near the begin. Costs some microseconds; raises nothing.
+    """
+    view = memoryview(data).cast("B")
+    return NS_PER_BYTE * len(view) + NS_PER_PIXEL * _announced(view)
+
+
+def _announced(view: memoryview) -> int:
+    """Pixels times passes of a JPEG's frame, MAX_PIXELS at most; as many where there is none to be seen."""
+    at = 2
+    try:
+        for _ in range(LOOK_SEGMENTS):
+            marker = view[at + 1]
+            if marker in _WHOLE_PICTURE:
+                pixels = (view[at + 5] << 8 | view[at + 6]) * (view[at + 7] << 8 | view[at + 8])
+                return min(MAX_PIXELS, pixels * (PROGRESSIVE_PASSES if marker == 0xC2 else 1))
+            at += 2 + (view[at + 2] << 8 | view[at + 3])
+    except IndexError:
+        pass
+    return MAX_PIXELS
 
 
 def decode(data: bytes | memoryview, fewest: Fewest | None = None) -> NDArray[np.uint8]:
@@ -164,8 +200,7 @@ def _jpeg(view: memoryview) -> Header:
 
 
 def _walked(view: memoryview) -> Header:
-    array = np.frombuffer(view, np.uint8)
-    marks: NDArray[np.intp] | None = None
+    marks = _Marks(view)
     frame: tuple[int, int, int] | None = None
     scans, scans_at, exif, at = 0, 0, False, 2
     for _ in range(MAX_SEGMENTS):
@@ -184,6 +219,7 @@ def _walked(view: memoryview) -> Header:
             if view[at + 2] != 8:
                 raise PictureError("unsupported", f"{view[at + 2]} bits a sample")
             frame = view[at + 5] << 8 | view[at + 6], view[at + 3] << 8 | view[at + 4], view[at + 7]
+            _check_size(*frame[:2])
         exif |= marker == 0xE1 and bytes(view[at + 2 : at + 6]) == b"Exif"
         length = view[at] << 8 | view[at + 1]
         if length < 2:
@@ -192,14 +228,34 @@ def _walked(view: memoryview) -> Header:
         if marker == 0xDA:
             scans += 1
             scans_at = scans_at or at
-            if marks is None:
-                found = np.flatnonzero(array[:-1] == 0xFF)
-                marks = found[~_NO_MARKER[array[found + 1]]]
-            following = int(np.searchsorted(marks, at))
-            if following == len(marks):
-                raise PictureError("corrupt", "its end mark is missing: it was cut short")
-            at = int(marks[following])
+            if frame is not None:
+                _check_size(frame[0], frame[1], scans)
+            at = marks.after(at)
     raise PictureError("corrupt", f"more than {MAX_SEGMENTS} segments")
+
+
+class _Marks:
+    """Where in a JPEG's scans something begins that is no scan: found piece by piece, as far as is asked."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._array = np.frombuffer(view, np.uint8)
+        self._begin = self._end = 0
+        self._found: NDArray[np.intp] = np.empty(0, np.intp)
+
+    def after(self, at: int) -> int:
+        """The first at or behind `at`, which never goes back. Raises PictureError where there is none."""
+        self._end = max(self._end, at)
+        while True:
+            following = int(np.searchsorted(self._found, at - self._begin))
+            if following < len(self._found):
+                return self._begin + int(self._found[following])
+            if self._end >= len(self._array) - 1:
+                raise PictureError("corrupt", "its end mark is missing: it was cut short")
+            self._begin = self._end
+            piece = self._array[self._begin : self._begin + MARKS_BYTES + 1]
+            self._end = self._begin + len(piece) - 1
+            found = np.flatnonzero(piece[:-1] == 0xFF)
+            self._found = found[~_NO_MARKER[piece[found + 1]]]
 
 
 def _png(view: memoryview) -> Header:
@@ -260,8 +316,8 @@ def _chunks(view: memoryview) -> list[tuple[bytes, int, int, int]]:
     found: list[tuple[bytes, int, int, int]] = []
     at = 8
     while at < len(view):
-        if len(found) == MAX_SEGMENTS:
-            raise PictureError("corrupt", f"more than {MAX_SEGMENTS} chunks")
+        if len(found) == MAX_CHUNKS:
+            raise PictureError("corrupt", f"more than {MAX_CHUNKS} chunks")
         length = _number(view, at, 4)
         name = bytes(view[at + 4 : at + 8])
         if _number(view, at + 8 + length, 4) != zlib.crc32(view[at + 4 : at + 8 + length]):

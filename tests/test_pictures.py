@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -177,10 +178,51 @@ def test_what_is_no_whole_picture_is_named(what: str) -> None:
 
 
 def test_as_many_scans_as_are_allowed_are_still_read() -> None:
-    times = pictures.MAX_PASSES_PIXELS // (640 * 360) - 10
-    data = many_scans(times, 640, 360)
+    times = pictures.MAX_PASSES_PIXELS // (1280 * 720) - 10
+    data = many_scans(times, 1280, 720)
     assert read_header(data).passes == times + 9
     assert refused(data) in ("", "corrupt")
+
+
+def test_a_jpeg_of_segments_without_number_is_refused_after_some() -> None:
+    data = WHOLE["jpeg"]
+    full = data[:2] + b"\xff\xe7\x00\x02" * (pictures.MAX_SEGMENTS - 20) + data[2:]
+    assert_array_equal(decode(full), decode(data))
+    assert refused(data[:2] + b"\xff\xe7\x00\x02" * pictures.MAX_SEGMENTS + data[2:]) == "corrupt"
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 1000])
+def test_marks_are_found_whatever_the_pieces_that_are_searched(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    jpegs = [name for name in WHOLE if "jpeg" in name]
+    expected = [read_header(WHOLE[name]) for name in jpegs]
+    monkeypatch.setattr(pictures, "MARKS_BYTES", piece)
+    assert [read_header(WHOLE[name]) for name in jpegs] == expected
+    for name in jpegs:
+        assert refused(WHOLE[name][:-2]) == "corrupt"
+
+
+def test_a_scan_of_nothing_but_marks_takes_little_memory() -> None:
+    data = b"\xff\xd8" + WHOLE["jpeg"][2 : WHOLE["jpeg"].index(b"\xff\xda")] + b"\xff\xda\x00\x02" + b"\xff" * (8 << 20)
+    tracemalloc.start()
+    assert refused(data) == "corrupt"
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\xff\xd8", b"x" * 100, WHOLE["png"]])
+def test_what_shows_no_frame_is_taken_for_much_work(data: bytes) -> None:
+    assert pictures.work_ns(data) >= pictures.MAX_PIXELS
+
+
+def test_work_grows_with_bytes_pixels_and_passes() -> None:
+    assert pictures.work_ns(WHOLE["jpeg"]) == 10 * len(WHOLE["jpeg"]) + 160 * 120
+    assert pictures.work_ns(WHOLE["jpeg"] + bytes(1000)) == pictures.work_ns(WHOLE["jpeg"]) + 10_000
+    assert pictures.work_ns(announcing(640, 480)) == 10 * len(WHOLE["jpeg"]) + 640 * 480
+    progressive = WHOLE["progressive jpeg"]
+    assert pictures.work_ns(progressive) == 10 * len(progressive) + 160 * 120 * pictures.PROGRESSIVE_PASSES
+    assert pictures.work_ns(announcing(65_000, 65_000)) < 2 * pictures.MAX_PIXELS
+    hidden = WHOLE["jpeg"][:2] + b"\xff\xe7\x00\x02" * pictures.LOOK_SEGMENTS + WHOLE["jpeg"][2:]
+    assert pictures.work_ns(hidden) >= pictures.MAX_PIXELS
 
 
 @settings(max_examples=300)

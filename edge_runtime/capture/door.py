@@ -14,6 +14,7 @@ import socket
 import struct
 import time
 from collections import Counter
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from edge_runtime import zmtp
@@ -22,10 +23,17 @@ from edge_runtime.clock import Clock, SleepWatch
 
 MAX_SENDERS = 128
 """Connections at once; beyond that those that have been silent for longest give way."""
+LEAST_BYTES, MOST_BYTES = 64 << 10, 1 << 20
+"""Taken of one sender's long frame in one turn: a byte for each nanosecond that it may spend, within these."""
 SOCKET_BYTES = 256 << 10
 """What the kernel keeps of one connection (it takes twice that)."""
 MAX_LARGE_BYTES = 64 << 20
-"""Long frames that are still coming, of all senders together; beyond that the one that is longest at it goes."""
+"""Long frames that are still coming, of all senders together; beyond that they have to wait at their senders."""
+GRANTED_BYTES = 256 << 10
+"""A frame that is no longer waits for no other."""
+SLOW_NS = 1_000_000_000
+"""A sender that is longer at a long frame than this gives way to one that waits."""
+WAIT_NS = 20_000_000
 HANDSHAKE_NS = 5_000_000_000
 POLL_S = 0.02
 """A wait is no longer than this: so it is known, within this, since when a message may have been there."""
@@ -37,8 +45,12 @@ ACCEPTS = 16
 """New connections in one turn."""
 SHARE = 0.2
 """Of a core's time, for all senders together that keep the door busy: beyond it they wait."""
+LEAST_SHARE = 0.03
+"""Of a core's time, for each sender that never costs more, however many others do."""
 BURST_NS = 20_000_000
 """Work that a sender may make at once."""
+NEWCOMERS_SHARE = 0.05
+"""Of a core's time, for all connections together when they are new: who ends one and opens another gains nothing."""
 RESTED_NS = 1_000_000
 """What a sender that had to wait may make when it is heard again."""
 SHUT_NS = 100_000_000
@@ -54,7 +66,7 @@ class Visitor:
         self.since_ns = now_ns
         self.turn = turn
         """When bytes waited last."""
-        self.credit_ns = float(BURST_NS)
+        self.credit_ns = 0.0
         self.credited_ns = now_ns
         self.muted_until_ns = 0
         self.began_large_ns = 0
@@ -63,7 +75,7 @@ class Visitor:
         """Where its messages have waited: since when, until it is seen to have nothing more to send."""
 
     @property
-    def key(self) -> object:
+    def key(self) -> Hashable:
         """Whose messages these are: equal for a process at a Unix socket, a connection from this host, another host."""
         return self.sender.key
 
@@ -101,6 +113,9 @@ class Door:
         self._poll.register(listening.fileno(), select.EPOLLIN)
         self._shut_until_ns = 0
         self._turn = 0
+        self._newcomers_ns = float(BURST_NS)
+        """What they may make, at `_newcomers_at_ns`."""
+        self._newcomers_at_ns = time.monotonic_ns()
         self._polled_ns = clock.now_ns()
         self._swept_ns = 0
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -114,31 +129,36 @@ class Door:
         earlier_ns, self._polled_ns = self._polled_ns, self._clock.now_ns()
         heard = []
         behind = any(visitor.behind_ns is not None for visitor in self._visitors.values())
-        for handle, _ in self._poll.poll(IDLE_NS / 1e9 if behind else POLL_S):
-            if handle == self._listening.fileno():
-                self._welcome()
-            elif (visitor := self._visitors.get(handle)) is not None:
-                if visitor.turn < self._turn - 1:  # it was asked in the turn before, and had nothing
-                    visitor.sender.was_empty(earlier_ns)
-                    if earlier_ns - visitor.read_ns >= IDLE_NS:
-                        visitor.behind_ns = None
-                visitor.turn = self._turn
-                if messages := self._hear(handle, visitor):
-                    heard.append(Heard(visitor, messages))
+        ready = {handle for handle, _ in self._poll.poll(IDLE_NS / 1e9 if behind else POLL_S)}
+        # Those that have cost least come first: they wait for nobody's megabytes.
+        waiting = [(handle, visitor) for handle, visitor in self._visitors.items() if handle in ready]
+        for handle, visitor in sorted(waiting, key=lambda one: -one[1].credit_ns):
+            if self._visitors.get(handle) is not visitor:
+                continue  # it had to go for what another one has sent
+            if visitor.turn < self._turn - 1:  # it was asked in the turn before, and had nothing
+                visitor.sender.was_empty(earlier_ns)
+                if earlier_ns - visitor.read_ns >= IDLE_NS:
+                    visitor.behind_ns = None
+            visitor.turn = self._turn
+            if messages := self._hear(handle, visitor):
+                heard.append(Heard(visitor, messages))
+        if self._listening.fileno() in ready:
+            self._welcome()
         return heard
 
     def charge(self, visitor: Visitor, spent_ns: int) -> None:
-        """What `visitor` sent has cost so much time; where that is more than its share, it waits to be heard again."""
+        """What `visitor` sent has cost this thread so much time on a processor (`time.thread_time_ns`); where that is
+        more than its share, it waits to be heard again.
+        """
         now_ns = time.monotonic_ns()
         among = 1 + len(self._muted)
-        earned_ns = (now_ns - visitor.credited_ns) * SHARE / among
+        earned_ns = max(0, now_ns - visitor.credited_ns) * max(LEAST_SHARE, SHARE / among)
         visitor.credit_ns = min(BURST_NS, visitor.credit_ns + earned_ns) - spent_ns
-        visitor.credited_ns = now_ns
+        visitor.credited_ns = max(visitor.credited_ns, now_ns)
         handle = visitor.sender.socket.fileno()
         if visitor.credit_ns < 0 and handle in self._visitors and handle not in self._muted:
-            visitor.muted_until_ns = now_ns + int((RESTED_NS - visitor.credit_ns) * among / SHARE)
-            self._muted[handle] = visitor
-            self._poll.unregister(handle)
+            self._mute(handle, visitor, now_ns + int((RESTED_NS - visitor.credit_ns) * among / SHARE))
+            visitor.credit_ns, visitor.credited_ns = RESTED_NS, visitor.muted_until_ns  # it pays by waiting
 
     def take_ended(self) -> Counter[str]:
         """Connections that were ended for what they sent, or gave way, since the last call, by reason."""
@@ -170,39 +190,59 @@ class Door:
                     self._drop(handle, "no_handshake")
 
     def _hear(self, handle: int, visitor: Visitor) -> list[Arrived]:
-        start_ns = time.monotonic_ns()
+        start_ns = time.thread_time_ns()
         sender = visitor.sender
+        messages: list[Arrived] = []
+        most = max(LEAST_BYTES, min(MOST_BYTES, int(visitor.credit_ns)))
         try:
-            messages, answer = sender.receive(self._clock.now_ns())
-            if answer:
+            if not sender.wants and (answer := sender.receive(self._clock.now_ns(), messages, most)):
                 sender.socket.send(answer, socket.MSG_NOSIGNAL)
+            if sender.wants and self._grant(handle, visitor):  # at once, and not in the next turn
+                sender.receive(self._clock.now_ns(), messages, most)
         except BlockingIOError:
-            return []
+            pass  # nothing more waits; or a peer does not read what it is answered, and goes without
         except zmtp.ProtocolError as error:
             self._drop(handle, str(error))
-            return []
         except (OSError, EOFError):
             self._drop(handle)
-            return []
-        if not sender.holds:
-            visitor.began_large_ns = 0
-        elif not visitor.began_large_ns:
-            visitor.began_large_ns = start_ns
-            self._keep_large_within_bounds(handle)
         read_ns = self._clock.now_ns()
         if self._sleep.look() != self._slept_ns:
             self._slept_ns, self._awake_ns = self._sleep.look(), self._clock.now_ns()
-        self.charge(visitor, time.monotonic_ns() - start_ns)
+        self.charge(visitor, time.thread_time_ns() - start_ns)
         visitor.read_ns = read_ns
         if visitor.behind_ns is None and messages and messages[0].at_ns < max(read_ns - SLACK_NS, self._awake_ns):
             visitor.behind_ns = messages[0].at_ns
         at_ns = read_ns if visitor.behind_ns is None else visitor.behind_ns
         return [one._replace(at_ns=at_ns) for one in messages]
 
-    def _keep_large_within_bounds(self, newest: int) -> None:
-        while sum(visitor.sender.holds for visitor in self._visitors.values()) > MAX_LARGE_BYTES:
-            holding = ((one.began_large_ns, handle) for handle, one in self._visitors.items() if one.sender.holds)
-            self._drop(min(holding, default=(0, newest))[1], "too_slow")
+    def _grant(self, handle: int, visitor: Visitor) -> bool:
+        """Let a long frame come, if there is room; else it waits. Room is made by whoever is long at it, or has cost
+        more than the one that waits.
+        """
+        sender, now_ns = visitor.sender, time.monotonic_ns()
+        holding = [(other, one) for other, one in self._visitors.items() if one.sender.holds > GRANTED_BYTES]
+        if sender.wants > GRANTED_BYTES and self._held(holding) + sender.wants > MAX_LARGE_BYTES:
+            other, slowest = min(holding, key=lambda one: one[1].began_large_ns)
+            if now_ns - slowest.began_large_ns <= SLOW_NS:
+                paying = max(holding, key=lambda one: one[1].muted_until_ns)
+                if paying[0] not in self._muted or visitor.credit_ns < BURST_NS / 2:
+                    self._mute(handle, visitor, now_ns + WAIT_NS)
+                    return False
+                other = paying[0]
+            self._drop(other, "too_slow")
+            return self._grant(handle, visitor)
+        visitor.began_large_ns = now_ns
+        sender.grant()
+        return True
+
+    @staticmethod
+    def _held(holding: list[tuple[int, Visitor]]) -> int:
+        return sum(one.sender.holds for _, one in holding)
+
+    def _mute(self, handle: int, visitor: Visitor, until_ns: int) -> None:
+        visitor.muted_until_ns = until_ns
+        self._muted[handle] = visitor
+        self._poll.unregister(handle)
 
     def _welcome(self) -> None:
         for _ in range(ACCEPTS):
@@ -226,8 +266,17 @@ class Door:
                 connection.close()
                 continue
             sender = Sender(connection, key, self._limits, self._clock.now_ns())
-            self._visitors[connection.fileno()] = Visitor(sender, time.monotonic_ns(), self._turn)
+            visitor = Visitor(sender, time.monotonic_ns(), self._turn)
+            visitor.credit_ns = self._part_of_newcomers(visitor.since_ns)
+            self._visitors[connection.fileno()] = visitor
             self._poll.register(connection.fileno(), select.EPOLLIN)
+
+    def _part_of_newcomers(self, now_ns: int) -> float:
+        """What one of them may make at once: half of what is left for all."""
+        earned_ns = (now_ns - self._newcomers_at_ns) * NEWCOMERS_SHARE
+        self._newcomers_ns = min(BURST_NS, self._newcomers_ns + earned_ns) / 2
+        self._newcomers_at_ns = now_ns
+        return self._newcomers_ns
 
     def _make_room(self) -> None:
         """The one that has been silent for longest gives way, one in its handshake first."""
@@ -252,7 +301,7 @@ class Door:
             self._ended[reason] += 1
 
 
-def _identity(connection: socket.socket, address: object) -> object:
+def _identity(connection: socket.socket, address: object) -> Hashable:
     if connection.family == socket.AF_UNIX:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return "process", struct.unpack("3i", credentials)[0]

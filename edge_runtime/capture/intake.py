@@ -68,6 +68,8 @@ class Intake:
         self._streams = streams
         self._mailboxes = mailboxes
         self._admit = {name: kind_of(spec).admission(spec) for name, spec in streams.items()}
+        self._lock = threading.RLock()
+        """Of all below."""
         self._trouble: dict[str, str] = {}
         self._lines = {name: Share(1.0, clock.now_ns(), LOG_LINES) for name in streams}
         self._unsaid: Counter[str] = Counter()
@@ -95,12 +97,13 @@ class Intake:
         if isinstance(make, Refusal):
             self.refuse(stream, make)
             return
-        self._recovered(stream)
-        if isinstance(make, Partly):
-            self._refuse_parts(stream, make.refused)
-            make = make.make
-        elif self._parts[stream]:
-            self._refuse_parts(stream, {})
+        with self._lock:
+            self._recovered(stream)
+            if isinstance(make, Partly):
+                self._refuse_parts(stream, make.refused)
+                make = make.make
+            elif self._parts[stream]:
+                self._refuse_parts(stream, {})
         self._mailboxes[stream].put(lambda seq: make(stream, seq, stamp, id))
 
     def frame(
@@ -145,13 +148,19 @@ class Intake:
         spec = self._streams.get(stream)
         return spec is not None and kind_of(spec).keep == 1
 
+    def work_ns(self, stream: str, content: Any) -> int:
+        """How long the admission of `content` may take, roughly: see `Kind.work_ns`."""
+        spec = self._streams.get(stream)
+        return 0 if spec is None else kind_of(spec).work_ns(content)
+
     def refuse(self, stream: str, refusal: Refusal) -> None:
         """Count a message of a known stream that cannot be used."""
         self._mailboxes[stream].refuse(refusal.reason)
-        self._refused[stream][refusal.reason] += 1
-        if self._trouble.get(stream) != refusal.reason:
-            self._trouble[stream] = refusal.reason
-            self._say("%s: refusing messages: %s %s", stream, refusal.reason, refusal.detail)
+        with self._lock:
+            self._refused[stream][refusal.reason] += 1
+            if self._trouble.get(stream) != refusal.reason:
+                self._trouble[stream] = refusal.reason
+                self._say("%s: refusing messages: %s %s", stream, refusal.reason, refusal.detail)
 
     def _refuse_parts(self, stream: str, refused: Mapping[str, Refusal]) -> None:
         """Count readings that are left out, and say so whenever the cause changes. Unknown names are nobody's channel:
@@ -174,7 +183,8 @@ class Intake:
 
     def refusals(self, stream: str) -> Counter[str]:
         """Messages of `stream` refused so far, by reason. Any thread."""
-        return Counter(self._refused[stream])
+        with self._lock:
+            return Counter(self._refused[stream])
 
     def unrouted(self, reason: str, detail: str = "") -> None:
         """Count a message that belongs to no stream (malformed, too big, unknown)."""

@@ -11,6 +11,7 @@ import socket
 import struct
 import termios
 from collections import deque
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ class Arrived(NamedTuple):
 class Sender:
     """What one connection has sent so far. One thread."""
 
-    def __init__(self, connection: socket.socket, key: object, limits: Limits, now_ns: int) -> None:
+    def __init__(self, connection: socket.socket, key: Hashable, limits: Limits, now_ns: int) -> None:
         """`key` says whose connection it is; `now_ns` is no later than its first byte."""
         self.socket = connection
         self.key = key
@@ -71,6 +72,8 @@ class Sender:
         self._skip = 0
         """Bytes of a refused frame that are still to come."""
         self._more = False
+        self.wants = 0
+        """Bytes of a long frame that has begun, until `grant`."""
         self._large: memoryview | None = None
         self._filled = 0
         self._received = 0
@@ -84,18 +87,26 @@ class Sender:
         """Bytes set aside for a long frame that is still coming."""
         return 0 if self._large is None else len(self._large)
 
+    def grant(self) -> None:
+        """Set aside what a long frame wants. Not zeroed: no memory is taken before bytes come."""
+        begin = self._start + _HEADER_BYTES
+        self._large = np.empty(self.wants, np.uint8).data
+        self.wants, self._filled = 0, self._end - begin
+        self._large[: self._filled] = self._view[begin : self._end]
+        self._start = self._end = 0
+
     def was_empty(self, at_ns: int) -> None:
         """Nothing waited in the socket at `at_ns`."""
         self._mark(self._received, at_ns)
 
-    def receive(self, now_ns: int) -> tuple[list[Arrived], bytes]:
-        """Take what has come, at most LARGE_BYTES; the messages that are whole now, and what to answer.
+    def receive(self, now_ns: int, messages: list[Arrived], most: int = LARGE_BYTES) -> bytes:
+        """Take what has come, about `most` bytes; add the messages that are whole now to `messages`. What to answer.
 
-        `now_ns` is read before the call. Raises ProtocolError (the conversation is over; nothing more of it counts),
-        OSError, EOFError.
+        Not to be called while it `wants`. `now_ns` is read before the call. Raises ProtocolError (the conversation is
+        over: what was whole before the break has been added, nothing behind it counts), OSError, EOFError.
         """
         if self._large is not None:
-            target = self._large[self._filled : self._filled + LARGE_BYTES]
+            target = self._large[self._filled : self._filled + most]
         else:
             if self._start:  # what is left over of a frame goes to the front
                 left = self._end - self._start
@@ -109,15 +120,14 @@ class Sender:
         self.heard_ns = now_ns
         waiting = 0 if count < len(target) else self._waiting()
         self._mark(self._received + waiting, now_ns)
-        messages: list[Arrived] = []
         if self._large is None:
             self._end += count
-            return messages, self._parse(messages)
+            return self._parse(messages)
         self._filled += count
         if self._filled == len(self._large):
             whole, self._large = self._large, None
             self._take(whole, messages)
-        return messages, b""
+        return b""
 
     def _parse(self, messages: list[Arrived]) -> bytes:
         """Add what is whole in the buffer to `messages`; what to answer."""
@@ -165,11 +175,7 @@ class Sender:
             self._take(bytes(self._view[begin : self._start]), messages)
             return True
         if size > SMALL_BYTES:
-            # Not zeroed: no memory is taken before bytes come.
-            self._large = np.empty(size, np.uint8).data
-            self._filled = self._end - begin
-            self._large[: self._filled] = self._view[begin : self._end]
-            self._start = self._end = 0
+            self.wants = size
         return False
 
     def _greet(self) -> bytes:

@@ -16,15 +16,21 @@ class Share:
         self._left = self._size
         self.seen_ns = now_ns
 
-    def take(self, now_ns: int) -> bool:
-        """Whether one more message may pass at `now_ns`. Time that runs backwards refills nothing."""
+    def take(self, now_ns: int, cost: float = 1.0) -> bool:
+        """Whether one more message may pass at `now_ns`: where at least 1 is left, of which it takes `cost`. Time that
+        runs backwards refills nothing.
+        """
         passed_s = max(0, now_ns - self.seen_ns) / 1e9
         self._left = min(self._size, self._left + passed_s * self.rate_hz)
         self.seen_ns = max(self.seen_ns, now_ns)
         if self._left < 1:
             return False
-        self._left -= 1
+        self._left -= cost
         return True
+
+    def spend(self, cost: float) -> None:
+        """So much more was taken, as it turned out; what is left may be less than nothing."""
+        self._left -= cost
 
     def resize(self, rate_hz: float) -> None:
         """From now on this rate, and a second's worth of it."""
@@ -45,8 +51,8 @@ class Shares:
         self._parts: dict[object, Share] = {}
         self._divided_ns = 0
 
-    def take(self, sender: object, now_ns: int) -> bool:
-        """Whether one more message of `sender` may pass at `now_ns` (monotonic)."""
+    def take(self, sender: object, now_ns: int, cost: float = 1.0) -> bool:
+        """Whether one more message of `sender` may pass at `now_ns` (monotonic), see `Share.take`."""
         part = self._parts.get(sender)
         if part is None or now_ns - self._divided_ns > SETTLED_NS:
             gone = [one for one, share in self._parts.items() if now_ns - share.seen_ns > SETTLED_NS]
@@ -57,4 +63,9 @@ class Shares:
             each_hz = max(self.least_hz, self.rate_hz / len(self._parts))
             for share in self._parts.values():
                 share.resize(each_hz)
-        return part.take(now_ns)
+        return part.take(now_ns, cost)
+
+    def spend(self, sender: object, cost: float) -> None:
+        """What passed last has cost `sender` so much more."""
+        if (part := self._parts.get(sender)) is not None:
+            part.spend(cost)

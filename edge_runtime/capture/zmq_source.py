@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Hashable
 from typing import ClassVar, NamedTuple
 
 import msgspec
@@ -15,6 +16,7 @@ from edge_runtime.capture.door import Door, Heard, Visitor
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.sender import Arrived, Limits
 from edge_runtime.capture.shares import Shares
+from edge_runtime.capture.slow_lane import SlowLane
 from edge_runtime.capture.source import Source
 from edge_runtime.clock import wall_ns
 from edge_runtime.wire import MAX_INPUT_BYTES, InputMessage, decode_input
@@ -28,6 +30,14 @@ LEAST_PART = 1.25
 """Of what the bundle expects of a stream: so often each sender of it is heard, however many there are."""
 
 
+LIGHT_NS = 8_000_000
+"""A frame that may take longer to decode than this goes to the slow lane."""
+LIGHT_MS = 500.0
+"""Milliseconds of decoding a second on the door's own thread, for all senders together; what a sender has beyond its
+part of that goes to the slow lane too."""
+OVER_RATE = "over_rate"
+
+
 class _Frame(NamedTuple):
     """A frame that may pass and is still to be decoded."""
 
@@ -36,6 +46,10 @@ class _Frame(NamedTuple):
     data: bytes | memoryview
     visitor: Visitor
 
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
 
 class ZmqSource(Source):
     """Listens for ZeroMQ's PUSH sockets. Whatever arrives is admitted, or refused and counted; nothing raises, nothing
@@ -43,7 +57,8 @@ class ZmqSource(Source):
 
     Senders are heard in turn, and each pays for what it sends: see `Door`. A stream that gets more than `rate_limit`
     times what the bundle expects of it loses the surplus, counted as `over_rate` (0 = no limit): first of those who
-    send the most, see `Shares`.
+    send the most, see `Shares`. Frames that take long to decode, and those of a sender whose frames have taken long,
+    are decoded in a lane of their own, see `SlowLane`; what has no room there is `over_rate` too.
     """
 
     ends: ClassVar[bool] = False
@@ -62,6 +77,8 @@ class ZmqSource(Source):
         self._rate_limit = rate_limit
         self._agreement_ns = agreement_ns
         self._shares: dict[str, Shares] = {}
+        self._light = Shares(LIGHT_MS, 0.0)
+        self._slow = SlowLane[_Frame](self.name, self._admit, self._refuse_slow)
         self._listener = sockets.listen(bind, "source bind", mode, group)
         self.endpoint = self._listener.endpoint
         self._door = Door(self._listener.socket, LIMITS, intake.clock, intake.sleep)
@@ -93,18 +110,39 @@ class ZmqSource(Source):
         """What came together: frames last, since they call for decisions, and of each sender's the newest."""
         frames: dict[tuple[object, str], _Frame] = {}
         for visitor, messages in heard:
-            start_ns = time.monotonic_ns()
+            start_ns = time.thread_time_ns()
             for came in messages:
                 try:
                     self._deliver(visitor, came, frames)
                 except Exception as error:  # whatever one message does, the next one is heard
                     self._escaped(error)
-            self._door.charge(visitor, time.monotonic_ns() - start_ns)
-        for frame in frames.values():
-            try:
-                self._intake.put(frame.header.stream, frame.data, frame.stamp, frame.header.id)
-            except Exception as error:
-                self._escaped(error)
+            self._door.charge(visitor, time.thread_time_ns() - start_ns)
+        works = [(self._intake.work_ns(one.header.stream, one.data), one) for one in frames.values()]
+        for work_ns, frame in sorted(works, key=lambda one: one[0]):
+            sender = frame.visitor.key
+            if work_ns <= LIGHT_NS and self._light.take(sender, time.monotonic_ns(), cost=0.0):
+                start_ns = time.thread_time_ns()
+                self._admit(frame)
+                self._light.spend(sender, (time.thread_time_ns() - start_ns) / 1e6)
+            else:
+                self._put_slow(sender, frame)
+
+    def _put_slow(self, sender: Hashable, frame: _Frame) -> None:
+        taken, earlier = self._slow.put(sender, frame.header.stream, frame)
+        if not taken:
+            self._refuse_slow(frame)
+        if earlier is not None:
+            self._intake.replaced(earlier.header.stream)
+
+    def _admit(self, frame: _Frame) -> None:
+        """On this thread or the slow lane's."""
+        try:
+            self._intake.put(frame.header.stream, frame.data, frame.stamp, frame.header.id)
+        except Exception as error:
+            self._escaped(error)
+
+    def _refuse_slow(self, frame: _Frame) -> None:
+        self._intake.refuse(frame.header.stream, Refusal(OVER_RATE, "its sender's pictures take too long to decode"))
 
     def _escaped(self, error: Exception) -> None:
         self._intake.unrouted(f"error_{type(error).__name__}", str(error))
@@ -152,7 +190,7 @@ class ZmqSource(Source):
             shares = self._shares[stream] = Shares(rate_hz, least_hz)
         if shares.take(sender, self._intake.clock.now_ns()):
             return True
-        self._intake.refuse(stream, Refusal("over_rate", f"more than {rate_hz:g} a second, or one sender's part of it"))
+        self._intake.refuse(stream, Refusal(OVER_RATE, f"more than {rate_hz:g} a second, or one sender's part of it"))
         return False
 
     def _stamp(self, message: InputMessage, arrived_ns: int) -> int | Refusal:
@@ -174,3 +212,5 @@ class ZmqSource(Source):
     def _close(self) -> None:
         self._door.close()
         self._listener.close()
+        for frame in self._slow.close():
+            self._intake.replaced(frame.header.stream)

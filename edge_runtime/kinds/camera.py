@@ -74,6 +74,9 @@ class Camera(Kind[CameraStream, Frame, CompressedImage]):
 
         return admit
 
+    def work_ns(self, content: Any) -> int:
+        return pictures.work_ns(content) if isinstance(content, bytes | memoryview) else 0
+
     def fields(self, spec: CameraStream) -> dict[str, Field]:
         return {"image": Field("uint8", (1, spec.height, spec.width, 3), "picture")}
 

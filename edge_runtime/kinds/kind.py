@@ -35,7 +35,7 @@ class Partly(Struct, frozen=True):
 
 Admit = Callable[[Any], "Make | Partly | Refusal"]
 """One stream's admission: what a sender gave, to the message it makes or why it is refused. May remember what came
-before; called by one thread at a time."""
+before. Called by one thread at a time; of a kind whose `work_ns` is more than nothing, by several."""
 
 
 class Field(Struct, frozen=True):
@@ -77,6 +77,10 @@ class Kind(ABC, Generic[Spec, M, R]):
     @abstractmethod
     def admission(self, spec: Spec) -> Admit:
         """The admission of one stream, its memory empty."""
+
+    def work_ns(self, content: Any) -> int:
+        """How long the admission of `content` may take, roughly, at a glance: what takes long goes another way."""
+        return 0
 
     def choose(self, name: str, spec: Spec, messages: Sequence[Message], reference_ns: int, now_ns: int) -> Slice:
         """What alignment takes of `messages` (in order of capture time) for a decision at `reference_ns`. Pure."""

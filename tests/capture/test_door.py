@@ -198,15 +198,51 @@ def test_long_frames_of_all_senders_together_are_bounded_and_the_slowest_goes(
     entrance: Entrance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_LARGE_BYTES", 20 << 20)
-    header = frame(b"x", MORE) + bytes([LONG]) + (8 << 20).to_bytes(8, "big") + bytes(1000)
-    for number in range(6):
+    monkeypatch.setattr(module, "SLOW_NS", 3600 * S)
+    header = frame(b"x", MORE) + bytes([LONG]) + (8 << 20).to_bytes(8, "big") + bytes(100_000)
+    for _ in range(6):
         entrance.connection(HELLO + header)
-        wait_for(lambda: bool(entrance.hear()) or _holding(entrance) >= min(2, number + 1), "the frame")  # noqa: B023
-    wait_for(lambda: bool(entrance.hear()) or entrance.ended["too_slow"] == 4, "the end of the others")
-    assert _holding(entrance) == 2
+    wait_for(lambda: bool(entrance.hear()) or _wanting(entrance) == 4, "all of them")
+    for _ in range(50):
+        entrance.hear()
+        assert (_holding(entrance), _wanting(entrance)) == (2, 4)
+    assert not entrance.ended, "who waits costs nothing, and loses nothing"
+    monkeypatch.setattr(module, "SLOW_NS", S // 5)
     pusher = entrance.pusher()
     pusher.send_multipart([b"frame", bytes(7 << 20)])
-    assert entrance.messages(1)[0][1] == b"frame", "and a whole one still comes through"
+    assert entrance.messages(1)[0][1] == b"frame", "a whole one comes through"
+    assert entrance.ended["too_slow"] >= 1 and _holding(entrance) <= 2
+
+
+def test_who_has_cost_much_gives_way_to_who_has_not(entrance: Entrance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LARGE_BYTES", 10 << 20)
+    monkeypatch.setattr(module, "SLOW_NS", 3600 * S)
+    begun = bytes([LONG]) + (8 << 20).to_bytes(8, "big") + bytes(100_000)
+    entrance.connection(HELLO + frame(b"x", MORE) + begun)
+    wait_for(lambda: bool(entrance.hear()) or _holding(entrance) == 1, "the first")
+    (first,) = entrance.door._visitors.values()
+    entrance.door.charge(first, 100_000_000)
+    pusher = entrance.pusher()
+    pusher.send_multipart([b"frame", bytes(7 << 20)])
+    assert entrance.messages(1)[0][1] == b"frame"
+    assert entrance.ended == {"too_slow": 1}
+
+
+def test_pictures_of_ordinary_size_wait_for_no_other(entrance: Entrance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LARGE_BYTES", 10 << 20)
+    monkeypatch.setattr(module, "SLOW_NS", 3600 * S)
+    begun = bytes([LONG]) + (8 << 20).to_bytes(8, "big") + bytes(100_000)
+    entrance.connection(HELLO + frame(b"x", MORE) + begun)
+    wait_for(lambda: bool(entrance.hear()) or _holding(entrance) == 1, "the first")
+    pusher = entrance.pusher()
+    for number in range(20):
+        pusher.send_multipart([b"%d" % number, bytes(200_000)])
+    assert [first for _, first, _ in entrance.messages(20)] == [b"%d" % number for number in range(20)]
+    assert _holding(entrance) == 1 and not entrance.ended
+
+
+def _wanting(entrance: Entrance) -> int:
+    return sum(one.sender.wants > 0 for one in entrance.door._visitors.values())
 
 
 def _holding(entrance: Entrance) -> int:

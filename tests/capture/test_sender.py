@@ -36,11 +36,11 @@ class Wire:
         messages: list[Arrived] = []
         while True:
             try:
-                more, answer = self.sender.receive(now_ns)
+                self.answers += self.sender.receive(now_ns, messages)
+                if self.sender.wants:
+                    self.sender.grant()
             except BlockingIOError:
                 return messages
-            messages += more
-            self.answers += answer
 
     def close(self) -> None:
         self.far.close()
@@ -123,6 +123,17 @@ def test_what_no_pusher_says_ends_the_conversation(said: bytes, reason: str) -> 
     wire.close()
 
 
+@pytest.mark.parametrize(
+    "broken", [b"\xff", frame(b"x", MORE) * (MAX_SURPLUS_PARTS + 3), struct.pack(">BQ", LONG, 1 << 40)]
+)
+def test_what_was_whole_before_a_break_has_arrived_and_nothing_behind_it(wire: Wire, broken: bytes) -> None:
+    wire.far.sendall(message(b"a") + message(b"b", b"c") + broken + message(b"behind"))
+    messages: list[Arrived] = []
+    with pytest.raises(ProtocolError):
+        wire.sender.receive(2, messages)
+    assert contents(messages) == [(b"a",), (b"b", b"c")]
+
+
 def test_a_heartbeat_is_answered_between_messages(wire: Wire) -> None:
     wire.far.sendall(message(b"a") + command(b"PING", b"\x00\x05mark") + message(b"b"))
     assert contents(wire.read(2)) == [(b"a",), (b"b",)]
@@ -176,8 +187,9 @@ def test_nothing_counts_as_younger_than_it_is(steps: list[tuple[int, int, bool]]
         sent.append(now)
         if reads:
             try:
-                more, _ = wire.sender.receive(now + 1)  # once: what is left waits on
-                got += more
+                wire.sender.receive(now + 1, got)  # once: what is left waits on
+                if wire.sender.wants:
+                    wire.sender.grant()
             except BlockingIOError:
                 pass
             now += 2

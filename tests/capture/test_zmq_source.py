@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -9,14 +11,16 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_runtime import config
-from edge_runtime.capture import open_sources
+from edge_runtime import config, pictures
+from edge_runtime.capture import open_sources, slow_lane
 from edge_runtime.capture.door import Heard, Visitor
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.sender import Arrived, Sender
-from edge_runtime.capture.zmq_source import LIMITS, ZmqSource
+from edge_runtime.capture.zmq_source import LIGHT_NS, LIMITS, ZmqSource
 from edge_runtime.clock import RealClock, rfc3339
 from tests import tiny
+from tests.capture.test_sender import HELLO
+from tests.capture.test_sender import message as on_the_wire
 from tests.capture.test_sources import Inbox
 from tests.conftest import jpeg, noise, wait_for
 
@@ -230,7 +234,69 @@ def test_of_frames_that_wait_the_newest_of_each_sender_is_decoded(link: Link) ->
     link.source._deliver_all([Heard(one, good), Heard(other, [frame(9, b"\xff\xd8garbage")])])
     (taken,) = link.inbox.take("camera")
     assert taken.id == "f-4"
+    wait_for(lambda: link.inbox.captured("camera") == 5, "the other one's")
     assert link.inbox.boxes["camera"].counts(0).dropped == {"replaced": 3, "corrupt": 1}
+
+
+def test_a_picture_that_takes_long_holds_up_nobody_else_s(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = jpeg(noise(100, 1)), jpeg(noise(100, 2, (1080, 1920)))
+    assert pictures.work_ns(small) < LIGHT_NS < pictures.work_ns(large)
+    real, go, decoding = link.inbox.intake.put, threading.Event(), threading.Event()
+
+    def put(stream: str, content: object, *rest: object) -> None:
+        if content == large:
+            decoding.set()
+            assert go.wait(60)
+        real(stream, content, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(link.inbox.intake, "put", put)
+    header = b'{"schema":1,"stream":"camera","id":"%s"}'
+    heavy = link.another()
+    for number in range(20):
+        heavy.send_multipart([header % (b"large-%d" % number), large])
+    assert decoding.wait(60)
+    for number in range(20):
+        link.socket.send_multipart([header % (b"small-%d" % number), small])
+    assert link.refused().keys() <= {"camera.replaced"}
+    ids = [message.id for message in link.inbox.take("camera")]
+    assert ids and all(id is not None and id.startswith("small") for id in ids)
+    go.set()
+    wait_for(lambda: link.inbox.captured("camera") == 40, "all to be accounted for")
+    assert link.inbox.take("camera")[-1].id == "large-19"
+
+
+def test_a_sender_whose_pictures_take_much_time_goes_the_slow_way(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    where: list[str] = []
+    real = link.inbox.intake.put
+    monkeypatch.setattr(
+        link.inbox.intake, "put", lambda *one: (where.append(threading.current_thread().name), real(*one))
+    )
+    now_ns = link.inbox.intake.clock.now_ns()
+    frame = Arrived((b'{"schema":1,"stream":"camera"}', jpeg(noise(100, 1))), now_ns)
+    link.source._light.take("greedy", time.monotonic_ns())
+    link.source._light.spend("greedy", 10_000.0)
+    link.source._deliver_all([Heard(visitor("greedy", now_ns), [frame]), Heard(visitor("modest", now_ns), [frame])])
+    wait_for(lambda: len(where) == 2, "both")
+    assert [name.endswith("slow") for name in where] == [False, True]
+
+
+def test_where_there_is_no_room_for_a_picture_it_is_over_rate(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_lane, "MAX_WAITING_BYTES", 1000)
+    now_ns = link.inbox.intake.clock.now_ns()
+    frame = Arrived((b'{"schema":1,"stream":"camera"}', jpeg(noise(100, 2, (1080, 1920)))), now_ns)
+    link.source._deliver_all([Heard(visitor("one", now_ns), [frame])])
+    assert link.refused() == {"camera.over_rate": 1}
+
+
+def test_what_was_whole_before_its_sender_broke_off_is_accounted_for(link: Link) -> None:
+    host, port = link.source.endpoint.removeprefix("tcp://").rsplit(":", 1)
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(HELLO + on_the_wire(SAMPLE) * 30 + b"\xff")
+        raw.settimeout(20)
+        while raw.recv(1000):
+            pass
+    assert link.refused() == {"connection_no_frame": 1}
+    assert link.inbox.captured("sensors") == 30
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
