@@ -13,7 +13,6 @@ from edge_runtime.bundles import bundle_path
 from edge_runtime.capture import OpenSources, open_sources
 from edge_runtime.capture.intake import Intake, Unrouted
 from edge_runtime.capture.source import Source
-from edge_runtime.choose import captured
 from edge_runtime.clock import Clock, SleepWatch
 from edge_runtime.config import Config
 from edge_runtime.errors import ConfigError
@@ -193,7 +192,6 @@ class Session:
                     calling.append(message)
                 else:
                     self._remember(message)
-        calling.sort(key=captured)
         for number, message in enumerate(calling, 1):
             self._remember(message)
             if (self.each_answered or number == len(calling)) and self.pipeline.answers(message.captured_ns):

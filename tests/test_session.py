@@ -14,6 +14,7 @@ from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError
 from edge_runtime.messages import Frame, Sample, Utterance
+from edge_runtime.pipeline import Pipeline
 from edge_runtime.session import Books, Session
 from edge_runtime.streams import NS_PER_MS
 from tests import tiny
@@ -222,6 +223,67 @@ def test_what_never_started_leaves_the_running_one_as_it_was(tiny_bundle_path: P
     first.stop_sources()
     assert (kept.ended, kept.closed, first.ended) == (True, 1, True)
     first.close()
+
+
+def test_the_engines_of_what_is_refused_abandoned_or_over_are_freed(
+    tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Pipeline] = []
+    close = Pipeline.close
+
+    def noted(pipeline: Pipeline) -> None:
+        closed.append(pipeline)
+        close(pipeline)
+
+    monkeypatch.setattr(Pipeline, "close", noted)
+    intake = intake_of(tiny_bundle_path)
+    assert len(closed) == 1
+    first = of(tiny_bundle_path, [])
+    with pytest.raises(ConfigError):
+        of(tiny_bundle_path, [Waiting("bad", intake, fails=True)], running=first)
+    assert len(closed) == 2
+    second = of(tiny_bundle_path, [], running=first)
+    second.abandon()
+    assert closed[2:] == [second.pipeline]
+    third = of(tiny_bundle_path, [], running=first)
+    first.close(third)
+    assert closed[3:] == [first.pipeline]
+    third.close()
+    assert closed[4:] == [third.pipeline]
+
+
+class Slow(Waiting):
+    """Takes its time to stop, by a still clock; notes how long it is waited for, and who had been told by then."""
+
+    def __init__(self, name: str, intake: Intake, takes_ms: int) -> None:
+        super().__init__(name, intake)
+        self.takes_ms = takes_ms
+        self.all: Sequence[Source] = ()
+        self.waited_s: list[float] = []
+        self.told: list[bool] = []
+        self.clock = StillClock()
+
+    def stop(self, timeout_s: float = 1.0) -> None:
+        self.waited_s.append(timeout_s)
+        self.told = [other.stopping.is_set() for other in self.all]
+        super().stop()
+        self.clock.at_ns += self.takes_ms * NS_PER_MS
+
+
+def test_all_sources_are_told_to_stop_before_any_is_waited_for_and_together_for_a_second(
+    tiny_bundle_path: Path,
+) -> None:
+    intake = intake_of(tiny_bundle_path)
+    sources = [Slow(name, intake, takes_ms) for name, takes_ms in (("one", 700), ("other", 600), ("last", 0))]
+    session = of(tiny_bundle_path, sources)
+    session.start()
+    clock = session._clock
+    assert isinstance(clock, StillClock)
+    for source in sources:
+        source.all, source.clock = sources, clock
+    session.close()
+    assert [source.waited_s for source in sources] == [[1.0], [pytest.approx(0.3)], [0.0]]
+    assert [source.told for source in sources] == [[True] * 3] * 3
 
 
 def test_the_end_is_where_no_source_has_more_and_passive_ones_count_only_alone(tiny_bundle_path: Path) -> None:

@@ -1,17 +1,34 @@
-"""How a plan that loses too much gives precision back, by a table made by hand; and what is said where it cannot."""
+"""How plans are judged, on a small real bundle; how one that loses too much gives precision back, by a table made by
+hand; and what is said where it cannot."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from build_engines.gate import judge as gate
-from build_engines.gate.limits import Judged
+from build_engines.gate.judge import Judge
+from build_engines.gate.limits import LOGITS, Agreement, Judged
 from build_engines.gate.on_tensorrt import Gpu
 from build_engines.heads.intervals import Interval
 from build_engines.quantisation.sensitivity import Sensitivity, SensitivityRow, StageChoice
+from build_engines.recipe import GateRecipe
+from calibration.moments import LabelledSet, RawMessage
+from edge_runtime import bundle as bundles
+from edge_runtime.bundle import Bundle, SideHead, encode_manifest, open_bundle
+from edge_runtime.errors import EngineError, GateRefused
+from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.softmax import SoftmaxHead
+from edge_runtime.infer import ON_CPU
+from edge_runtime.messages import Words
+from tests import tiny
 
 SURE = Interval(0.9, 0.8, 1.0)
 FILES = {
@@ -112,3 +129,181 @@ def test_where_it_was_judged_is_said() -> None:
     assert gate._judged_on(Gpu(reason="no driver"), True) == "judged on ONNX Runtime (CPU) only: no driver"
     assert gate._judged_on(gpu, True) == "judged on ONNX Runtime (CPU) and on tensorrt on X"
     assert gate._judged_on(gpu, False).endswith("refused there, so not tried on tensorrt on X")
+
+
+EXACT = dict.fromkeys(("vision", "text", "sensors", "fusion"), "fp32")
+AT_NS = 1_000_000_000
+BRIGHT, DARK = 240, 20
+
+
+def bundle_of(folder: Path, **graphs: bytes) -> Bundle:
+    """The tiny bundle, a head beside its own, and graphs of other precisions by `stage_precision`."""
+    side = SideHead("beside", SoftmaxHead(tiny.LABELS, "stage:fusion:logits"), DecisionPolicy("stop"))
+    path = tiny.write_bundle(folder, side_heads=(side,))
+    manifest = open_bundle(path, allow_unsigned=True).manifest
+    stages, files = [], dict(manifest.files)
+    for stage in manifest.stages:
+        more = {}
+        for precision in ("fp16", "int8"):
+            if (graph := graphs.get(f"{stage.name}_{precision}")) is not None:
+                more[precision] = file = f"stages/{stage.name}.{precision}.onnx"
+                (path / file).write_bytes(graph)
+                files[file] = hashlib.sha256(graph).hexdigest()
+        stages.append(msgspec.structs.replace(stage, files={**stage.files, **more}))
+    changed = msgspec.structs.replace(manifest, stages=tuple(stages), files=files)
+    (path / bundles.MANIFEST).write_bytes(encode_manifest(changed))
+    return open_bundle(path, allow_unsigned=True)
+
+
+def moment(number: int, brightness: int | None, *others: RawMessage) -> LabelledSet:
+    """A picture (or none) whose label is what it is."""
+    picture = np.full((tiny.HEIGHT, tiny.WIDTH, 3), brightness or 0, np.uint8)
+    camera = () if brightness is None else (RawMessage("camera", AT_NS, picture),)
+    label = "bright" if brightness == BRIGHT else "dark"
+    return LabelledSet(f"m{number}", f"g{number}", AT_NS, label, (*camera, *others), side={"beside": label})
+
+
+PICTURES = [moment(number, BRIGHT if number % 2 else DARK) for number in range(12)]
+SAID = RawMessage("text", AT_NS, Words("go on then"))
+
+
+def judge_of(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, moments: Sequence[LabelledSet] = PICTURES, **limits: Any
+) -> Judge:
+    monkeypatch.setattr(gate, "evaluation_moments", lambda build, bundle: iter(moments))
+    recipe = SimpleNamespace(gate=GateRecipe(**{"min_gain": 0.0, **limits}), seed=0)
+    build: Any = SimpleNamespace(recipe=recipe)
+    return Judge(build, bundle)
+
+
+def wrong_way_round() -> bytes:
+    """A fusion that says dark where it is bright: its weights are negative."""
+    return tiny.fusion_graph(-1.0)
+
+
+def test_fp32_is_judged_first_against_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = bundle_of(tmp_path)
+    (exact,) = judge_of(bundle, monkeypatch).judged
+    assert (exact.name, exact.plan, exact.failures, exact.backend) == ("fp32", EXACT, (), "onnxruntime")
+    assert (exact.figure.value, exact.decisions_figure) == (1.0, 1.0)
+    assert exact.difference == Interval(0.0, 0.0, 0.0)
+    assert exact.bytes == sum((bundle.path / f"stages/{name}.fp32.onnx").stat().st_size for name in EXACT)
+    assert {name: part.value for name, part in exact.parts.items()} == dict.fromkeys(
+        ("bright", "dark", "beside.bright", "beside.dark"), 1.0
+    )
+
+
+def test_a_plan_that_answers_otherwise_has_fallen_in_model_and_decisions_and_in_every_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = judge_of(bundle_of(tmp_path, fusion_int8=wrong_way_round()), monkeypatch)
+    found = judge.add("int8", EXACT | {"fusion": "int8"})
+    assert judge.judged[1] is found and not found.passed
+    heads = [line.partition(": macro-F1")[0] for line in found.failures if "macro-F1 1.0000 -> 0.0000" in line]
+    assert heads == ["model", "decisions", "beside model", "beside decisions"]
+    assert (found.figure.value, found.difference.value, found.decisions_figure) == (0.0, -1.0, 0.0)
+    assert found.difference.high <= found.difference.value + 1e-9
+    assert found.parts["beside.bright"].value == 0.0
+
+
+def test_a_plan_is_judged_once_whatever_it_is_called_and_fp32_keeps_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = judge_of(bundle_of(tmp_path, fusion_int8=wrong_way_round()), monkeypatch)
+    plan = EXACT | {"fusion": "int8"}
+    first = judge.add("int8", plan)
+    monkeypatch.setattr(Judge, "_run", lambda *_: pytest.fail("evaluated again"))
+    again = judge.add("plan", plan)
+    assert again == msgspec.structs.replace(first, name="plan")
+    assert judge.judged[1] is again and len(judge.judged) == 2
+    assert judge.add("plan", EXACT).name == "fp32" and len(judge.judged) == 2
+
+
+def test_a_plan_must_save_its_share_and_fp32_need_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = bundle_of(tmp_path, vision_fp16=tiny.vision_graph())  # no smaller than it was
+    judge = judge_of(bundle, monkeypatch, min_gain=0.05)
+    (line,) = judge.add("fp16", EXACT | {"vision": "fp16"}).failures
+    size = judge.judged[0].bytes
+    assert line == f"its graphs have {size} bytes, FP32's {size}: not 5% smaller"
+    assert judge.add("plan", EXACT).passed
+    assert judge_of(bundle, monkeypatch).add("fp16", EXACT | {"vision": "fp16"}).passed
+
+
+def test_what_no_moment_makes_run_passes_only_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (tiny.write_bundle(tmp_path / "other") / "stages/text.fp32.onnx").read_bytes()
+    bundle, plan = bundle_of(tmp_path / "b", text_fp16=text), EXACT | {"text": "fp16"}
+    found = judge_of(bundle, monkeypatch).add("plan", plan)
+    assert found.failures == ("text in fp16: no moment that is evaluated feeds it, so nothing tells what it loses",)
+    assert judge_of(bundle, monkeypatch, [*PICTURES, moment(12, DARK, SAID)]).add("plan", plan).passed
+
+
+def test_an_engine_that_gives_no_numbers_is_said_once_and_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = judge_of(bundle_of(tmp_path, fusion_int8=tiny.fusion_graph(float("nan"))), monkeypatch)
+    found = judge.add("int8", EXACT | {"fusion": "int8"})
+    assert "not finite" in found.failures[0]
+    assert sum(line.startswith("engine") for line in found.failures) == 1
+
+
+GOOD = Agreement(0.1, 0.01, 4)
+
+
+def on_gpu(judge: Judge, plan: dict[str, str], monkeypatch: pytest.MonkeyPatch, **agreement: Agreement) -> Judged:
+    """Judged on a GPU whose engines agree so with the oracle, stage by stage; the whole runs here."""
+    monkeypatch.setattr(gate, "stage_agreements", lambda *_: dict.fromkeys(plan, GOOD) | agreement)
+    monkeypatch.setattr(gate, "settings", lambda build: ON_CPU)
+    return judge.add_on_gpu(plan, Gpu(description="tensorrt on X"))
+
+
+def test_on_a_gpu_stages_and_the_whole_must_agree_and_the_limits_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = bundle_of(tmp_path, fusion_int8=wrong_way_round())
+    # Without a picture the model is not asked, and there are no logits to compare.
+    judge = judge_of(bundle, monkeypatch, [*PICTURES, moment(12, None, SAID)])
+    good = on_gpu(judge, EXACT, monkeypatch)
+    assert (good.name, good.backend, good.failures) == ("plan on tensorrt on X", "tensorrt on X", ())
+    assert good.agreement == dict.fromkeys(EXACT, GOOD) | {LOGITS: Agreement(0.0, 0.0, 12 * len(tiny.LABELS))}
+    assert judge.judged[-1] is good
+    (line,) = on_gpu(judge, EXACT, monkeypatch, text=Agreement(0.0, 0.0, 0)).failures
+    assert line.startswith("engine of stage text: compared with ONNX Runtime on no samples")
+    (line,) = on_gpu(judge, EXACT, monkeypatch, vision=Agreement(3.0, 0.3, 1)).failures
+    assert line.startswith("engine of stage vision: off by 30.00%")
+    bad = on_gpu(judge, EXACT | {"fusion": "int8"}, monkeypatch)
+    assert bad.failures[0].startswith("model: macro-F1"), "it agrees with itself, and answers otherwise"
+
+
+def test_a_model_that_was_never_asked_agrees_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = judge_of(bundle_of(tmp_path), monkeypatch, [moment(number, None, SAID) for number in range(3)])
+    failures = on_gpu(judge, EXACT, monkeypatch).failures
+    assert failures == ("logits: compared with ONNX Runtime on no samples; evaluate moments that feed it",)
+
+
+def test_at_most_some_moments_go_through_each_engine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[int] = []
+
+    def counted(build: Any, bundle: Bundle, plan: dict[str, str], inputs: Any) -> dict[str, Agreement]:
+        fed.append(len(list(inputs.of("vision"))))
+        return dict.fromkeys(plan, GOOD)
+
+    monkeypatch.setattr(gate, "MOMENTS", 4)
+    bundle = bundle_of(tmp_path)
+    for moments, expected in ((PICTURES[:9], 3), (PICTURES[:4], 4), (PICTURES[:5], 3)):
+        judge = judge_of(bundle, monkeypatch, moments)
+        monkeypatch.setattr(gate, "stage_agreements", counted)
+        monkeypatch.setattr(gate, "settings", lambda build: ON_CPU)
+        judge.add_on_gpu(EXACT, Gpu(description="tensorrt on X"))
+        assert fed.pop() == expected
+
+
+def test_what_cannot_run_on_the_gpu_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = judge_of(bundle_of(tmp_path), monkeypatch)
+
+    def fails(*_: object) -> None:
+        raise EngineError("out of memory")
+
+    monkeypatch.setattr(Judge, "_run", fails)
+    with pytest.raises(GateRefused, match=r"^evaluate: the plan on tensorrt on X: out of memory$"):
+        on_gpu(judge, EXACT, monkeypatch)
+    assert len(judge.judged) == 1
