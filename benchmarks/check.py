@@ -54,11 +54,11 @@ def _cameras(short: Short) -> list[Judged]:
 
 
 def _subscribers(short: Short) -> list[Judged]:
-    return subscribers.judged(subscribers.measure(short.bundle, [1, 100], short.rounds, short.seconds))
+    return subscribers.judged(subscribers.measure(short.bundle, [1, 100], min(3, short.rounds), short.seconds))
 
 
 def _cold(short: Short) -> list[Judged]:
-    return cold.judged(cold.measure(short.bundle, short.rounds, pause=1.0))
+    return cold.judged(cold.measure(short.bundle, min(3, short.rounds), pause=1.0))
 
 
 def _overload(short: Short) -> list[Judged]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
 from msgspec import Struct
@@ -16,12 +15,16 @@ SINKS = "edge_runtime.sinks"
 
 def kinds(group: str) -> list[str]:
     """The kinds that installed packages bring to `group`; nothing is imported."""
+    from importlib.metadata import entry_points
+
     return sorted({item.name for item in entry_points(group=group)})
 
 
 @cache
 def find(group: str, kind: str) -> type[Any]:
     """The class behind `kind`, which brings its `Settings` with it. Imports it; raises ConfigError that names it."""
+    from importlib.metadata import entry_points
+
     (entry, *others) = entry_points(group=group, name=kind)
     where = f"kind {kind!r} of {entry.value}"
     if others:

@@ -11,13 +11,14 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import zmq
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime import endpoints
 from edge_runtime.endpoints import Endpoint, Ipc
 from edge_runtime.errors import ConfigError, HeldError
+
+if TYPE_CHECKING:
+    import zmq
 
 BACKLOG = 128
 PROBE_S = 0.5
@@ -95,6 +96,8 @@ def bind(
 
     Raises as `listen`, with `context` and all its sockets closed.
     """
+    import zmq
+
     try:
         listener = listen(address, setting, mode, group)
         try:
@@ -112,6 +115,8 @@ def bind(
 
 def connect(zmq_socket: zmq.Socket[Any], address: str) -> None:
     """Connect to `address`. Raises ConfigError if it is none."""
+    import zmq
+
     endpoint = endpoints.parse(address)
     if isinstance(endpoint, endpoints.Tcp) and endpoint.ipv6:
         zmq_socket.setsockopt(zmq.IPV6, 1)

@@ -11,7 +11,6 @@ from edge_runtime.capture.cameras import CameraSource, ImagesSource, VideoSource
 from edge_runtime.capture.files import FileSource, StdinSource, Timeline
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.process_source import ProcessSource
-from edge_runtime.capture.recording_source import RecordingSource
 from edge_runtime.capture.source import Source
 from edge_runtime.capture.wav_source import WavSource
 from edge_runtime.capture.zmq_source import ZmqSource
@@ -31,6 +30,12 @@ class _Setting:
     timeline: Timeline = field(default_factory=Timeline)
 
 
+def _recording(item: config.RecordingSource, at: _Setting) -> Source:
+    from edge_runtime.capture.recording_source import RecordingSource
+
+    return RecordingSource(at.intake, item, at.streams)
+
+
 _Maker = tuple[tuple[type, ...], Callable[[Any, _Setting], Source]]
 _ANY = tuple(row.spec for row in KINDS)
 
@@ -42,7 +47,7 @@ SOURCES: dict[type, _Maker] = {
         ),
     ),
     config.ProcessSource: (_ANY, lambda item, at: ProcessSource(at.intake, item, at.inputs, at.decisions)),
-    config.RecordingSource: (_ANY, lambda item, at: RecordingSource(at.intake, item, at.streams)),
+    config.RecordingSource: (_ANY, _recording),
     config.CameraSource: ((CameraStream,), lambda item, at: CameraSource(at.intake, item)),
     config.VideoSource: ((CameraStream,), lambda item, at: VideoSource(at.intake, item)),
     config.ImagesSource: ((CameraStream,), lambda item, at: ImagesSource(at.intake, item)),

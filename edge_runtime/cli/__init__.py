@@ -13,19 +13,11 @@ import os
 import sys
 import threading
 import traceback
+from importlib import import_module
 
 import click
 
-from edge_runtime.cli.bundle import bundle
-from edge_runtime.cli.demo import demo
-from edge_runtime.cli.doctor import doctor
-from edge_runtime.cli.listen import listen
-from edge_runtime.cli.predict import predict
-from edge_runtime.cli.record import record
-from edge_runtime.cli.reload import reload
-from edge_runtime.cli.replay import replay
-from edge_runtime.cli.run import EXIT_ENGINES, run
-from edge_runtime.cli.send import send
+from edge_runtime.cli.run import EXIT_ENGINES
 from edge_runtime.errors import EngineError, GateRefused, UserError
 from edge_runtime.log_handler import one_line
 
@@ -34,14 +26,27 @@ MAX_ERROR = 4000
 """Characters of the one line that a user's mistake is told in."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+COMMANDS = ("bundle", "demo", "doctor", "listen", "predict", "record", "reload", "replay", "run", "send")
+"""Each is a module here that holds a command of its name."""
+
+
+class _Commands(click.Group):
+    """A command's module is imported when it is asked for: a service starts without all others'."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="edge-runtime")
 def commands() -> None:
     """Run fused camera + sensor + text models on edge devices."""
-
-
-for command in (demo, run, reload, listen, send, predict, record, replay, doctor, bundle):
-    commands.add_command(command)
 
 
 def main() -> None:

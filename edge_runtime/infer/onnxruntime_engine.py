@@ -9,7 +9,6 @@ import onnxruntime
 
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.infer.engine import Backend, Compiled, Engine
-from edge_runtime.infer.half_reference import half_reference
 from edge_runtime.messages import Tensors
 from edge_runtime.tensors import TensorSpec
 
@@ -65,6 +64,8 @@ class OnnxRuntimeEngine(Engine):
         super().__init__(name, precision, inputs, outputs)
         try:
             if precision != "fp32":
+                from edge_runtime.infer.half_reference import half_reference
+
                 model = half_reference(model)
             self._session = onnxruntime.InferenceSession(
                 model, sess_options=session_options(threads, precision), providers=["CPUExecutionProvider"]

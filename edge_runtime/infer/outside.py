@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from onnx import ModelProto, TensorProto, load_model_from_string
-from onnx.external_data_helper import _get_all_tensors, uses_external_data
+from typing import TYPE_CHECKING
 
 from edge_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
 
 
 def outside_files(model: ModelProto) -> list[str]:
     """The files that hold weights of `model`, by name."""
+    from onnx.external_data_helper import _get_all_tensors, uses_external_data
+
     tensors: list[TensorProto] = list(_get_all_tensors(model))
     return sorted(
         {
@@ -27,6 +31,8 @@ def refuse_outside(model: bytes, stage: str) -> None:
     """Raise BundleError where the graph in `model` has weights outside. Cheap for graphs that have none."""
     if b"location" not in model:
         return
+    from onnx import load_model_from_string
+
     try:
         names = outside_files(load_model_from_string(model))
     except Exception:  # what is no graph is refused, in its own words, by what opens it

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import onnx
-
 from edge_runtime.errors import BundleError, ConfigError, EngineError
 from edge_runtime.infer.tensorrt.library import Flavour, Library, is_harmless
 
@@ -139,6 +137,8 @@ class GraphFacts:
 
 def graph_facts(model: bytes, name: str = "graph") -> GraphFacts:
     """Count what is in an ONNX graph (given as bytes). Raises BundleError if it is none."""
+    import onnx  # slow to import, and only builds need it
+
     try:
         graph = onnx.load_from_string(model).graph
     except Exception as error:  # protobuf's own family of types
