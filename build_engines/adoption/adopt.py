@@ -18,6 +18,7 @@ from onnx import ModelProto
 
 from build_engines.adoption import inputs, opset, outputs, proof, trim
 from build_engines.adoption.inputs import Feed
+from build_engines.adoption.probe import probe
 from build_engines.adoption.read import ONNX_DOMAINS, files_of, first_line, read_model
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
 from build_engines.graphs import constants_to_initialisers, name_nodes, serialised
@@ -151,6 +152,7 @@ def _in_form(
     """`original` with fixed shapes, in opset 20, constants folded, and the feeds it takes; proven equal to it."""
     fixed = _copy(original)
     inputs.fix_shapes(fixed, feeds)
+    probe(fixed, where)
     reference = proof.open_session(fixed, where, optimise=False)
     drawn = [proof.drawn_inputs(fixed, feeds, seed) for seed in range(proof.TRIALS)]
     try:
@@ -264,7 +266,7 @@ def _make_logits(model: ModelProto, name: str, recipe: OnnxRecipe, where: str, r
             f"{taken_off} at its end is taken off: the head does the same, and reduced precision is safe before it"
         )
     elif recipe.onnx.probabilities:
-        outputs.logarithm(model, name, head, where)
+        outputs.logits_of_probabilities(model, name, head, where)
 
 
 def _head_shape(recipe: OnnxRecipe, output: TensorSource, shape: tuple[int, ...]) -> tuple[int, ...]:

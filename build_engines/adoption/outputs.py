@@ -39,19 +39,31 @@ def take_off_end(model: ModelProto, name: str, head: str) -> str | None:
     return None
 
 
-def logarithm(model: ModelProto, name: str, head: str, where: str) -> None:
-    """Make logits of the probabilities that the output `name` holds, in place. Raises UserError for a head that has
-    none.
+def logits_of_probabilities(model: ModelProto, name: str, head: str, where: str) -> None:
+    """Make logits of the probabilities that the output `name` holds, in place: their logarithms for a softmax head, for
+    a sigmoid one log(p / (1 - p)). Raises UserError for a head that has no probabilities.
     """
-    if head != "softmax":
-        raise UserError(f"{where}: onnx.probabilities is for a softmax or sigmoid at the graph's end; there is none")
+    if head not in _ENDS:
+        raise UserError(f"{where}: onnx.probabilities is for a softmax or sigmoid head; the head is {head!r}")
     graph = model.graph
     _rename_made(model, name, f"{name}/probability")
     kind = helper.tensor_dtype_to_np_dtype(next(v for v in graph.output if v.name == name).type.tensor_type.elem_type)
-    smallest = np.array(max(SMALLEST_PROBABILITY, float(np.finfo(kind).tiny)), kind)
+    limits = np.finfo(kind)
+    smallest = np.array(max(SMALLEST_PROBABILITY, float(limits.tiny)), kind)
     graph.initializer.append(numpy_helper.from_array(smallest, f"{name}/smallest"))
     graph.node.append(helper.make_node("Max", [f"{name}/probability", f"{name}/smallest"], [f"{name}/positive"]))
-    graph.node.append(helper.make_node("Log", [f"{name}/positive"], [name]))
+    if head == "softmax":
+        graph.node.append(helper.make_node("Log", [f"{name}/positive"], [name]))
+        return
+    graph.initializer.append(numpy_helper.from_array(np.array(1, kind), f"{name}/one"))
+    graph.node.extend(
+        [
+            helper.make_node("Sub", [f"{name}/one", f"{name}/probability"], [f"{name}/rest"]),
+            helper.make_node("Max", [f"{name}/rest", f"{name}/smallest"], [f"{name}/other"]),
+            helper.make_node("Div", [f"{name}/positive", f"{name}/other"], [f"{name}/odds"]),
+            helper.make_node("Log", [f"{name}/odds"], [name]),
+        ]
+    )
 
 
 def first_of_batch(model: ModelProto, name: str) -> None:

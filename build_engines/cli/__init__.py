@@ -10,6 +10,7 @@ from build_engines.cli.compare import compare_command
 from build_engines.cli.degrade import degrade_command
 from build_engines.cli.evaluate import evaluate_command
 from build_engines.cli.improve import improve_command
+from build_engines.cli.inspect import inspect_command
 from build_engines.cli.run import STAGE_COMMANDS, run_command
 from edge_runtime.cli import run_command as run_and_exit
 
@@ -19,7 +20,15 @@ def cli() -> None:
     """Build bundles of fused multimodal models: from data, or from one's own ONNX, to a signed bundle."""
 
 
-for _command in (run_command, *STAGE_COMMANDS, evaluate_command, compare_command, degrade_command, improve_command):
+for _command in (
+    run_command,
+    *STAGE_COMMANDS,
+    evaluate_command,
+    compare_command,
+    degrade_command,
+    improve_command,
+    inspect_command,
+):
     cli.add_command(_command)
 
 

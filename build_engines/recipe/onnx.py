@@ -115,7 +115,7 @@ class OnnxModel(Struct, frozen=True, forbid_unknown_fields=True):
     """`stage:<stage>:<output>`: one value per label. Outputs that nothing reads are left out."""
     probabilities: bool = False
     """The output is probabilities already. Those of a softmax or sigmoid at the graph's end, which is seen without
-    this, are taken from before it; of others the logarithm becomes the logits."""
+    this, are taken from before it; of others the logarithm (of a sigmoid head, of the odds) becomes the logits."""
     head: str = "softmax"
     tokenizer: str = ""
     """SentencePiece model for a text stream, relative to the recipe."""

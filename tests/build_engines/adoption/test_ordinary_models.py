@@ -345,6 +345,24 @@ def test_probabilities_of_another_sort_become_logits_where_the_recipe_says_so(tm
     assert decided(bundle, sensors=READINGS) == pytest.approx(sizes / sizes.sum(), abs=1e-6)
 
 
+def test_the_odds_of_a_sigmoid_head_where_the_recipe_says_so(tmp_path: Path) -> None:
+    """A share that no sigmoid made: how much of a sum one reading is."""
+    net = graph(
+        [
+            helper.make_node("ReduceSum", ["readings", "axes"], ["total"], keepdims=1),
+            helper.make_node("Div", ["readings", "total"], ["logits"]),
+        ],
+        {"readings": (F, ("n", 3))}, {"logits": (F, ("n", 3))}, {"axes": np.array([1], np.int64)},
+    )  # fmt: skip
+    onnx.save(net, tmp_path / "net.onnx")
+    more = 'head = "sigmoid"\nprobabilities = true\n'
+    text = recipe({"readings": 'source = "stream:sensors:window"'}, SENSORS.format(window=1), more=more)
+    bundle, _ = adopted(tmp_path, text.replace('safe_label = "label_0"', 'safe_label = "none"'))
+    with closing(Pipeline(bundle)) as pipeline:
+        verdict = pipeline.predict({"sensors": {"speed": 1.0, "load": 3.0, "heat": 0.0}}).verdict
+    assert [verdict.probabilities[f"label_{n}"] for n in range(3)] == pytest.approx([0.25, 0.75, 0.0], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("layout", "colour", "kind"),
     [
