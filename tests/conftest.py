@@ -23,7 +23,7 @@ from edge_runtime.runtime import Runtime
 from tests import tiny
 
 # How long an example takes depends on what else the machine does, and says nothing of the code.
-settings.register_profile("tests", deadline=None)
+settings.register_profile("tests", deadline=None, max_examples=int(os.environ.get("TESTS_EXAMPLES", "100")))
 settings.load_profile("tests")
 
 WAIT_S = float(os.environ.get("TESTS_WAIT_S", "20"))

@@ -95,6 +95,28 @@ def test_a_backlog_is_what_was_replaced_since_the_status_before() -> None:
     assert seen(1090, replaced=911, superseded=14) is not None
     assert seen(1094, replaced=915, superseded=14) is None, "too few to say"
     assert seen(1194, replaced=915, superseded=14, corrupt=90) is None
+    assert seen(1199, replaced=917, superseded=14) is not None, "of five a part says something"
+    assert seen(1203, replaced=921, superseded=14) is None
+    assert seen(1223, replaced=926, superseded=14) is not None, "a quarter is a backlog"
+    assert seen(1243, replaced=930, superseded=14) is None
+
+
+def test_another_trigger_s_account_begins_anew() -> None:
+    troubles = Troubles()
+    many = msgspec.structs.replace(GOOD, captured=1000, dropped={"replaced": 900})
+    assert reason(troubles) is None
+    assert reason(troubles, trigger="sensors", streams=streams(sensors=many)) is None
+    more = msgspec.structs.replace(many, captured=1100, dropped={"replaced": 1000})
+    assert reason(troubles, trigger="sensors", streams=streams(sensors=more)) is not None
+
+
+def test_half_the_expected_rate_and_a_second_of_safe_decisions_are_still_no_trouble() -> None:
+    half = msgspec.structs.replace(GOOD, rate_hz=0.5 * SPECS["camera"].rate_hz)
+    assert reason(streams=streams(camera=half)) is None
+    troubles = Troubles()
+    troubles.decided(decision(0, source="safe", reason="first", published_ns=10 * S))
+    assert reason(troubles, 11 * S) is None
+    assert reason(troubles, 11 * S + 1) == "decisions are safe for 1 s: first"
 
 
 def test_reasons_are_said_together_and_bounded() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import tracemalloc
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime import zmtp
-from edge_runtime.capture.sender import MAX_SURPLUS_PARTS, SMALL_BYTES, Arrived, Limits, Sender
+from edge_runtime.capture.sender import MAX_MARKS, MAX_SURPLUS_PARTS, SMALL_BYTES, Arrived, Limits, Sender
 from edge_runtime.zmtp import COMMAND, LONG, MORE, ProtocolError, command, frame, properties
 
 LIMITS = Limits((1000, 100_000), 200_000)
@@ -209,3 +210,96 @@ def test_what_is_read_at_once_after_an_empty_look_came_after_that_look(wire: Wir
     wire.sender.was_empty(900)
     wire.far.sendall(message(b"b") + message(b"c", bytes(SMALL_BYTES * 2)))
     assert [one.at_ns for one in wire.read(1000)] == [900, 900]
+
+
+def test_what_it_knows_of_the_connection(wire: Wire) -> None:
+    assert (wire.sender.key, wire.sender.open, wire.sender.heard_ns, wire.sender.holds) == ("one", True, 1, 0)
+    wire.far.sendall(message(b"a"))
+    wire.read(77)
+    assert wire.sender.heard_ns == 77
+    wire.read(99)
+    assert wire.sender.heard_ns == 77, "nothing came"
+    wire.far.close()
+    with pytest.raises(EOFError):
+        wire.read(100)
+    shut = Wire(zmtp.GREETING)
+    assert (shut.sender.open, shut.answers) == (False, zmtp.ready(b"PULL"))
+    shut.close()
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole"),
+    [
+        ((bytes(1000),), True),
+        ((bytes(1001),), False),
+        ((b"", bytes(100_000)), True),
+        ((b"", bytes(100_001)), False),
+        ((bytes(200_000),), False),  # too big for a message, and the connection stands
+        ((b"", bytes(SMALL_BYTES)), True),
+        ((b"", bytes(SMALL_BYTES + 1)), True),
+        ((b"", b""), True),
+        ((b"", b"", b""), False),
+    ],
+)
+def test_frames_may_be_as_long_as_their_limit_and_no_longer(wire: Wire, parts: tuple[bytes, ...], whole: bool) -> None:
+    def send() -> None:
+        wire.far.sendall(message(*parts) + message(b"after"))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    got: list[Arrived] = []
+    while len(got) < 2:
+        got += wire.read(2)
+    thread.join()
+    first, after = got
+    assert (tuple(bytes(part) for part in first.parts) == parts) is whole
+    assert (first.refused is None) is whole
+    assert contents([after]) == [(b"after",)] and after.refused is None
+
+
+def test_what_is_refused_says_why(wire: Wire) -> None:
+    wire.far.sendall(message(bytes(1001)) + message(b"a", b"b", b"c") + message(b"a", bytes(100_001)))
+    assert [(one.refused, one.detail) for one in wire.read(2)] == [
+        ("too_big", "1001 bytes, at most 1000 are read"),
+        ("malformed", "more than 2 frames"),
+        ("too_big", "100001 bytes, at most 100000 are read"),
+    ]
+
+
+def test_some_surplus_frames_cost_the_message_and_one_more_the_connection(wire: Wire) -> None:
+    wire.far.sendall(frame(b"x", MORE) * (1 + MAX_SURPLUS_PARTS) + frame(b"x") + message(b"after"))
+    refused, after = wire.read(2)
+    assert (refused.refused, contents([after])) == ("malformed", [(b"after",)])
+    wire.far.sendall(frame(b"x", MORE) * (1 + MAX_SURPLUS_PARTS) + frame(b"x"))
+    assert len(wire.read(2)) == 1, "each message has its own count"
+    wire.far.sendall(frame(b"x", MORE) * (2 + MAX_SURPLUS_PARTS) + frame(b"x"))
+    with pytest.raises(ProtocolError, match="^malformed$"):
+        wire.read(2)
+
+
+def test_commands_are_taken_up_to_their_limit_and_whole(wire: Wire) -> None:
+    longest = command(b"PING", bytes(zmtp.MAX_COMMAND_BYTES - 5))
+    assert len(longest) == 9 + zmtp.MAX_COMMAND_BYTES
+    for at in range(0, len(longest), 100):
+        assert wire.answers.count(b"PONG") == 0
+        wire.far.sendall(longest[at : at + 100])
+        assert wire.read(2) == []
+    assert wire.answers.endswith(command(b"PONG", bytes(16)))
+    wire.far.sendall(command(b"HELLO", b"of a later version"))
+    assert wire.read(3) == []
+    wire.far.sendall(command(b"PING", bytes(zmtp.MAX_COMMAND_BYTES - 4)))
+    with pytest.raises(ProtocolError, match="^too_big$"):
+        wire.read(2)
+
+
+def test_marks_are_bounded_and_where_one_goes_an_older_one_speaks_for_it(wire: Wire) -> None:
+    start = wire.sender._received
+    for number in range(2 * MAX_MARKS):
+        wire.sender._mark(start + 10 * number, 100 + number)
+    assert len(wire.sender._marks) <= MAX_MARKS
+    for number in range(2 * MAX_MARKS):
+        assert wire.sender._arrival(start + 10 * number + 5) <= 100 + number
+    # Of two marks at one place the later one counts.
+    wire.sender._mark(start + 10_000, 5000)
+    wire.sender._mark(start + 10_000, 6000)
+    assert wire.sender._arrival(start + 10_000) == 6000

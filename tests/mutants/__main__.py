@@ -36,7 +36,8 @@ SERVER = Path(__file__).with_name("server.py")
 OUT = ROOT / "build" / "mutants"
 COPIED = ("edge_runtime", "build_engines", "calibration", "benchmarks", "tests", "systemd", "docs")
 FILES = ("pyproject.toml", "README.md", "Makefile", "constraints-jetpack.txt")
-WAIT_S = "5"
+BRIEF = {"TESTS_WAIT_S": "5", "TESTS_EXAMPLES": "30"}
+"""What a change keeps from happening is not waited for as long as on a busy machine, and chance has fewer tries."""
 OUTCOMES = ("killed", "timeout", "survived")
 
 
@@ -219,13 +220,7 @@ class Server:
             [sys.executable, str(SERVER), *arguments],
             cwd=self._folder,
             # The copy's modules, not those of an editable install; and no byte code of the module as it was.
-            # What a change keeps from happening is not waited for as long as on a busy machine.
-            env={
-                **os.environ,
-                "PYTHONPATH": str(self._folder),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "TESTS_WAIT_S": WAIT_S,
-            },
+            env={**os.environ, "PYTHONPATH": str(self._folder), "PYTHONDONTWRITEBYTECODE": "1", **BRIEF},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
+from build_engines.compile import ENGINES
 from build_engines.gate import judge as gate
 from build_engines.gate.judge import Judge
-from build_engines.gate.limits import LOGITS, Agreement, Judged
+from build_engines.gate.limits import LOGITS, VERDICT, Agreement, Judged, Verdict
 from build_engines.gate.on_tensorrt import Gpu
 from build_engines.heads.intervals import Interval
 from build_engines.quantisation.sensitivity import Sensitivity, SensitivityRow, StageChoice
@@ -247,6 +250,7 @@ def test_an_engine_that_gives_no_numbers_is_said_once_and_first(
 
 
 GOOD = Agreement(0.1, 0.01, 4)
+NO_GPU = Gpu(reason="no driver")
 
 
 def on_gpu(judge: Judge, plan: dict[str, str], monkeypatch: pytest.MonkeyPatch, **agreement: Agreement) -> Judged:
@@ -307,3 +311,130 @@ def test_what_cannot_run_on_the_gpu_is_refused_in_one_line(tmp_path: Path, monke
     with pytest.raises(GateRefused, match=r"^evaluate: the plan on tensorrt on X: out of memory$"):
         on_gpu(judge, EXACT, monkeypatch)
     assert len(judge.judged) == 1
+
+
+class Bench:
+    """A work folder as the stages before the gate leave it, and what the gate did."""
+
+    def __init__(
+        self, folder: Path, patch: pytest.MonkeyPatch, plan: dict[str, str], gpu: Gpu = NO_GPU, **limits: Any
+    ) -> None:
+        self.work = folder / "work"
+        self.candidates: list[dict[str, str]] = []
+        self.on_gpu: list[dict[str, str]] = []
+        self.gpu_fails = False
+        for name in ("quantised", "engines", "candidate", "report"):
+            (self.work / name).mkdir(parents=True)
+            (self.work / name / "stale").touch()
+        choices = {name: StageChoice(precision) for name, precision in plan.items()}
+        rows = (row("fusion", "int8 minmax", 0.5, 0.3), row("vision", "fp16", 0.0, 0.1))
+        found = Sensitivity(8, 1.0, choices, rows, ("chosen by evidence",))
+        (self.work / "quantised" / "plan.json").write_bytes(msgspec.json.encode(found))
+        (self.work / "engines" / ENGINES).write_bytes(b"[]")
+        recipe = SimpleNamespace(gate=GateRecipe(**{"min_gain": 0.0, **limits}), seed=0)
+        self.said = StringIO()
+        self.build: Any = SimpleNamespace(work=self.work, recipe=recipe, console=Console(file=self.said, width=200))
+        self.moments: Sequence[LabelledSet] = PICTURES
+        patch.setattr(gate, "evaluation_moments", lambda build, bundle: iter(self.moments))
+        patch.setattr(gate, "find_gpu", lambda build: gpu)
+        patch.setattr(gate, "write_candidate", self._write)
+        patch.setattr(Judge, "add_on_gpu", self._add_on_gpu)
+
+    def _write(self, build: Any, trial: Bundle, exact: Any, judged: Any, plan: dict[str, str], *_: Any) -> str:
+        assert (trial.path / "manifest.json").is_file(), "the trial is there until the candidate is written"
+        self.candidates.append(dict(plan))
+        return "digest"
+
+    def _add_on_gpu(self, plan: dict[str, str], gpu: Gpu) -> Judged:
+        self.on_gpu.append(dict(plan))
+        return Judged("plan on X", {}, 1, SURE, SURE, 0.9, {}, failures=("off by 9%",) if self.gpu_fails else ())
+
+    def judge(self, bundle: Bundle) -> Verdict:
+        """Run the gate; what it wrote. Raises GateRefused as it does."""
+        try:
+            gate.judge_candidate(self.build, bundle)
+        finally:
+            left = sorted(path.name for path in self.work.iterdir())
+            assert "candidate" not in left, "what was there before is no candidate any more"
+        return self.verdict()
+
+    def verdict(self) -> Verdict:
+        assert not (self.work / "trial").exists()
+        assert sorted(path.name for path in (self.work / "report").iterdir()) == ["gate.md", "gate.png", "verdict.json"]
+        assert (self.work / "report" / "gate.png").read_bytes().startswith(b"\x89PNG")
+        return msgspec.json.decode((self.work / VERDICT).read_bytes(), type=Verdict)
+
+
+def test_a_plan_that_passes_becomes_the_candidate_with_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = EXACT | {"vision": "fp16"}
+    bench = Bench(tmp_path, monkeypatch, plan)
+    verdict = bench.judge(bundle_of(tmp_path / "b", vision_fp16=tiny.vision_graph()))
+    assert (verdict.passed, verdict.bundle_digest, verdict.chosen) == (True, "digest", "plan")
+    assert bench.candidates == [plan]
+    # The whole in FP16 is the plan here, and is judged once; nothing is there in INT8.
+    assert [(one.name, one.plan) for one in verdict.judged] == [("fp32", EXACT), ("plan", plan)]
+    assert verdict.notes == ("chosen by evidence", "judged on ONNX Runtime (CPU) only: no driver")
+    text = (bench.work / "report" / "gate.md").read_text()
+    assert "- chosen by evidence" in text and "| plan |" in text
+    assert "evaluate: judged on ONNX Runtime (CPU) only: no driver" in bench.said.getvalue()
+    assert "difference to FP32" in bench.said.getvalue()
+
+
+def test_every_precision_that_there_is_is_judged_whole_beside_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = bundle_of(tmp_path / "b", vision_fp16=tiny.vision_graph(), fusion_int8=wrong_way_round())
+    verdict = Bench(tmp_path, monkeypatch, EXACT).judge(bundle)
+    assert [(one.name, one.plan, one.passed) for one in verdict.judged] == [
+        ("fp32", EXACT, True),
+        ("fp16", EXACT | {"vision": "fp16"}, True),
+        ("int8", EXACT | {"vision": "fp16", "fusion": "int8"}, False),
+    ]
+
+
+def test_a_plan_that_falls_gives_way_or_is_refused_with_what_fell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, plan = bundle_of(tmp_path / "b", fusion_int8=wrong_way_round()), EXACT | {"fusion": "int8"}
+    bench = Bench(tmp_path / "gives way", monkeypatch, plan)
+    verdict = bench.judge(bundle)
+    assert verdict.passed and bench.candidates == [EXACT]
+    assert verdict.notes[1] == "gate: model: macro-F1 1.0000 -> 0.0000, below 99% of FP32; fusion falls back to fp32"
+    bench = Bench(tmp_path / "refused", monkeypatch, plan, Gpu(description="tensorrt on X"), fallback=False)
+    with pytest.raises(GateRefused) as caught:
+        bench.judge(bundle)
+    first, second, *_, last = str(caught.value).splitlines()
+    assert first == "evaluate: the reduced precision loses too much:"
+    assert second == "  plan: model: macro-F1 1.0000 -> 0.0000, below 99% of FP32"
+    assert last.startswith("  fusion in int8 costs most: 0.5000")
+    verdict = bench.verdict()
+    assert (verdict.passed, verdict.bundle_digest, bench.candidates, bench.on_gpu) == (False, "", [], [])
+    assert verdict.notes[-1].endswith("refused there, so not tried on tensorrt on X")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_where_a_gpu_is_it_has_the_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    bench = Bench(tmp_path, monkeypatch, EXACT, Gpu(description="tensorrt on X"))
+    bench.gpu_fails = fails
+    if fails:
+        with pytest.raises(
+            GateRefused, match="^evaluate: what passed on ONNX Runtime does not on TensorRT:\n"
+        ) as caught:
+            bench.judge(bundle_of(tmp_path / "b"))
+        assert "costs most" not in str(caught.value), "what it loses on the CPU is not to blame"
+        assert (bench.verdict().passed, bench.candidates) == (False, [])
+    else:
+        assert bench.judge(bundle_of(tmp_path / "b")).passed and bench.candidates == [EXACT]
+    assert bench.on_gpu == [EXACT]
+
+
+def test_a_reference_that_knows_nothing_is_refused_before_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, monkeypatch, EXACT)
+    bundle = open_bundle(tiny.write_bundle(tmp_path / "b", scale=-1.0), allow_unsigned=True)
+    with pytest.raises(GateRefused, match="evaluate: FP32 itself is right in 0.0000 of 12 moments"):
+        bench.judge(bundle)
+    assert bench.candidates == [] and list((bench.work / "report").iterdir()) == []
