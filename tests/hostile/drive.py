@@ -12,9 +12,9 @@ from typing import Any
 
 from edge_runtime.bundle import open_bundle
 from edge_runtime.bundles import bundle_path
-from tests.hostile.attacks import ATTACKS
+from tests.hostile.attacks import ATTACKS, Attack
 from tests.hostile.judge import MEMORY, Figures, Heard, broken, figures
-from tests.hostile.million import accounted
+from tests.hostile.million import missing
 from tests.hostile.service import Service, serve
 
 TOGETHER, MILLION = "together", "million"
@@ -25,6 +25,8 @@ RECOVERY_S = 1.5
 SPARE_S = 10.0
 """For an attacker's process to start and to end."""
 MILLION_SENDERS = 2
+SETTLED_S = 8.0
+"""Nothing new for so long: what is not accounted for is lost."""
 
 
 def run(names: Sequence[str], seconds: float, timed: bool = True, quiet_s: float = QUIET_S) -> list[Figures]:
@@ -45,7 +47,7 @@ def run(names: Sequence[str], seconds: float, timed: bool = True, quiet_s: float
                 if not service.alive:
                     break
                 name = waiting.pop(0)
-                during, sent, faults = attack(service, name, TOGETHER_S if name == TOGETHER else seconds)
+                during, sent, faults = attack(service, rows(name), TOGETHER_S if name == TOGETHER else seconds)
                 heard.append((name, during, service.alive, sent, faults))
                 said = judged(figures(name, during, pooled(quiet), ages, service.alive, sent, faults), timed)
                 say(said, waits=len(waiting))
@@ -64,15 +66,20 @@ def judged(of: Figures, timed: bool) -> Figures:
     return dataclasses.replace(of, broken=rules)
 
 
-def attack(service: Service, name: str, seconds: float) -> tuple[Heard, int, list[str]]:
-    """What was heard while `name` went on, what it sent and what it found."""
-    rows = [ATTACKS[name]] if name != TOGETHER else [row for row in ATTACKS.values() if row.together]
+def rows(name: str) -> list[Attack]:
+    """Who attacks in the part of that name: each row as often as an attacker of its own is to run."""
+    if name == TOGETHER:
+        return [row for row in ATTACKS.values() if row.together]
+    return [ATTACKS[name]] * ATTACKS[name].copies
+
+
+def attack(service: Service, attackers: Sequence[Attack], seconds: float) -> tuple[Heard, int, list[str]]:
+    """What was heard while they went on, all at once; what they sent and what they found."""
     command = [sys.executable, "-m", "tests.hostile.attacks"]
     where = [service.inputs, service.decisions_at, str(service.pid), str(seconds)]
     running = [
         subprocess.Popen([*command, row.name, *where], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for row in rows
-        for _ in range(row.copies if name != TOGETHER else 1)
+        for row in attackers
     ]
     sent, faults = 0, []
     try:
@@ -142,44 +149,50 @@ def pooled(parts: Sequence[Heard]) -> Heard:
     )
 
 
-def mutations(count: int) -> Figures:
+def mutations(count: int, quiet_s: float = QUIET_S) -> Figures:
     """Mutated messages without a limit on rates, so that every one is looked at; judged on all but time.
 
-    Their senders wait where they are not taken. What was sent must be accounted for to the last message.
+    Their senders wait where they are not taken. What was sent must be accounted for to the last message, and so must
+    every connection that was ended for its message.
     """
     with serve("rate_limit = 0") as service:
         time.sleep(RECOVERY_S)
-        quiet = watch(service, QUIET_S)
+        quiet = watch(service, quiet_s)
         each = count // MILLION_SENDERS
         command = [sys.executable, "-m", "tests.hostile.million", service.inputs, str(each)]
-        running = [subprocess.Popen([*command, str(seed)]) for seed in range(MILLION_SENDERS)]
+        running = [subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE) for seed in range(MILLION_SENDERS)]
+        faults: list[str] = []
         try:
             during = watch(service, 0.0, running, limit_s=3600)
+            said = [process.communicate(timeout=SPARE_S)[0] for process in running if process.poll() == 0]
         finally:
             _end(running)
-        faults = ["killed for its memory"] if service.killed_for_memory else []
-        sent = each * MILLION_SENDERS
-        if service.alive:
-            expected = sent + service.stop_honest()
-            status = _settled(service, expected)
+        if service.killed_for_memory:
+            faults.append("killed for its memory")
+        if len(said) < len(running):
+            faults.append("a sender of mutations did not come to its end")
+        elif service.alive:
+            breaks = sum(json.loads(one)["ended"] for one in said)
+            status, left = _settled(service, each * MILLION_SENDERS + service.stop_honest(), breaks)
             during = dataclasses.replace(during, status=status)
-            if (found := accounted(status["status"])) != expected:
-                faults.append(f"{expected} sent, {found} accounted for")
-        one = judged(figures(MILLION, during, quiet, max_ages_ms(), service.alive, sent, faults), timed=False)
+            faults += left
+        one = judged(
+            figures(MILLION, during, quiet, max_ages_ms(), service.alive, each * MILLION_SENDERS, faults), timed=False
+        )
         say(one)
         return one
 
 
-def _settled(service: Service, expected: int) -> Mapping[str, Any]:
-    """The status in which all is accounted for, or the one after which no more was for 5 s."""
+def _settled(service: Service, sent: int, breaks: int) -> tuple[Mapping[str, Any], list[str]]:
+    """The status in which all is accounted for, or one after which none told more for SETTLED_S; and what it lacks."""
     newest = service.statuses[-1]
-    while accounted(newest["status"]) != expected:
-        if (following := service.wait_for_status(newest["heard_ns"] + int(4e9), 6.0)) is None:
+    while left := missing(newest["status"], sent, breaks):
+        patience = time.monotonic() + SETTLED_S
+        while missing(newest["status"], sent, breaks) == left and time.monotonic() < patience:
+            newest = service.wait_for_status(newest["heard_ns"], 2.0) or newest
+        if missing(newest["status"], sent, breaks) == left:
             break
-        if accounted(following["status"]) == accounted(newest["status"]):
-            break
-        newest = following
-    return newest
+    return newest, left
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
