@@ -15,8 +15,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from edge_runtime.capture.cameras import wait_until
 from edge_runtime.capture.intake import Intake
+from edge_runtime.capture.playback import wait_until
 from edge_runtime.capture.source import Source
 from edge_runtime.config import RealtimeConfig
 from edge_runtime.errors import UserError

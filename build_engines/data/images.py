@@ -13,7 +13,7 @@ from build_engines.data.datasets import Prepared, read_file
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.admit import Refusal, decode_picture
-from edge_runtime.capture.cameras import PICTURES, picture_files
+from edge_runtime.capture.picture_files import PICTURES, picture_files
 from edge_runtime.errors import UserError
 from edge_runtime.streams import CameraStream, StreamSpec, streams_of
 

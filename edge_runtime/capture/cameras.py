@@ -5,23 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import random
-import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime import config
-from edge_runtime.admit import MAX_JPEG_BYTES, Refusal, decode_picture
+from edge_runtime.admit import Refusal
 from edge_runtime.capture.intake import Intake
+from edge_runtime.capture.picture_files import PICTURES, picture_files, read_picture
+from edge_runtime.capture.playback import log_end, wait_until
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError
 from edge_runtime.pictures import MAX_PIXELS
-from edge_runtime.plain_file import read_plain
 
 log = logging.getLogger("edge_runtime.capture")
 
@@ -29,8 +27,6 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 8.0
 REFUSED_NS = 3_000_000_000
 """A camera that gives nothing but refused frames for this long is opened again."""
-MAX_FILE_BYTES = 256 << 20
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 _AS_IT_CAME = {"FFMPEG": (cv2.CAP_PROP_FORMAT, -1), "V4L2": (cv2.CAP_PROP_CONVERT_RGB, 0)}
 """Back end to the property, and its value, that keeps it from decoding."""
@@ -86,13 +82,6 @@ def deliver(intake: Intake, stream: str, image: Any, captured_ns: int | None = N
     else:
         intake.frame(stream, np.asarray(image, np.uint8), captured_ns)
     return intake.refusals(stream).total() == before
-
-
-def log_end(source: Source, intake: Intake, stream: str, before: Counter[str], read: int, noun: str) -> None:
-    """Say what a source that ended had read, and what of it was refused."""
-    refused = intake.refusals(stream) - before
-    summary = ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items())) or "nothing"
-    log.info("%s: ended; %d %s read, refused: %s", source.name, read, noun, summary)
 
 
 class CameraSource(Source):
@@ -245,30 +234,3 @@ class ImagesSource(Source):
         yield from self._files
         while self._settings.loop:
             yield from self._files
-
-
-def picture_files(folder: Path) -> list[Path]:
-    """The pictures in a folder by name, without what other systems leave beside them (`._x.jpg`)."""
-    return sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith(".")
-    )
-
-
-def read_picture(file: Path) -> bytes | NDArray[np.uint8] | Refusal:
-    """A JPEG's bytes, as far as a camera may send them, else the picture decoded to [height, width, 3] uint8 BGR; what
-    it is, its content says and not its name.
-    """
-    try:
-        data = read_plain(file, MAX_FILE_BYTES)
-    except OSError as error:
-        return Refusal("unreadable", f"{file.name}: {error.strerror}")
-    if data[:2] == b"\xff\xd8" and len(data) <= MAX_JPEG_BYTES:
-        return data
-    image = decode_picture(data)
-    return Refusal(image.reason, f"{file.name}: {image.detail}") if isinstance(image, Refusal) else image
-
-
-def wait_until(source: Source, due_ns: int) -> bool:
-    """Sleep until `due_ns` of the monotonic clock; False if the source was stopped meanwhile."""
-    left_s = (due_ns - time.monotonic_ns()) / 1e9
-    return not (source.stopping.wait(left_s) if left_s > 0 else source.stopping.is_set())

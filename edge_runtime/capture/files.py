@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from edge_runtime import config
 from edge_runtime.admit import Refusal
-from edge_runtime.capture.cameras import log_end, wait_until
 from edge_runtime.capture.intake import Intake
+from edge_runtime.capture.playback import log_end, wait_until
 from edge_runtime.capture.source import Source
 from edge_runtime.capture.tables import (
     Row,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from edge_runtime import config
-from edge_runtime.capture.cameras import wait_until
 from edge_runtime.capture.intake import Intake
+from edge_runtime.capture.playback import wait_until
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError, UserError
 from edge_runtime.messages import Message

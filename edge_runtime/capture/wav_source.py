@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from edge_runtime import config
-from edge_runtime.capture.cameras import log_end, wait_until
 from edge_runtime.capture.intake import Intake
+from edge_runtime.capture.playback import log_end, wait_until
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError
 from edge_runtime.kinds.audio import SAMPLE_RATE
