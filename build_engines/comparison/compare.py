@@ -29,7 +29,6 @@ from build_engines.model.fused import Fusion
 from build_engines.model.train import WEIGHTS, Trained, load_trained, train
 from build_engines.recipe import FusionRecipe, Recipe
 from edge_runtime.errors import UserError
-from edge_runtime.heads.tagging import TaggingHead
 
 KINDS = ("concat", "weighted", "gated", "attention")
 MOST = 12_000
@@ -45,7 +44,7 @@ def compare(build: Build, shared: bool = False, epochs: int | None = None) -> Co
         raise UserError(f"compare: {build.recipe.name} is an ONNX model of one's own; there is nothing to train")
     recipe = build.recipe
     head = recipe.output_head
-    if isinstance(head, TaggingHead):
+    if head.per_word:
         return compare_tagging(build, _shortened(recipe, epochs))
     if not isinstance(head, LabelHead):
         raise UserError(f"compare: is for heads with labels; {recipe.name} has a {head.kind} head")

@@ -25,7 +25,6 @@ from calibration.moments import LabelledSet
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
-from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.streams import StreamSpec
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def layout_for(bundle: Bundle, data: Path, split: str, name: str | None = None) 
     """The layout to read `data`/`split` with for `bundle`: the one called `name`, else the one it was built from (if
     the folder holds such a split), else the one that the folder's files show. Raises UserError.
     """
-    if name is None and isinstance(bundle.manifest.head, TaggingHead):
+    if name is None and bundle.manifest.head.per_word:
         return layout_named("ner")  # the only one with a tag per word; its files may lie in no split's folder
     if RECIPE_FILE not in bundle.manifest.files:
         return layout_named(name) if name else layout_of(data, split)

@@ -18,7 +18,6 @@ from build_engines.evaluation.page import Cells, Section
 from build_engines.modalities import modality_of
 from build_engines.modalities.faults import Fault
 from calibration.moments import LabelledSet
-from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.streams import max_age_ns
 
@@ -207,7 +206,7 @@ def _plan(pipeline: Pipeline) -> Iterator[_Trial]:
             yield _late(pipeline, ALL, modalities, step)
     for name in modalities:
         spec = manifest.streams[name]
-        for fault_name, fault in modality_of(spec).faults(name, spec, isinstance(manifest.head, TaggingHead)).items():
+        for fault_name, fault in modality_of(spec).faults(name, spec, manifest.head.per_word).items():
             yield _Trial("fault", f"{name} {fault_name}", fault=fault)
 
 

@@ -24,7 +24,6 @@ from edge_runtime.bundle import Bundle
 from edge_runtime.heads.policy import DecisionPolicy
 
 DRAWS = 500
-Draws = Sequence[np.ndarray]
 
 
 class Intervals(Struct, frozen=True):

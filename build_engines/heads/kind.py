@@ -125,8 +125,6 @@ class HeadBuild(ABC, Generic[OfHead]):
     """Of the scores' rows."""
     judged: ClassVar[str] = "decisions"
     """What is judged, in the plural."""
-    improvable: ClassVar[bool] = True
-    """Whether `improve` knows steps for it: a threshold and a confidence per label."""
 
     # Data
 

@@ -173,7 +173,6 @@ class RegressionBuild(HeadBuild[RegressionHead]):
     part_figure = "mean absolute error"
     mean_of_parts = False
     columns = COLUMNS
-    improvable = False
 
     def outputs(self, head: RegressionHead) -> int:
         return len(head.values)

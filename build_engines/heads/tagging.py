@@ -185,7 +185,6 @@ class TaggingBuild(HeadBuild[TaggingHead]):
 
     part = "tag"
     judged = "words"
-    improvable = False
 
     def outputs(self, head: TaggingHead) -> int:
         return len(head.labels)

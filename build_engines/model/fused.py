@@ -17,7 +17,6 @@ from build_engines.modalities import MODALITIES
 from build_engines.modalities.layers import Attention
 from build_engines.recipe import FusionRecipe, Recipe
 from edge_runtime.heads import Head
-from edge_runtime.heads.tagging import TaggingHead
 
 
 class ToUnits(nn.Module):
@@ -177,7 +176,7 @@ class FusedModel(nn.Module):
             self.add_module(name, MODALITIES[name].network(encoder, spec, vocabulary, model.features))
         self._encoders = tuple(model.encoders)
         self.fusion: Fusion | Tagger
-        if isinstance(recipe.output_head, TaggingHead):
+        if recipe.output_head.per_word:
             self.fusion = Tagger(model.fusion, model.features, len(recipe.labels))
         else:
             fixed = tuple(model.fusion.weights[name] for name in self.modalities) if model.fusion.weights else ()

@@ -9,8 +9,6 @@ from build_engines.modalities import MODALITIES
 from build_engines.recipe.recipe import AnyRecipe, BuildRecipe, OnnxRecipe, Recipe
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
-from edge_runtime.heads.softmax import SoftmaxHead
-from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.streams import StreamSpec, TextStream, kind_of
 from edge_runtime.tensor_source import parse_source
 
@@ -56,7 +54,8 @@ def check_common(recipe: AnyRecipe) -> str | None:
 
 
 def _check_head(head: Head, policy: DecisionPolicy, streams: dict[str, StreamSpec], acts: bool = True) -> str | None:
-    if isinstance(head, SoftmaxHead) and len(head.labels) < 2:
+    shape = head.shape(streams)
+    if head.exclusive and shape is not None and shape[-1] < 2:
         return "labels must be distinct and at least two"
     return next(chain(head.problems(policy, streams), head.ignored(policy, acts)), None)
 
@@ -70,7 +69,7 @@ def _check_side_heads(recipe: Recipe) -> str | None:
     if len(set(names)) != len(names) or set(names) & set(taken):
         return f"side_heads must have distinct names, none of {', '.join(taken)}; got {', '.join(names)}"
     heads = recipe.heads
-    if recipe.side_heads and any(isinstance(head, TaggingHead) for head in heads.values()):
+    if recipe.side_heads and any(head.per_word for head in heads.values()):
         return "side_heads and tagging exclude each other: a tag belongs to a word, other answers to a moment"
     for side_head in recipe.side_heads:
         if problem := _check_head(heads[side_head.name], side_head.decision, recipe.streams, acts=False):
@@ -129,7 +128,7 @@ def _check_weights(recipe: Recipe) -> str | None:
 
 def _check_tagging(recipe: Recipe) -> str | None:
     """A tag per word needs an encoder per word, and nothing else to fuse it with."""
-    model, tagging = recipe.model, isinstance(recipe.output_head, TaggingHead)
+    model, tagging = recipe.model, recipe.output_head.per_word
     by_word = model.text is not None and model.text.kind == "words"
     if tagging != by_word or tagging != (model.fusion.kind == "tagger"):
         return 'head = "tagging", model.text.kind = "words" and model.fusion.kind = "tagger" belong together'
@@ -147,7 +146,7 @@ def _check_tagging(recipe: Recipe) -> str | None:
 
 def _check_train(recipe: Recipe) -> str | None:
     model = recipe.model
-    if recipe.train.offsets and not isinstance(recipe.output_head, SoftmaxHead):
+    if recipe.train.offsets and not recipe.output_head.exclusive:
         return f"train.offsets is for a softmax head; the head is {recipe.head!r}"
     augment = recipe.train.augment
     if augment.mixup + augment.cutmix > 1:

@@ -11,11 +11,12 @@ from edge_runtime.capture.cameras import CameraSource, ImagesSource, VideoSource
 from edge_runtime.capture.files import FileSource, StdinSource, Timeline
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.process_source import ProcessSource
+from edge_runtime.capture.row_readers import ROW_READERS
 from edge_runtime.capture.source import Source
 from edge_runtime.capture.wav_source import WavSource
 from edge_runtime.capture.zmq_source import ZmqSource
 from edge_runtime.errors import ConfigError
-from edge_runtime.streams import KINDS, AudioStream, CameraStream, SensorStream, StreamSpec, TextStream, kind
+from edge_runtime.streams import KINDS, AudioStream, CameraStream, StreamSpec, TextStream, kind
 
 
 @dataclass
@@ -54,7 +55,7 @@ SOURCES: dict[type, _Maker] = {
     config.WavSource: ((AudioStream,), lambda item, at: WavSource(at.intake, item)),
     config.StdinSource: ((TextStream,), lambda item, at: StdinSource(at.intake, item.stream)),
     config.FileSource: (
-        (SensorStream, TextStream),
+        tuple(ROW_READERS),
         lambda item, at: FileSource(at.intake, item, at.streams[item.stream], at.timeline),
     ),
 }

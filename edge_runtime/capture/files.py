@@ -16,26 +16,15 @@ from edge_runtime import config
 from edge_runtime.admit import Refusal
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.playback import log_end, wait_until
+from edge_runtime.capture.row_readers import ROW_READERS
 from edge_runtime.capture.source import Source
-from edge_runtime.capture.tables import (
-    Row,
-    column_named,
-    is_date,
-    is_missing,
-    is_utf8,
-    moment,
-    number,
-    read_rows,
-    time_unit,
-)
+from edge_runtime.capture.tables import Row, column_named, is_date, is_missing, moment, read_rows, time_unit
 from edge_runtime.errors import ConfigError
-from edge_runtime.streams import SensorStream, StreamSpec
+from edge_runtime.streams import StreamSpec, kind_of
 
 log = logging.getLogger("edge_runtime.capture")
 
 DEFAULT_TIME = "t_s"
-MOST_COLUMNS = 1000
-"""Of a file whose rows name ever new ones, so many are remembered."""
 
 
 class Timeline:
@@ -83,7 +72,7 @@ class FileSource(Source):
         self._settings = settings
         self._spec = spec
         self._timeline = timeline
-        self._where = f"source file: {settings.path}"
+        where = f"source file: {settings.path}"
         sample = list(islice(self._rows(), SAMPLE_ROWS))
         columns = list(dict.fromkeys(name for row in sample for name in row.cells))
         self._time = self._time_column(columns)
@@ -92,10 +81,10 @@ class FileSource(Source):
         if first_s is None:
             problem = next((f"; line {row.line}: {row.problem}" for row in sample if row.problem), "")
             raise ConfigError(
-                f"{self._where} has no row with a number or an ISO 8601 time in {self._time!r}{problem}; set `time` to "
+                f"{where} has no row with a number or an ISO 8601 time in {self._time!r}{problem}; set `time` to "
                 f"the name of the column that holds it; there are {columns}"
             )
-        self._channels = self._channel_columns(columns)
+        self._reader = ROW_READERS[type(spec)](intake, settings, spec, columns, where)
         timeline.register(first_s)
 
     def start(self) -> None:
@@ -109,7 +98,9 @@ class FileSource(Source):
         for row in self._rows():
             stamp_s = self._stamp(row)
             if stamp_s is None:
-                self._malformed(row, row.problem or f"no time in {self._time!r} but {row.cells.get(self._time)!r:.80}")
+                self._reader.malformed(
+                    row, row.problem or f"no time in {self._time!r} but {row.cells.get(self._time)!r:.80}"
+                )
                 read += 1
                 continue
             due_ns = self._timeline.due_ns(stamp_s, settings.speed)
@@ -117,56 +108,10 @@ class FileSource(Source):
                 return
             read += 1
             # The row's own time, not the moment this thread woke up: the spacing of the recording is kept.
-            self._play(row, min(due_ns, clock.now_ns()))
+            identity = row.cells.get("id")
+            identity = None if is_missing(identity) else str(identity)
+            self._reader.play(row, min(due_ns, clock.now_ns()), identity)
         log_end(self, self._intake, settings.stream, before, read, "rows")
-
-    def _play(self, row: Row, captured_ns: int) -> None:
-        stream, identity = self._settings.stream, row.cells.get("id")
-        identity = None if is_missing(identity) else str(identity)
-        if isinstance(self._spec, SensorStream):
-            values, bad = self._values(row)
-            if values or not bad:
-                self._intake.sample(stream, values, captured_ns, identity)
-            return
-        text = row.cells.get(self._settings.text)
-        if not isinstance(text, str):
-            self._malformed(row, f"no text in {self._settings.text!r}")
-            return
-        if not is_utf8(text):
-            self._intake.refuse(stream, Refusal("not_utf8", f"line {row.line}: save the file as UTF-8"))
-            return
-        language = row.cells.get("lang")
-        language = language if isinstance(language, str) and language.strip() else None
-        self._intake.text(stream, text, language, captured_ns, identity)
-
-    def _values(self, row: Row) -> tuple[dict[str, float], bool]:
-        """Channel to value, and whether a cell held something else. A cell without a value is a missing channel."""
-        values, bad = {}, False
-        for column, cell in row.cells.items():
-            channel = self._channel(column)
-            if channel is None or is_missing(cell):
-                continue
-            value = number(cell)
-            if value is None:
-                bad = True
-                self._malformed(row, f"{column!r} is {cell!r:.80}, which is no number")
-            else:
-                values[channel] = value
-        return values, bad
-
-    def _channel(self, column: str) -> str | None:
-        """The channel that a column feeds; rows of one file may name different ones."""
-        if column not in self._channels:
-            names = [] if self._settings.columns else [channel.name for channel in self._spec.channels]  # type: ignore[union-attr]
-            matching = next((name for name in names if column_named(name, [column])), None)
-            if len(self._channels) > MOST_COLUMNS:
-                return matching
-            self._channels[column] = matching
-        return self._channels[column]
-
-    def _malformed(self, row: Row, problem: str) -> None:
-        detail = f"line {row.line}: {problem}".encode("ascii", "backslashreplace").decode()
-        self._intake.refuse(self._settings.stream, Refusal("malformed", detail))
 
     def _stamp(self, row: Row) -> float | None:
         cell = row.cells.get(self._time)
@@ -184,33 +129,12 @@ class FileSource(Source):
     def _unit(self, sample: list[Row]) -> float:
         cells = [row.cells.get(self._time) for row in sample]
         stamps = [stamp for cell in cells if not is_date(cell) and (stamp := moment(cell)) is not None]
-        expected_s = 1 / self._spec.rate_hz if isinstance(self._spec, SensorStream) else None
+        # Sentences come when they come.
+        expected_s = None if kind_of(self._spec).each_answered else 1 / self._spec.rate_hz
         unit = time_unit(self._time, stamps, expected_s)
         if unit != 1.0:
             log.info("%s: times in %r are read as %s", self.name, self._time, _UNITS[unit])
         return unit
-
-    def _channel_columns(self, columns: list[str]) -> dict[str, str | None]:
-        """Column to channel, as the configuration or the names say. Raises ConfigError."""
-        if not isinstance(self._spec, SensorStream):
-            return {}
-        channels = [channel.name for channel in self._spec.channels]
-        if self._settings.columns:
-            mapping: dict[str, str | None] = {}
-            for column, channel in self._settings.columns.items():
-                if channel not in channels:
-                    raise ConfigError(f"source file: columns: {channel!r} is no channel; there are {sorted(channels)}")
-                actual = column_named(column, columns)
-                if actual is None and not self._settings.path.lower().endswith((".jsonl", ".ndjson")):
-                    raise ConfigError(f"{self._where} has no column {column!r}, but {sorted(columns)}")
-                mapping[actual or column] = channel
-            return mapping
-        if not any(column_named(channel, columns) for channel in channels):
-            raise ConfigError(
-                f"{self._where} has none of the channels {sorted(channels)} of stream "
-                f"{self._settings.stream!r}; its columns are {sorted(columns)}: map them with `columns`"
-            )
-        return {}
 
     def _rows(self) -> Iterator[Row]:
         path = Path(self._settings.path)

@@ -30,6 +30,10 @@ class HeadKind(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"
 
     settings: ClassVar[frozenset[str]] = frozenset()
     """The settings of a `DecisionPolicy` that this kind reads."""
+    exclusive: ClassVar[bool] = False
+    """Whether exactly one of several labels is right."""
+    per_word: ClassVar[bool] = False
+    """Whether it answers each word of a sentence by itself, not the moment."""
 
     @property
     def kind(self) -> str:

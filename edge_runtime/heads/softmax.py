@@ -22,6 +22,7 @@ class SoftmaxHead(HeadKind, frozen=True, tag="softmax"):
     settings: ClassVar[frozenset[str]] = frozenset(
         {"safe_label", "temperature", "threshold", "thresholds", "needs", "hold", "immediate"}
     )
+    exclusive: ClassVar[bool] = True
     labels: tuple[str, ...]
     output: str
     """`stage:<stage>:<output>`"""

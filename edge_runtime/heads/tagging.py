@@ -21,6 +21,7 @@ class TaggingHead(HeadKind, frozen=True, tag="tagging"):
     """
 
     settings: ClassVar[frozenset[str]] = frozenset({"safe_label", "temperature"})
+    per_word: ClassVar[bool] = True
     labels: tuple[str, ...]
     output: str
     """`stage:<stage>:<output>`"""

@@ -16,7 +16,6 @@ HALF_VIEW = math.radians(60.0)
 MAX_RANGE_M = 60.0
 RANGE_CHANNELS = tuple(f"range_{sector}_m" for sector in range(SECTORS))
 """From left (0) to right (8)."""
-MOTION_CHANNELS = ("speed_mps", "yaw_rate_radps", "accel_mps2")
 
 _PER_SIDE = 6
 _edge = np.linspace(-0.5, 0.5, _PER_SIDE)
