@@ -1,7 +1,7 @@
 """A build, from its recipe: where things lie, and its stages run in order.
 
 A stage is skipped when the same went in as last time and what came out still stands, so that a build goes on where it
-was broken off and nothing is built twice.
+was broken off. The stage `bundle` always runs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The bundle: the one contract between the build machine and the device.
 
 A directory (or the same as one `.tar`) with `manifest.json`, `stages/<stage>.<precision>.onnx`, `tokenizer.model`,
-`report/` and `SIGNATURE`. The manifest holds the sha256 of every other file; SIGNATURE is Ed25519 over the
-manifest's bytes. Nothing is parsed before it is verified: the manifest after its signature, every file after its
-digest. Nothing in a bundle is unpickled or evaluated.
+`report/`, perhaps `engines/`, and `SIGNATURE`. The manifest holds the sha256 of every other file; SIGNATURE is Ed25519
+over the manifest's bytes. The manifest is parsed after its signature is verified (without one only where the caller
+allows unsigned bundles), every file after its digest. Nothing is unpickled or evaluated, but a compiled engine is code
+that TensorRT runs: whoever signs it must be trusted as its author.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import UNSET, Struct, UnsetType
 
 from edge_runtime.messages import Slice, Verdict
@@ -37,23 +39,32 @@ class Prediction(Struct, frozen=True):
     heads: dict[str, Verdict] | UnsetType = UNSET
 
 
+def answer_fields(outcome: Outcome) -> dict[str, Any]:
+    """What was decided and on which inputs: these fields of `DecisionMessage`, of `Prediction` and of replay's answer
+    have one name and one meaning."""
+    verdict = outcome.verdict
+    return {
+        "label": verdict.label,
+        "confidence": verdict.confidence,
+        "probabilities": dict(verdict.probabilities),
+        "tags": list(verdict.tags),
+        "source": verdict.source,
+        "reason": verdict.reason,
+        "inputs": {name: input_state(part) for name, part in outcome.aligned.slices.items()},
+        "values": verdict.values if isinstance(verdict.values, UnsetType) else dict(verdict.values),
+        "heads": dict(outcome.side) if outcome.side else UNSET,
+    }
+
+
 def prediction(pipeline: Pipeline, outcome: Outcome) -> Prediction:
     """What `pipeline.predict` gave, to be printed."""
-    bundle, verdict = pipeline.bundle, outcome.verdict
+    manifest = pipeline.bundle.manifest
     return Prediction(
         schema=1,
-        bundle=BundleId(bundle.manifest.name, bundle.manifest.version, bundle.digest),
-        label=verdict.label,
-        confidence=verdict.confidence,
-        probabilities=dict(verdict.probabilities),
-        tags=list(verdict.tags),
-        source=verdict.source,
-        reason=verdict.reason,
-        inputs={name: input_state(part) for name, part in outcome.aligned.slices.items()},
+        bundle=BundleId(manifest.name, manifest.version, pipeline.bundle.digest),
         backend=pipeline.backends,
         precision=pipeline.precisions,
-        values=decision_values(verdict),
-        heads=side_answers(outcome),
+        **answer_fields(outcome),
     )
 
 
@@ -67,16 +78,6 @@ def input_state(part: Slice) -> InputState:
         id=None if newest is None else newest.id,
         reason=part.reason,
     )
-
-
-def decision_values(verdict: Verdict) -> dict[str, float] | UnsetType:
-    """A regression head's values; UNSET for the others."""
-    return verdict.values if isinstance(verdict.values, UnsetType) else dict(verdict.values)
-
-
-def side_answers(outcome: Outcome) -> dict[str, Verdict] | UnsetType:
-    """What the heads beside the first say, by name; UNSET where there is none."""
-    return dict(outcome.side) if outcome.side else UNSET
 
 
 def latency(times: Times, outcome: Outcome) -> Latency:

@@ -1,4 +1,4 @@
-"""From messages to decisions: align -> preprocess -> infer -> decide, in that order and nowhere else.
+"""From messages to decisions: align -> preprocess -> infer -> decide.
 
 `Pipeline` is synchronous and reads no clock, so the live loop, offline evaluation and replay run the same code.
 """

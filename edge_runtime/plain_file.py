@@ -1,4 +1,4 @@
-"""Read a file that somebody else wrote: no pipe that never answers, no device that never ends, no size believed."""
+"""Read files that somebody else wrote: regular ones only (no pipe, no device), and no more bytes than a limit."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from msgspec import UNSET, Struct, UnsetType
 from edge_runtime.align import RULES
 from edge_runtime.bundles import PREFIX, bundle_path
 from edge_runtime.config import EngineConfig
-from edge_runtime.decision_fields import decision_values, input_state, side_answers
+from edge_runtime.decision_fields import answer_fields
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Message, Verdict
-from edge_runtime.pipeline import Outcome, Pipeline
+from edge_runtime.pipeline import Pipeline
 from edge_runtime.recording.reader import Recording
 from edge_runtime.recording.records import Session
 from edge_runtime.streams import StreamSpec, kind_of
@@ -54,7 +54,7 @@ def taken_ns(decision: DecisionMessage) -> int:
 
 
 def recorded_answer(decision: DecisionMessage) -> Answer:
-    """What the live runtime said."""
+    """The part of `decision` that must come out the same."""
     return Answer(
         decision.seq, decision.captured_ns, taken_ns(decision), decision.label, decision.confidence,
         decision.probabilities, decision.tags, decision.source, decision.reason, decision.inputs,
@@ -127,7 +127,7 @@ def replay(
                 outcome = pipeline.decide(event.captured_ns, taken_ns(event), heartbeat=heartbeat)
                 for part in outcome.aligned.slices.values():
                     pipeline.settle(part)
-                yield event, _answer(event, outcome)
+                yield event, recorded_answer(msgspec.structs.replace(event, **answer_fields(outcome)))
     finally:
         if pipeline is not None:
             pipeline.close()
@@ -135,16 +135,6 @@ def replay(
 
 def _what_decides(session: Session) -> tuple[object, ...]:
     return session.bundle, session.bundle_path, session.engine
-
-
-def _answer(event: DecisionMessage, outcome: Outcome) -> Answer:
-    verdict = outcome.verdict
-    inputs = {name: input_state(part) for name, part in outcome.aligned.slices.items()}
-    return Answer(
-        event.seq, event.captured_ns, taken_ns(event), verdict.label, verdict.confidence,
-        dict(verdict.probabilities), list(verdict.tags), verdict.source, verdict.reason, inputs,
-        decision_values(verdict), side_answers(outcome),
-    )  # fmt: skip
 
 
 def _fitting(spec: StreamSpec | None, message: Message) -> Message | None:

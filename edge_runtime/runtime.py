@@ -23,7 +23,7 @@ from edge_runtime.attempt import Attempt
 from edge_runtime.capture import OpenSources, open_sources
 from edge_runtime.clock import Clock, RealClock, rfc3339
 from edge_runtime.config import Config, RecordingSink, ZmqSink
-from edge_runtime.decision_fields import Times, decision_values, input_state, latency, side_answers
+from edge_runtime.decision_fields import Times, answer_fields, latency
 from edge_runtime.errors import ConfigError, EnginesLost
 from edge_runtime.infer.stages import StageGraph
 from edge_runtime.messages import Message
@@ -317,7 +317,7 @@ class Runtime:
         session.settle(outcome.aligned)
 
     def _message(self, outcome: Outcome, times: Times) -> DecisionMessage:
-        session, verdict = self._session, outcome.verdict
+        session = self._session
         return DecisionMessage(
             schema=1,
             name=self._config.name,
@@ -326,19 +326,11 @@ class Runtime:
             captured_ns=times.reference_ns,
             published_ns=times.published_ns,
             wall_time=rfc3339(self._clock.wall_ns()),
-            label=verdict.label,
-            confidence=verdict.confidence,
-            probabilities=dict(verdict.probabilities),
-            tags=list(verdict.tags),
-            source=verdict.source,
-            reason=verdict.reason,
-            inputs={name: input_state(part) for name, part in outcome.aligned.slices.items()},
             latency_ms=latency(times, outcome),
             dropped=session.new_drops(),
             backend=session.pipeline.backends,
             precision=session.pipeline.precisions,
-            values=decision_values(verdict),
-            heads=side_answers(outcome),
+            **answer_fields(outcome),
         )
 
     def _publish_status(self, state: State | None = None) -> None:

@@ -1,4 +1,5 @@
-"""What a bundle says of its camera, sensor and text streams: what may arrive, how often, and how old is too old."""
+"""What a bundle says of its camera, sensor and text streams: what may arrive, how often, how old is too old. That of
+sound is in `kinds.audio`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of kinds of streams: a row each. Everything that depends on the kind asks `kind_of`.
+"""The table of kinds of streams: a row each, which `kind_of` gives.
 
 A bundle declares its streams with the kinds' specs; capture, alignment, recording and health read the same table.
 """

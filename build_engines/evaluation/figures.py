@@ -31,12 +31,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as PNG."""
+def png(figure: Figure, dpi: int = DPI, palette: bool = True) -> bytes:
+    """The figure as PNG of `dpi` pixels an inch, in 128 colours or (`palette` off) in all."""
     from PIL import Image
 
     buffer, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    figure.savefig(buffer, format="png", dpi=dpi)
+    if not palette:
+        return buffer.getvalue()
     # A palette says as much as full colour and takes a third of the bytes: bundles carry these pictures.
     Image.open(buffer).convert("RGB").quantize(128).save(small, format="png", optimize=True)
     return small.getvalue()

@@ -1,4 +1,4 @@
-"""The table of head kinds in the build. A kind is one module here and one in `edge_runtime.heads`."""
+"""The table of head kinds in the build. A kind is a module and a row here, and the same in `edge_runtime.heads`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Train all stages together. CPU, one thread, fixed seeds: the same recipe and data give the same weights."""
+"""Train all stages together on one CPU thread with fixed seeds: the same recipe, data, machine and versions of the
+libraries give the same weights."""
 
 from __future__ import annotations
 

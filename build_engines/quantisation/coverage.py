@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from build_engines.evaluation.figures import new_figure, png
 from calibration.select import Signature
 
 Part = Sequence[Signature]
@@ -80,14 +80,10 @@ def _has(part: Part, stream: str) -> str:
 
 def plot(covered: Coverage) -> bytes:
     """PNG: shares of labels and conditions, and how often each label's chosen moments have each stream."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     labels = covered.labels
     conditions = sorted({_condition(signature) for part in covered.parts.values() for signature in part})
     height = 2.0 + 0.32 * max(len(labels), len(conditions), 6)
-    figure = Figure(figsize=(14, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(14, height)
     bars: list[tuple[str, list[str], Callable[[Signature], str]]] = [("label", labels, _label)]
     if len(conditions) > 1:
         bars.append(("condition", conditions, _condition))
@@ -115,6 +111,4 @@ def plot(covered: Coverage) -> bytes:
     right.set_xticks(np.arange(len(covered.streams)), covered.streams)
     right.set_yticks(np.arange(len(labels)), labels)
     right.set_title("Chosen moments with / without each stream")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    return picture.getvalue()
+    return png(figure, dpi=110, palette=False)

@@ -2,7 +2,8 @@
 
 The form that every TensorRT takes (10.3 to 11, and TensorRT-RTX): symmetric, zero points 0, weights per channel, float
 bias, activations quantised at the inputs of convolutions and weight matrices, and at both inputs of a residual sum.
-Attention products, LayerNorm, softmax, recurrent cells and embeddings stay as they are.
+LayerNorm, softmax, recurrent cells and embeddings stay as they are, and so do attention products unless the recipe's
+`quantise.attention_products` is set.
 """
 
 from __future__ import annotations

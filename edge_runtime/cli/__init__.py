@@ -1,4 +1,4 @@
-"""`edge-runtime`: the commands. Each module holds one; heavy imports happen inside them.
+"""`edge-runtime`: the commands, a module for each or for a group of them. Heavy imports happen inside the commands.
 
 Exit codes: 0 fine; 2 the user's mistake, told in one line; 3 a gate refused; 4 the engines are lost, or cannot be
 opened; 75 something else is in the way, and may not be for ever (an endpoint is held; only where a service manager

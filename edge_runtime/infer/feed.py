@@ -1,6 +1,6 @@
 """Feed a stage: which stages have anything to read, and the tensors of their inputs.
 
-The live graph, evaluation, calibration, the gate and the export's proof all feed stages with these functions.
+Used by the live graph, and by evaluation, calibration, quantisation, the gate and the export's proof.
 """
 
 from __future__ import annotations
