@@ -132,9 +132,14 @@ def test_the_cpu_steps_in_at_the_second_try_or_at_once_where_the_device_is_gone(
 
 def test_what_opened_is_handed_over_once_and_pauses_start_over_only_when_the_model_has_answered() -> None:
     engines = Engines()
+    engines.answered = 7
     engines.turn(0)
     engines.open(EngineError("no memory"))
+    failed = engines.attempt
+    assert failed is not None
     engines.turn(0.5)
+    failed._thread.join(WAIT_S)
+    assert not failed._thread.is_alive(), "nobody waits for what failed"
     engines.turn(1)
     assert engines.turn(1.1) is None, "it still opens"
     engines.open(None)
@@ -152,7 +157,7 @@ def test_what_opened_is_handed_over_once_and_pauses_start_over_only_when_the_mod
     opened = engines.turn(3.1)
     assert opened is not None
     opened.accept()
-    engines.down, engines.answered = None, 1
+    engines.down, engines.answered = None, 8
     engines.turn(3.2)
     engines.down = "engine: broken once more"  # it had answered: at once
     engines.turn(3.3)
@@ -163,8 +168,8 @@ def test_what_opened_is_handed_over_once_and_pauses_start_over_only_when_the_mod
     assert len(engines.begun) == 4
     engines.turn(4.3)
     assert len(engines.begun) == 5, "one second after the one before: the pauses have started over"
-    engines.open(None)
-    assert engines.turn(64) is not None, "the minute is counted from when they failed last"
+    engines.open(EngineError("no memory"))
+    assert engines.turn(61) is None, "the minute is counted from when they failed last"
 
 
 def test_what_is_cancelled_is_abandoned_and_the_next_failure_starts_afresh() -> None:

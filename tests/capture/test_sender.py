@@ -212,6 +212,21 @@ def test_what_is_read_at_once_after_an_empty_look_came_after_that_look(wire: Wir
     assert [one.at_ns for one in wire.read(1000)] == [900, 900]
 
 
+def test_what_comes_after_a_read_that_left_nothing_came_after_that_read(wire: Wire) -> None:
+    for number in range(3):
+        wire.far.sendall(message(b"a"))
+        assert [one.at_ns for one in wire.read(100 * (number + 1))] == [100 * number or 1]
+    # More than is read at once: the rest had come by then, and what is sent after it had not.
+    wire.far.sendall(message(b"b", bytes(600)) * 60)
+    first: list[Arrived] = []
+    wire.sender.receive(1000, first)
+    assert 0 < len(first) < 60
+    wire.far.sendall(message(b"c"))
+    rest = wire.read(2000)
+    assert {one.at_ns for one in [*first, *rest[:-1]]} == {300}
+    assert [(bytes(rest[-1].parts[0]), rest[-1].at_ns)] == [(b"c", 1000)]
+
+
 def test_what_it_knows_of_the_connection(wire: Wire) -> None:
     assert (wire.sender.key, wire.sender.open, wire.sender.heard_ns, wire.sender.holds) == ("one", True, 1, 0)
     wire.far.sendall(message(b"a"))
