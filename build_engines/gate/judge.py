@@ -199,10 +199,12 @@ class Judge:
             run, oracle = self._run(plan, settings(self._job)), self._run(plan)
         except (EngineError, UserError) as error:
             raise GateRefused(f"evaluate: the plan on {gpu.description}: {error}") from None
-        pairs = zip(run.logits, oracle.logits, strict=True)
+        pairs = list(zip(run.logits, oracle.logits, strict=True))
         both = [(one, other) for one, other in pairs if one is not None and other is not None]
         agreement[LOGITS] = Agreement.of([one for one, _ in both], [other for _, other in both])
         failures = disagreements(agreement, plan, self._job.recipe.gate) + self._failures(plan, run)
+        if alone := sum((one is None) != (other is None) for one, other in pairs):
+            failures.append(f"{LOGITS}: {alone} of {len(pairs)} moments have some on one side only")
         judged = self._judged(f"plan on {gpu.description}", plan, run, failures)
         self.judged.append(msgspec.structs.replace(judged, backend=gpu.description, agreement=agreement))
         return self.judged[-1]

@@ -278,6 +278,19 @@ def test_on_a_gpu_stages_and_the_whole_must_agree_and_the_limits_are_the_same(
     assert bad.failures[0].startswith("model: macro-F1"), "it agrees with itself, and answers otherwise"
 
 
+def test_moments_that_only_one_side_answers_are_no_agreement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = judge_of(bundle_of(tmp_path), monkeypatch)
+    run = judge._run(EXACT)
+    silent = msgspec.structs.replace(run, logits=(None, None, *run.logits[2:]))
+    for runs in ([silent, run], [run, silent]):
+        monkeypatch.setattr(judge, "_run", lambda *_, runs=runs: runs.pop(0))
+        found = on_gpu(judge, EXACT, monkeypatch)
+        assert found.failures == ("logits: 2 of 12 moments have some on one side only",)
+        assert found.agreement[LOGITS] == Agreement(0.0, 0.0, 10 * len(tiny.LABELS))
+    monkeypatch.setattr(judge, "_run", lambda *_: silent)
+    assert on_gpu(judge, EXACT, monkeypatch).passed, "where neither is asked there is nothing to compare"
+
+
 def test_a_model_that_was_never_asked_agrees_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = judge_of(bundle_of(tmp_path), monkeypatch, [moment(number, None, SAID) for number in range(3)])
     failures = on_gpu(judge, EXACT, monkeypatch).failures
