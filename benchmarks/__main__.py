@@ -10,6 +10,7 @@ from benchmarks.cameras import cameras
 from benchmarks.check import check
 from benchmarks.cold import cold
 from benchmarks.compare import compare
+from benchmarks.doors import doors
 from benchmarks.drive import drive
 from benchmarks.duty import duty
 from benchmarks.gpu.command import gpu
@@ -28,7 +29,7 @@ def benchmarks() -> None:
     """Benchmarks. Each prints a table and writes JSON (and a plot) into the folder given by --out."""
 
 
-TIMES = (latency, cameras, subscribers, duty, overload, cold, soak, peers)
+TIMES = (latency, cameras, subscribers, doors, duty, overload, cold, soak, peers)
 for command in (check, *TIMES, compare, drive, home, replay, gpu):
     benchmarks.add_command(command)
 

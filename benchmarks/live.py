@@ -45,6 +45,8 @@ class Heard:
     received_ns: list[int] = field(default_factory=list)
     """When each frame's answer was."""
     statuses: list[StatusMessage] = field(default_factory=list)
+    hop_ms: list[float] = field(default_factory=list)
+    """From publishing each frame's answer to receiving it."""
 
     @property
     def latency_ms(self) -> list[float]:
@@ -90,7 +92,7 @@ def run_live(process: Sequence[str], play: Play, say: Callable[[str], None] | No
     heard = Heard()
     found: list[Frame] = []
     with (
-        Subscriber(play.endpoint, timeout_s=SILENCE_S) as subscriber,
+        _subscriber(play) as subscriber,
         subprocess.Popen(command, start_new_session=True) as started,
     ):
         realtime.leave(started.pid)  # this process may be ahead of all others; what it measures is not
@@ -112,6 +114,7 @@ def run_live(process: Sequence[str], play: Play, say: Callable[[str], None] | No
                 found.append((*known, all_ms - sum(known)))
                 heard.captured_ns.append(message.captured_ns)
                 heard.received_ns.append(subscriber.received_ns)
+                heard.hop_ms.append((subscriber.received_ns - message.published_ns) / 1e6)
             elif isinstance(message, StatusMessage):
                 heard.statuses.append(message)
                 if say is not None and len(heard.statuses) % 60 == 0:
@@ -122,7 +125,7 @@ def run_live(process: Sequence[str], play: Play, say: Callable[[str], None] | No
                     break
     cameras = [message.streams[name] for name in play.cameras]
     heard.frames = found[SKIP:]
-    del heard.captured_ns[:SKIP], heard.received_ns[:SKIP]
+    del heard.captured_ns[:SKIP], heard.received_ns[:SKIP], heard.hop_ms[:SKIP]
     heard.facts = {
         "lost": subscriber.lost,
         "dropped": dict(sum((Counter(camera.dropped) for camera in cameras), Counter[str]())),
@@ -131,6 +134,12 @@ def run_live(process: Sequence[str], play: Play, say: Callable[[str], None] | No
         "recording": None if message.recording is None else msgspec.to_builtins(message.recording),
     }
     return heard
+
+
+def _subscriber(play: Play) -> Subscriber:
+    if play.packets is not None:
+        return Subscriber(play.packets, timeout_s=SILENCE_S, kind="unix")
+    return Subscriber(play.endpoint, timeout_s=SILENCE_S)
 
 
 def run_user_loop(command: Sequence[str], endpoint: str, environment: Mapping[str, str] | None = None) -> Heard:

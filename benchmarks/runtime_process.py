@@ -14,7 +14,7 @@ import cv2
 from benchmarks.workload import SETTLE_S, Play, WorkloadSource, decode_play, make_workload
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
-from edge_runtime.config import Config, EngineConfig, RecordingSink, ZmqSink
+from edge_runtime.config import Config, EngineConfig, RecordingSink, UnixSink, ZmqSink
 from edge_runtime.runtime import Runtime
 
 
@@ -28,11 +28,14 @@ def main(play: Play, engine: EngineConfig | None = None) -> None:
     """Run until the workload has been played."""
     cv2.setNumThreads(1)
     workload = make_workload(play.pictures)
+    sinks: list[Any] = [ZmqSink(play.endpoint)]
+    sinks += [] if play.packets is None else [UnixSink(play.packets)]
+    sinks += [] if play.recording is None else [RecordingSink(play.recording)]
     config = Config(
         name="benchmark",
         bundle=play.bundle,
         source=(),
-        sink=(ZmqSink(play.endpoint), *(() if play.recording is None else (RecordingSink(play.recording),))),
+        sink=tuple(sinks),
         engine=engine or EngineConfig(),
         allow_unsigned=True,
         stop_at_end=True,

@@ -114,6 +114,8 @@ class Play(Struct, frozen=True):
     realtime: RealtimeConfig | None = None
     spread: bool = False
     """Whether the cameras' moments are spread evenly over a period, or the same."""
+    packets: str | None = None
+    """Where a sink of kind `unix` listens; the benchmark then hears that one."""
 
 
 def encode_play(play: Play) -> str:

@@ -189,6 +189,16 @@ class ZmqSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind",
     """Of an `ipc://` path: its group, one that this process is a member of."""
 
 
+class UnixSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="unix"):
+    """Packets for programs on this host that act on decisions, over a Unix socket of type SOCK_SEQPACKET."""
+
+    bind: Annotated[str, Meta(pattern="^ipc://")]
+    mode: Mode = "0666"
+    """Of a path: who may listen."""
+    group: str = ""
+    """Of a path: its group, one that this process is a member of."""
+
+
 class RecordingSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="recording"):
     """Record what comes in and what is decided."""
 
@@ -208,7 +218,7 @@ class MetricsSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     bind: str = "tcp://127.0.0.1:9464"
 
 
-SinkConfig = ZmqSink | RecordingSink | MetricsSink
+SinkConfig = ZmqSink | UnixSink | RecordingSink | MetricsSink
 
 
 class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):

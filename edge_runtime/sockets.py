@@ -55,8 +55,11 @@ def listen(
     mode: int = PRIVATE,
     group: str = "",
     prepare: Callable[[socket.socket], None] = lambda listening: None,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
 ) -> Listener:
     """Listen at `address`; `prepare` sets options before. A Unix socket in the file system gets `mode` and `group`.
+
+    TCP knows the `kind` SOCK_STREAM only.
 
     Raises ConfigError naming `setting` if the address cannot be had; HeldError if somebody listens there. The file of
     a listener that has died is taken over.
@@ -64,7 +67,7 @@ def listen(
     endpoint = endpoints.parse(address)
     try:
         if isinstance(endpoint, Ipc):
-            return _listen_ipc(endpoint, setting, mode, group, prepare)
+            return _listen_ipc(endpoint, setting, mode, group, prepare, kind)
         where = _resolve(endpoint)
         listening = socket.socket(where[0], socket.SOCK_STREAM)
         try:
@@ -144,10 +147,15 @@ def answers(address: str) -> bool:
 
 
 def _listen_ipc(
-    endpoint: Ipc, setting: str, mode: int, group: str, prepare: Callable[[socket.socket], None]
+    endpoint: Ipc,
+    setting: str,
+    mode: int,
+    group: str,
+    prepare: Callable[[socket.socket], None],
+    kind: socket.SocketKind,
 ) -> Listener:
     number = _group_number(group, setting)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening = socket.socket(socket.AF_UNIX, kind)
     try:
         prepare(listening)
         if endpoint.abstract:
@@ -204,6 +212,9 @@ def _alive(endpoint: Ipc) -> bool:
             return False
         except BlockingIOError:  # so many wait to be accepted
             return True
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:  # a socket of another kind, but there
+                raise
         return True
 
 

@@ -17,6 +17,12 @@ def _publisher(item: config.ZmqSink, clock: Clock) -> Sink:
     return ZmqPublisher(item.bind, item.high_water_mark, int(item.mode, 8), item.group)
 
 
+def _packets(item: config.UnixSink, clock: Clock) -> Sink:
+    from edge_runtime.publish.packet_publisher import PacketPublisher
+
+    return PacketPublisher(item.bind, int(item.mode, 8), item.group)
+
+
 def _recorder(item: config.RecordingSink, clock: Clock) -> Sink:
     from pathlib import Path
 
@@ -33,6 +39,7 @@ def _metrics(item: config.MetricsSink, clock: Clock) -> Sink:
 
 SINKS: dict[type, tuple[Callable[[Any, Clock], Sink], type[DirectOutlet] | type[QueuedOutlet]]] = {
     config.ZmqSink: (_publisher, DirectOutlet),
+    config.UnixSink: (_packets, DirectOutlet),
     config.RecordingSink: (_recorder, DirectOutlet),
     config.MetricsSink: (_metrics, QueuedOutlet),
 }

@@ -80,10 +80,11 @@ class Outlet(ABC):
     def health(self) -> SinkHealth:
         """For the status."""
         sink = self.sink
+        dropped = self._dropped + (0 if sink is None else sink.missed)
         if sink is not None and sink.stopped is not None:
-            return SinkHealth("stopped", self._published, self._dropped, self._failures, sink.stopped)
+            return SinkHealth("stopped", self._published, dropped, self._failures, sink.stopped)
         return SinkHealth(
-            "retrying" if sink is None else "open", self._published, self._dropped, self._failures, self._reason
+            "retrying" if sink is None else "open", self._published, dropped, self._failures, self._reason
         )
 
     def recording(self) -> RecordingHealth | None:
@@ -154,7 +155,7 @@ class DirectOutlet(Outlet):
         try:
             call(self.sink)
         except Exception as error:
-            self._dropped += counts
+            self._dropped += counts + self.sink.missed
             broken, self.sink = self.sink, None
             threading.Thread(target=_close, args=(broken,), name=self.name, daemon=True).start()
             self._failed(error)

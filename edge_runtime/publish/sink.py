@@ -62,6 +62,11 @@ class Sink(ABC):
         """Called at least 20 times a second: do what is due besides messages."""
 
     @property
+    def missed(self) -> int:
+        """Messages that a receiver could not take, each once for every such receiver. Any thread."""
+        return 0
+
+    @property
     def stopped(self) -> str | None:
         """Why it takes nothing any more for good, if so."""
         return None

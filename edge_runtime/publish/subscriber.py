@@ -2,17 +2,104 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import Literal
 
 import msgspec
 import zmq
 
-from edge_runtime import sockets
+from edge_runtime import endpoints, sockets
+from edge_runtime.errors import ConfigError
 from edge_runtime.wire import DecisionMessage, StatusMessage
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5560"
+PACKET_BYTES = 256 << 10
+"""More than a sink of kind `unix` can send at once."""
+RETRY_S = 0.05
+
+
+class _Zmq:
+    """Messages of a sink of kind `zmq`."""
+
+    def __init__(self, endpoint: str, topics: Iterable[bytes], high_water_mark: int) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.setsockopt(zmq.RCVHWM, high_water_mark)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        for topic in topics:
+            self._socket.subscribe(topic)
+        sockets.connect(self._socket, endpoint)
+
+    def receive(self, timeout_s: float | None) -> tuple[bytes, bytes] | None:
+        """Topic and JSON, or None after `timeout_s`."""
+        # A receive with a time limit; polling first would cost a second system call per message.
+        self._socket.setsockopt(zmq.RCVTIMEO, -1 if timeout_s is None else int(1000 * timeout_s))
+        try:
+            # Always two frames. recv_multipart would ask the socket whether more follow, at more than their cost.
+            return self._socket.recv(), self._socket.recv()
+        except zmq.Again:
+            return None
+
+    def close(self) -> None:
+        if not self._socket.closed:
+            self._socket.close()
+            self._context.term()
+
+
+class _Packets:
+    """Messages of a sink of kind `unix`. Connects when there is somebody to connect to, again and again."""
+
+    def __init__(self, endpoint: str, topics: tuple[bytes, ...]) -> None:
+        parsed = endpoints.parse(endpoint)
+        if not isinstance(parsed, endpoints.Ipc):
+            raise ConfigError(f"endpoint {endpoint!r}: expected ipc://PATH, as in the sink of kind unix")
+        self._address = parsed.address
+        self._topics = topics
+        self._socket: socket.socket | None = None
+        self._buffer = bytearray(PACKET_BYTES)
+
+    def receive(self, timeout_s: float | None) -> tuple[bytes, bytes] | None:
+        """Topic and JSON, or None after `timeout_s`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            self._socket = self._socket or self._connected()
+            size = 0
+            if self._socket is not None:
+                self._socket.settimeout(left_s)
+                try:
+                    size = self._socket.recv_into(self._buffer)
+                except (TimeoutError, BlockingIOError):
+                    return None
+                except OSError:
+                    pass
+            if not size:  # there is no runtime, or it has gone
+                self.close()
+                if left_s == 0.0:
+                    return None
+                time.sleep(RETRY_S if left_s is None else min(RETRY_S, left_s))
+                continue
+            topic, _, payload = bytes(self._buffer[:size]).partition(b"\0")
+            if topic.startswith(self._topics):
+                return topic, payload
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _connected(self) -> socket.socket | None:
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connecting.setblocking(False)
+        try:
+            connecting.connect(self._address)
+        except OSError:
+            connecting.close()
+            return None
+        return connecting
 
 
 class Subscriber:
@@ -32,7 +119,9 @@ class Subscriber:
         timeout_s: float | None = None,
         stale_after_s: float = 1.0,
         high_water_mark: int = 1000,
+        kind: Literal["zmq", "unix"] = "zmq",
     ) -> None:
+        """`kind`: of the sink at `endpoint`. Raises ConfigError if that is none."""
         self.received = 0
         """Decisions received, repeats left out."""
         self.lost = 0
@@ -50,13 +139,8 @@ class Subscriber:
         self._last: tuple[int, int] | None = None
         self._decision = msgspec.json.Decoder(DecisionMessage)
         self._status = msgspec.json.Decoder(StatusMessage)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
-        self._socket.setsockopt(zmq.RCVHWM, high_water_mark)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        for kind in ("decision.", "status."):
-            self._socket.subscribe(kind + name)
-        sockets.connect(self._socket, endpoint)
+        topics = tuple((prefix + name).encode() for prefix in ("decision.", "status."))
+        self._messages = _Packets(endpoint, topics) if kind == "unix" else _Zmq(endpoint, topics, high_water_mark)
 
     @property
     def stale(self) -> bool:
@@ -67,15 +151,11 @@ class Subscriber:
         """The next decision or status, or None after `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            left_ms = -1 if deadline is None else max(0, int(1000 * (deadline - time.monotonic())))
-            # A receive with a time limit; polling first would cost a second system call per message.
-            self._socket.setsockopt(zmq.RCVTIMEO, left_ms)
-            try:
-                # Always two frames. recv_multipart would ask the socket whether more follow, at more than their cost.
-                topic = self._socket.recv()
-                payload = self._socket.recv()
-            except zmq.Again:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            found = self._messages.receive(left_s)
+            if found is None:
                 return None
+            topic, payload = found
             arrived_ns = time.monotonic_ns()
             if topic.startswith(b"status."):
                 self.status = self._status.decode(payload)
@@ -87,9 +167,7 @@ class Subscriber:
 
     def close(self) -> None:
         """Free the socket. Harmless when called again."""
-        if not self._socket.closed:
-            self._socket.close()
-            self._context.term()
+        self._messages.close()
 
     def __iter__(self) -> Iterator[DecisionMessage]:
         while True:

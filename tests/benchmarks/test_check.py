@@ -94,6 +94,7 @@ def test_duty_and_cameras_write_figures_and_a_picture_and_are_compared_with_thei
     [
         ("latency", ["--rounds", "1", "--seconds", "3", "--pictures", "320x180"], {"pictures", "method"}),
         ("subscribers", ["--rounds", "1", "--seconds", "3", "--counts", "1,3"], {"subscribers", "p99_ratio"}),
+        ("doors", ["--rounds", "1", "--seconds", "3"], {"doors", "method"}),
         ("overload", ["--seconds", "3", "--pictures", "1920x1080"], {"served_hz", "p99_ms", "method"}),
         ("soak", ["--minutes", "0.05"], {"resident_mb", "growth_mb"}),
     ],
