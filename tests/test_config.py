@@ -316,7 +316,7 @@ def test_a_file_is_read_up_to_one_mebibyte_and_with_a_byte_order_mark(tmp_path: 
             ("[[source]]", 'kind="stdin"', "[[source]]", 'kind="radio"'),
             "source: item 2: kind is 'radio'; there are zmq,",
         ),
-        (("source=[]", "[[sink]]", 'kind="stdin"'), "sink: item 1: kind is 'stdin'; there are zmq, recording"),
+        (("source=[]", "[[sink]]", 'kind="stdin"'), "sink: item 1: kind is 'stdin'; there are zmq, unix, recording"),
         (("source=[]", "[engine]", "thread=1"), "engine: unknown key 'thread'; valid keys are backend, cache, cuda,"),
         (("source=[]", "[engine]", "threads=65"), "threads"),
         (("source=[]", "[publish]", "high=1"), "publish: unknown key 'high'; valid keys are bind, high_water_mark"),
