@@ -227,6 +227,18 @@ def test_what_comes_after_a_read_that_left_nothing_came_after_that_read(wire: Wi
     assert [(bytes(rest[-1].parts[0]), rest[-1].at_ns)] == [(b"c", 1000)]
 
 
+@pytest.mark.parametrize("parts", [(b"first", b"second"), (b"first", bytes(SMALL_BYTES * 3)), (b"a", b"b", b"c")])
+def test_a_message_is_as_old_as_its_first_frame_refused_or_not(wire: Wire, parts: tuple[bytes, ...]) -> None:
+    wire.read(50)
+    for number, part in enumerate(parts):
+        said = frame(part, MORE if number < len(parts) - 1 else 0)
+        wire.far.sendall(said[: len(said) // 2])
+        assert wire.read(100 + 10 * number) == []
+        wire.far.sendall(said[len(said) // 2 :])
+        got = wire.read(105 + 10 * number)
+    assert [one.at_ns for one in got] == [1], "after the handshake, which was read at 1"
+
+
 def test_what_it_knows_of_the_connection(wire: Wire) -> None:
     assert (wire.sender.key, wire.sender.open, wire.sender.heard_ns, wire.sender.holds) == ("one", True, 1, 0)
     wire.far.sendall(message(b"a"))
