@@ -1,0 +1,219 @@
+"""The door turn by turn, by a clock that a test moves: what a sender may cost, who gives way, and who is forgotten."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from edge_runtime.capture import door as module
+from edge_runtime.capture.door import (
+    BURST_NS,
+    HANDSHAKE_NS,
+    LEAST_SHARE,
+    MAX_SENDERS,
+    RESTED_NS,
+    SHARE,
+    SHUT_NS,
+    Visitor,
+    _identity,
+)
+from edge_runtime.zmtp import GREETING
+from tests.capture.test_door import Entrance
+from tests.capture.test_sender import HELLO, message
+from tests.conftest import wait_for
+
+S = 1_000_000_000
+
+
+class Times:
+    """`time`, as the door reads it, where it is put."""
+
+    def __init__(self) -> None:
+        self.at_ns = 100 * S
+
+    def monotonic_ns(self) -> int:
+        return self.at_ns
+
+    def thread_time_ns(self) -> int:
+        return 0  # what hearing costs is nothing: a test charges
+
+
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch) -> Times:
+    times = Times()
+    monkeypatch.setattr(module, "time", times)
+    return times
+
+
+@pytest.fixture
+def entrance(times: Times) -> Iterator[Entrance]:
+    entrance = Entrance()
+    yield entrance
+    entrance.close()
+
+
+def visitors(entrance: Entrance) -> list[Visitor]:
+    return list(entrance.door._visitors.values())
+
+
+def let_in(entrance: Entrance, said: bytes = HELLO) -> tuple[socket.socket, Visitor]:
+    """A connection whose first words have been heard, and the door's account of it."""
+    before = visitors(entrance)
+    connection = entrance.connection(said)
+    wait_for(lambda: bool(entrance.hear()) or len(visitors(entrance)) > len(before), "it to be let in")
+    (visitor,) = (one for one in visitors(entrance) if one not in before)
+    if len(said) > len(GREETING):
+        wait_for(lambda: bool(entrance.hear()) or visitor.sender.open, "its handshake")
+    return connection, visitor
+
+
+def heard(entrance: Entrance, turns: int = 3) -> list[bytes]:
+    return [bytes(one.parts[0]) for _ in range(turns) for _, messages in entrance.hear() for one in messages]
+
+
+def test_one_that_has_gone_is_forgotten_and_nobody_s_fault(entrance: Entrance) -> None:
+    connection, visitor = let_in(entrance)
+    connection.close()
+    wait_for(lambda: bool(entrance.hear()) or not visitors(entrance), "it to be forgotten")
+    assert visitor.sender.socket.fileno() == -1 and not entrance.ended
+
+
+def test_who_costs_more_than_may_be_had_at_once_waits_until_it_is_paid(entrance: Entrance, times: Times) -> None:
+    connection, visitor = let_in(entrance)
+    visitor.credit_ns, visitor.credited_ns = float(BURST_NS), times.at_ns
+    entrance.door.charge(visitor, BURST_NS)
+    assert visitor.credit_ns == 0
+    connection.sendall(message(b"a"))
+    wait_for(lambda: b"a" in heard(entrance, 1), "what it may still send")
+    entrance.door.charge(visitor, 1_000_000)
+    until_ns = times.at_ns + int((RESTED_NS + 1_000_000) / SHARE)
+    assert visitor.muted_until_ns == until_ns
+    connection.sendall(message(b"b"))
+    assert heard(entrance) == []
+    times.at_ns = until_ns - 1
+    assert heard(entrance) == []
+    times.at_ns = until_ns
+    wait_for(lambda: b"b" in heard(entrance, 1), "it to be heard again")
+    assert visitor.credit_ns <= RESTED_NS, "it has paid by waiting, and no more"
+
+
+def test_credit_grows_with_time_up_to_a_burst_and_is_shared_with_those_that_wait(
+    entrance: Entrance, times: Times
+) -> None:
+    (_, one), (_, other), (_, third) = (let_in(entrance) for _ in range(3))
+    for visitor in (one, other, third):
+        visitor.credit_ns, visitor.credited_ns = 0.0, times.at_ns
+    times.at_ns += 10_000_000
+    entrance.door.charge(one, 0)
+    assert one.credit_ns == 10_000_000 * SHARE
+    times.at_ns += 3600 * S
+    entrance.door.charge(one, 0)
+    assert one.credit_ns == BURST_NS
+    other.credited_ns = times.at_ns
+    entrance.door.charge(other, 1)  # waits from here on: two share
+    third.credit_ns, third.credited_ns = 0.0, times.at_ns
+    times.at_ns += 1_000_000
+    entrance.door.charge(third, 0)
+    assert third.credit_ns == 1_000_000 * max(LEAST_SHARE, SHARE / 2)
+    times.at_ns -= 500_000
+    entrance.door.charge(third, 0)
+    assert third.credit_ns == 1_000_000 * max(LEAST_SHARE, SHARE / 2), "time that goes back earns and costs nothing"
+
+
+def test_a_handshake_is_waited_for_as_long_as_is_said(entrance: Entrance, times: Times) -> None:
+    let_in(entrance, GREETING)
+    let_in(entrance)
+    times.at_ns += HANDSHAKE_NS
+    assert heard(entrance) == [] and not entrance.ended
+    times.at_ns += HANDSHAKE_NS // 5 + 1
+    entrance.hear()
+    assert entrance.ended == {"no_handshake": 1} and len(visitors(entrance)) == 1, "one that is done may be silent"
+    assert entrance.door.take_ended() == {}, "told once"
+
+
+def test_who_never_ended_its_handshake_gives_way_first_then_who_was_silent_for_longest(entrance: Entrance) -> None:
+    _, silent = let_in(entrance)
+    _, eager = let_in(entrance)
+    busy, talks = let_in(entrance)
+    _, late = let_in(entrance, GREETING)
+    busy.sendall(message(b"a"))
+    wait_for(lambda: b"a" in heard(entrance, 1), "the busy one")
+    for left in ([silent, eager, talks], [eager, talks], [talks]):
+        entrance.door._make_room()
+        assert visitors(entrance) == left
+    assert late.sender.socket.fileno() == -1
+    entrance.hear()
+    assert entrance.ended == {"gave_way": 3}
+
+
+def test_without_a_file_descriptor_somebody_gives_way_and_the_door_is_shut_for_a_moment(
+    entrance: Entrance, times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, eldest = let_in(entrance)
+    _, other = let_in(entrance)
+    tried: list[int] = []
+
+    def none() -> None:
+        tried.append(times.at_ns)
+        raise OSError(errno.EMFILE, "none left")
+
+    listening = entrance.door._listening
+    entrance.door._listening = SimpleNamespace(accept=none, fileno=listening.fileno)  # type: ignore[assignment]
+    entrance.connection(HELLO)
+    wait_for(lambda: bool(entrance.hear()) or bool(tried), "the door to be knocked at")
+    assert entrance.ended == {"no_file_descriptors": 1, "gave_way": 1}
+    assert visitors(entrance) == [other] and eldest.sender.socket.fileno() == -1
+    times.at_ns += SHUT_NS - 1
+    assert heard(entrance) == [] and len(tried) == 1
+    times.at_ns += 1
+    wait_for(lambda: bool(entrance.hear()) or len(tried) == 2, "the door to be open again")
+    assert visitors(entrance) == [other], "the last one is not sent away for one that cannot be let in"
+    entrance.door._listening = listening
+    times.at_ns += SHUT_NS
+    wait_for(lambda: bool(entrance.hear()) or len(visitors(entrance)) == 2, "the one that waits outside")
+
+
+def test_the_room_leaves_file_descriptors_to_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    for soft, room in ((4096, MAX_SENDERS), (200, 50), (3, 1), (module.resource.RLIM_INFINITY, MAX_SENDERS)):
+        monkeypatch.setattr(module.resource, "getrlimit", lambda _, soft=soft: (soft, soft))
+        entrance = Entrance()
+        assert entrance.door._room == room
+        entrance.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        (("127.0.0.1", 5000), ("connection", "127.0.0.1", 5000)),
+        (("127.8.9.1", 5000), ("connection", "127.8.9.1", 5000)),
+        (("::1", 5000, 0, 0), ("connection", "::1", 5000)),
+        (("::ffff:127.0.0.1", 5000, 0, 0), ("connection", "::ffff:127.0.0.1", 5000)),
+        (("10.0.0.127", 5000), ("host", "10.0.0.127")),
+        (("fe80::1", 5000, 0, 0), ("host", "fe80::1")),
+        (("::ffff:10.0.0.1", 5000, 0, 0), ("host", "::ffff:10.0.0.1")),
+    ],
+)
+def test_of_this_host_each_connection_is_told_apart_of_others_each_host(
+    address: tuple[object, ...], key: tuple[object, ...]
+) -> None:
+    with socket.socket() as connection:
+        assert _identity(connection, address) == key
+
+
+def test_closing_ends_every_connection(entrance: Entrance) -> None:
+    connections = [let_in(entrance)[0] for _ in range(3)]
+    muted = visitors(entrance)[0]
+    entrance.door.charge(muted, S)
+    entrance.door.close()
+    assert visitors(entrance) == [] and muted.sender.socket.fileno() == -1
+    for connection in connections:
+        connection.settimeout(5)
+        data = connection.recv(1 << 16)
+        while data:
+            data = connection.recv(1 << 16)
+    entrance.door._poll = select.epoll()  # for the fixture, which closes it again
