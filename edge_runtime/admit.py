@@ -22,6 +22,8 @@ FUTURE_TOLERANCE_NS = 50_000_000
 """A sender's stamp may run ahead of ours by this much (two clock reads, no more); later ones are refused."""
 MAX_STAMP_AGE_NS = 60_000_000_000
 MAX_JPEG_BYTES = 8 << 20
+WHITE_CHARS = 256
+"""White space around a text that costs none of its characters."""
 _NO_TEXT = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef"
     + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
@@ -91,17 +93,19 @@ def _reading(channel: Channel, raw: float | str | None) -> float | Refusal:
 def admit_text(spec: TextStream, text: str) -> tuple[str, bool] | Refusal:
     """The text with outer white space off, and whether it had to be cut to `max_chars`.
 
+    No more than the first `max_chars` and WHITE_CHARS are looked at, however much there is: behind that all is cut off.
     Empty text is refused, and what is no text in what is kept of it: control characters, halves of surrogate pairs,
     Unicode's noncharacters. Tabs and line breaks are text, and so are characters that this Python's tables do not
     know yet (newer emoji).
     """
-    stripped = text.strip()
+    looked_at = text[: spec.max_chars + WHITE_CHARS]
+    stripped = looked_at.strip()
     if not stripped:
         return Refusal("empty")
     admitted = stripped[: spec.max_chars]
     if match := _NO_TEXT.search(admitted):
         return Refusal("control_character", f"U+{ord(match[0]):04X}")
-    return admitted, len(stripped) > spec.max_chars
+    return admitted, len(stripped) > spec.max_chars or len(text) > len(looked_at)
 
 
 def decode_jpeg(data: bytes | memoryview, fewest: pictures.Fewest | None = None) -> NDArray[np.uint8] | Refusal:

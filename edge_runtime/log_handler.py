@@ -16,8 +16,13 @@ from collections import deque
 MAX_LINE = 600
 """Characters; more is cut off and said."""
 MAX_TRACE_LINES = 60
-BURST_LINES = 100
-LINES_PER_S = 5.0
+START_LINES, START_S = 100, 5.0
+"""So many lines may be said in the first seconds."""
+BURST_LINES = 10
+"""After that, so many at once."""
+LINES_PER_S = 3.0
+ERRORS_PER_S = 1.0
+"""Errors are counted by themselves: no flood of warnings leaves one out."""
 REPEAT_S = 10.0
 """A line that was said within this time is counted, and summed up after it."""
 MAX_REPEATS = 64
@@ -36,6 +41,30 @@ def one_line(text: str, limit: int = MAX_LINE) -> str:
     return cut if len(text) <= limit else f"{cut}... ({len(text)} characters)"
 
 
+class Budget:
+    """Lines that may be said: START_LINES at the start, then `rate` a second and BURST_LINES at once."""
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = rate
+        self._began = self._at = now
+        self._left = float(START_LINES)
+        self.left_out = 0
+        """Lines that were not said since one was."""
+
+    def take(self, lines: int, now: float) -> bool:
+        """Whether `lines` that belong together may be said at `now` (monotonic seconds): where one is left. More than
+        are left are borrowed.
+        """
+        most = START_LINES if now - self._began < START_S else BURST_LINES
+        self._left = min(most, self._left + self._rate * max(0.0, now - self._at))
+        self._at = max(self._at, now)
+        if self._left < 1:
+            self.left_out += 1
+            return False
+        self._left -= lines
+        return True
+
+
 class BoundedHandler(logging.Handler):
     """Writes to a file descriptor. Any thread may log; nothing here waits or raises."""
 
@@ -44,9 +73,8 @@ class BoundedHandler(logging.Handler):
         super().__init__()
         self.setFormatter(logging.Formatter(form))
         self._descriptor = descriptor
-        self._credit = float(BURST_LINES)
-        self._credited_at = time.monotonic()
-        self._left_out = 0
+        now = time.monotonic()
+        self._lines, self._errors = Budget(LINES_PER_S, now), Budget(ERRORS_PER_S, now)
         self._repeats: dict[str, tuple[float, int]] = {}
         """A line as it was said, since when, and how often since then."""
         self._waiting: deque[bytes] = deque()
@@ -76,7 +104,7 @@ class BoundedHandler(logging.Handler):
             self._more.set()
         shown = logging.LogRecord(record.name, record.levelno, "", 0, message, None, None)
         shown.created, shown.msecs = record.created, record.msecs
-        self._say(now, [self.format(shown), *trace])
+        self._say(now, record.levelno, [self.format(shown), *trace])
 
     def flush(self) -> None:
         """Give what waits a moment to be written."""
@@ -115,19 +143,17 @@ class BoundedHandler(logging.Handler):
             if count:
                 level, _, message = key.partition(" ")
                 text = f"{count} times more: {message}"
-                shown = logging.LogRecord("", logging.getLevelName(level), "", 0, text, None, None)
-                self._say(min(now, time.monotonic()), [self.format(shown)])
+                number = logging.getLevelName(level)
+                shown = logging.LogRecord("", number, "", 0, text, None, None)
+                self._say(min(now, time.monotonic()), number, [self.format(shown)])
 
-    def _say(self, now: float, lines: list[str]) -> None:
-        self._credit = min(BURST_LINES, self._credit + LINES_PER_S * (now - self._credited_at))
-        self._credited_at = now
-        if self._credit < 1:
-            self._left_out += 1
+    def _say(self, now: float, level: int, lines: list[str]) -> None:
+        budget = self._errors if level >= logging.ERROR else self._lines
+        if not budget.take(len(lines) + bool(budget.left_out), now):
             return
-        if self._left_out:
-            lines = [f"({self._left_out} lines are left out)", *lines]
-            self._left_out = 0
-        self._credit -= len(lines)
+        if budget.left_out:
+            lines = [f"({budget.left_out} lines are left out)", *lines]
+            budget.left_out = 0
         if len(self._waiting) + len(lines) > MAX_WAITING:
             self._lost += len(lines)
             return

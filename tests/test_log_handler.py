@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime import log_handler
-from edge_runtime.log_handler import BURST_LINES, MAX_LINE, BoundedHandler, one_line
+from edge_runtime.log_handler import (
+    BURST_LINES,
+    LINES_PER_S,
+    MAX_LINE,
+    START_LINES,
+    START_S,
+    BoundedHandler,
+    Budget,
+    one_line,
+)
 from tests.conftest import WAIT_S, wait_for
 
 FORGED = "camera\n2026-01-01 00:00:00,000 ERROR the brakes are gone\r\x1b[2J\x1b]0;x\x07\u202e\u2028\x85\x00\udcff"
@@ -115,9 +124,8 @@ def test_whatever_comes_a_few_lines_a_second_are_written_and_the_rest_is_counted
     for number in range(50_000):
         log.log.error("%d", number)
     # A reader is there, so that nothing is lost at the pipe.
-    # 10 more are granted below, and each of what is left out is told.
-    allowed = BURST_LINES + 10 + 2 * log_handler.LINES_PER_S * (time.monotonic() - start) + 2
-    log.handler._credit = 10
+    allowed = START_LINES + BURST_LINES + log_handler.ERRORS_PER_S * (time.monotonic() - start) + 2
+    log.handler._errors._left = 2
     log.log.error("last")
     lines = log.lines()
     assert len(lines) <= allowed
@@ -125,6 +133,41 @@ def test_whatever_comes_a_few_lines_a_second_are_written_and_the_rest_is_counted
     said = [line for line in lines if not line.startswith("(")]
     assert left_out + len(said) == 50_001
     assert said[-1] == "ERROR last"
+
+
+def test_a_flood_of_warnings_whose_causes_differ_leaves_no_error_out(log: Log) -> None:
+    for number in range(5000):
+        log.log.warning("camera.front: refusing messages: cause %d", number)
+        log.log.info("sensors: left out: channel_%d", number)
+    log.log.error("engine failed")
+    log.log.error("engine does not restart")
+    lines = log.lines()
+    assert lines[-2:] == ["ERROR engine failed", "ERROR engine does not restart"]
+    assert len(lines) < START_LINES + 50
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 5)), max_size=200), st.floats(0, 60), st.floats(0.1, 20))
+def test_in_no_while_after_the_start_are_more_lines_than_a_burst_and_the_rate(
+    steps: list[tuple[float, int]], begin: float, length: float
+) -> None:
+    budget, now, said = Budget(LINES_PER_S, 0.0), 0.0, []
+    for gap, lines in steps:
+        now += gap
+        if budget.take(lines, now):
+            said.append((now, lines))
+    begin += START_S
+    within = [lines for at, lines in said if begin <= at < begin + length]
+    # What was there at the begin is no more than a burst; the last one may have borrowed.
+    assert sum(within[:-1]) <= BURST_LINES + LINES_PER_S * length
+
+
+def test_what_is_left_out_is_told_with_the_next_line(log: Log) -> None:
+    log.handler._lines._left = 1.5
+    for number in range(50):
+        log.log.warning("%d", number)
+    log.handler._lines._left = 10.0
+    log.log.warning("next")
+    assert log.lines() == ["WARNING 0", "(49 lines are left out)", "WARNING next"]
 
 
 def test_a_full_pipe_holds_up_nobody(log: Log) -> None:

@@ -13,6 +13,7 @@ from edge_runtime.admit import (
     FUTURE_TOLERANCE_NS,
     MAX_JPEG_BYTES,
     MAX_STAMP_AGE_NS,
+    WHITE_CHARS,
     FreezeDetector,
     Refusal,
     admit_image,
@@ -92,6 +93,29 @@ def test_any_text_is_admitted_or_refused(text: str) -> None:
         assert answer[0].encode() and not any(
             unicodedata.category(one) == "Cc" for one in answer[0] if one not in "\t\n\r\x85"
         )
+
+
+SPACE = st.text(" \n\t\u2003", max_size=300)
+
+
+@given(SPACE, st.text(max_size=30), SPACE)
+def test_a_text_is_the_same_whether_or_not_all_of_it_is_looked_at(before: str, words: str, after: str) -> None:
+    text = before + words + after
+    given, stripped = admit_text(TEXT, text), text.strip()
+    if len(text) <= 10 + WHITE_CHARS:
+        if not stripped:
+            assert reason(given) == "empty"
+        elif not isinstance(given, Refusal):
+            assert given == (stripped[:10], len(stripped) > 10)
+    elif not isinstance(given, Refusal):
+        assert stripped.startswith(given[0]) and given[1], "what was not looked at counts as cut off"
+
+
+def test_white_space_without_end_is_not_searched_for_words() -> None:
+    assert reason(admit_text(TEXT, " " * 60_000 + "stop")) == "empty"
+    assert admit_text(TEXT, " " * WHITE_CHARS + "stop") == ("stop", False)
+    assert admit_text(TEXT, "stop" + " " * (WHITE_CHARS + 6)) == ("stop", False)
+    assert admit_text(TEXT, "stop" + " " * 60_000) == ("stop", True)
 
 
 def test_only_what_is_kept_of_a_sentence_is_looked_at() -> None:
