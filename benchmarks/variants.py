@@ -22,9 +22,10 @@ from build_engines.model.monolith import compose_monolith, monolith_bundle, stag
 from edge_runtime.bundle import TOKENIZER, Bundle, open_bundle
 from edge_runtime.bundles import bundle_path
 from edge_runtime.config import RealtimeConfig
-from edge_runtime.preprocess import Tokenizer, text_tensors
+from edge_runtime.preprocess import text_tensors
 from edge_runtime.streams import SensorStream, TextStream
 from edge_runtime.tensor_source import stream_tensor
+from edge_runtime.tokenizer import SentencePieceTokenizer
 
 USER, SAME, STAGED = "user's loop", "runtime, same graph", "runtime, staged"
 RECORDING = "runtime, staged, recording"
@@ -127,7 +128,7 @@ def ready_inputs(bundle: Bundle) -> dict[str, NDArray[np.generic]]:
     used = {source for stage in bundle.manifest.stages for source in stage.sources}
     for name, spec in bundle.manifest.streams.items():
         if isinstance(spec, TextStream):
-            tensors = text_tensors(spec, Tokenizer(bundle.read(TOKENIZER)), make_workload().sentences[0])
+            tensors = text_tensors(spec, SentencePieceTokenizer(bundle.read(TOKENIZER)), make_workload().sentences[0])
             inputs |= {"ids": tensors["ids"], "text_mask": tensors["mask"]}
         elif isinstance(spec, SensorStream) and stream_tensor(name, "window") in used:
             shape = (1, spec.window, len(spec.channels))

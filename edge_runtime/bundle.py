@@ -1,10 +1,10 @@
 """The bundle: the one contract between the build machine and the device.
 
-A directory (or the same as one `.tar`) with `manifest.json`, `stages/<stage>.<precision>.onnx`, `tokenizer.model`,
-`report/`, perhaps `engines/`, and `SIGNATURE`. The manifest holds the sha256 of every other file; SIGNATURE is Ed25519
-over the manifest's bytes. The manifest is parsed after its signature is verified (without one only where the caller
-allows unsigned bundles), every file after its digest. Nothing is unpickled or evaluated, but a compiled engine is code
-that TensorRT runs: whoever signs it must be trusted as its author.
+A directory (or the same as one `.tar`) with `manifest.json`, `stages/<stage>.<precision>.onnx`, `tokenizer.model` or
+`tokenizer.json`, `report/`, perhaps `engines/`, and `SIGNATURE`. The manifest holds the sha256 of every other file;
+SIGNATURE is Ed25519 over the manifest's bytes. The manifest is parsed after its signature is verified (without one only
+where the caller allows unsigned bundles), every file after its digest. Nothing is unpickled or evaluated, but a
+compiled engine is code that TensorRT runs: whoever signs it must be trusted as its author.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from edge_runtime.errors import BundleError
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.plain_file import read_plain
-from edge_runtime.preprocess import TOKENIZER as TOKENIZER  # noqa: PLC0414  # a name of the format, given on
 from edge_runtime.signing import sign, verify
 from edge_runtime.streams import Name, StreamSpec, kind, kind_of
 from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
 from edge_runtime.tensors import DType, TensorSpec
+from edge_runtime.tokenizer import TOKENIZER as TOKENIZER  # noqa: PLC0414  # a name of the format, given on
+from edge_runtime.tokenizer import TOKENIZER_JSON as TOKENIZER_JSON  # noqa: PLC0414
 
 MANIFEST = "manifest.json"
 SIGNATURE = "SIGNATURE"
@@ -36,7 +37,7 @@ MAX_FILE_BYTES = 2 << 30
 """No ONNX file is larger (https://protobuf.dev/programming-guides/proto-limits/)."""
 
 
-_AS_BEFORE = {"fit": "stretch", "scaling": "whole", "clip": 5.0}
+_AS_BEFORE = {"fit": "stretch", "scaling": "whole", "clip": 5.0, "tokenizer": "sentencepiece"}
 """What a stream does that says nothing of it."""
 
 
@@ -263,7 +264,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"presence names {unknown}, which are no streams"
     yield from _stream_problems(streams)
     for name, spec in streams.items():
-        for file in kind_of(spec).files:
+        for file in kind_of(spec).files(spec):
             if file not in manifest.files:
                 yield f"stream {name}: a {kind(spec)} stream needs {file}"
     outputs: dict[TensorSource, TensorSpec] = {}

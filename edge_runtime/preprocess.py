@@ -8,45 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import sentencepiece
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BundleError
 from edge_runtime.messages import Sample, Tensor, words_of
 from edge_runtime.pixels import pixels
 from edge_runtime.specs import NS_PER_MS, CameraStream, SensorStream, TextStream, max_age_ns
+from edge_runtime.tokenizer import Tokenizer
 
-TOKENIZER = "tokenizer.model"
-"""The bundle's file that holds the tokenizer."""
 CLIP_SIGMA = 5.0
 """Standardised sound is clipped here, and readings where their stream says nothing else (`SensorStream.clip`)."""
-
-
-class Tokenizer:
-    """SentencePiece (Kudo & Richardson 2018, arXiv:1808.06226), loaded from verified bytes. Any thread."""
-
-    def __init__(self, model: bytes) -> None:
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(model)
-        except RuntimeError as error:
-            raise BundleError(f"tokenizer.model: not a SentencePiece model ({error}); rebuild the bundle") from None
-
-    def encode(self, text: str) -> list[int]:
-        """Piece ids of `text`, without begin/end marks."""
-        ids: list[int] = self._processor.EncodeAsIds(text)
-        return ids
-
-    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        """Piece ids of each word by itself; a word that normalises to nothing is the unknown piece."""
-        unknown = [int(self._processor.unk_id())]
-        encoded: list[list[int]] = self._processor.EncodeAsIds(list(words))
-        return [pieces or unknown for pieces in encoded]
-
-    @property
-    def size(self) -> int:
-        """Number of pieces."""
-        return int(self._processor.GetPieceSize())
 
 
 def image_tensor(spec: CameraStream, picture: bytes | memoryview | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -69,19 +39,20 @@ def word_grid(spec: TextStream, encoded: Sequence[Sequence[int]]) -> tuple[NDArr
 
 
 def text_tensors(spec: TextStream, tokenizer: Tokenizer, text: str) -> dict[str, Tensor]:
-    """`ids` int32 [1, L] (0 beyond the end) and `mask` float32 [1, L] (1 = a piece); longer text is cut off.
+    """`ids` int32 [1, L], `mask` float32 [1, L] (1 = a piece) and `types` int32 [1, L] (sentence numbers); longer text
+    is cut off, shorter padded, as the tokenizer does it.
 
-    With `word_pieces` both are [1, W, P], a row per word.
+    With `word_pieces` all are [1, W, P], a row per word, 0 beyond the end.
     """
     if spec.word_pieces:
-        grid = word_grid(spec, tokenizer.encode_words(words_of(text)[: spec.max_tokens]))
-        return {"ids": grid[0][None], "mask": grid[1][None]}
-    pieces = tokenizer.encode(text)[: spec.max_tokens]
-    ids = np.zeros((1, spec.max_tokens), np.int32)
-    mask = np.zeros((1, spec.max_tokens), np.float32)
-    ids[0, : len(pieces)] = pieces
-    mask[0, : len(pieces)] = 1.0
-    return {"ids": ids, "mask": mask}
+        ids, mask = word_grid(spec, tokenizer.encode_words(words_of(text)[: spec.max_tokens]))
+        return {"ids": ids[None], "mask": mask[None], "types": np.zeros_like(ids)[None]}
+    pieces = tokenizer.lay_out(text, spec.max_tokens)
+    return {
+        "ids": np.array([pieces.ids], np.int32),
+        "mask": np.array([pieces.mask], np.float32),
+        "types": np.array([pieces.types], np.int32),
+    }
 
 
 def window_tensors(spec: SensorStream, samples: tuple[Sample, ...]) -> dict[str, Tensor]:

@@ -84,6 +84,8 @@ class TextStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kin
     word_pieces: Annotated[int, Meta(ge=0)] = 0
     """Encode each word (what white space parts) by itself in at most this many pieces, so that a tag belongs to a
     word; 0 = the sentence is one run of pieces."""
+    tokenizer: Literal["sentencepiece", "huggingface"] = "sentencepiece"
+    """The bundle's file that makes pieces of text: `tokenizer.model` or `tokenizer.json`."""
 
 
 class Aged(Protocol):

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import BundleError
 from edge_runtime.messages import Sample, words_of
-from edge_runtime.preprocess import CLIP_SIGMA, Tokenizer, image_tensor, text_tensors, window_tensors, word_grid
+from edge_runtime.preprocess import CLIP_SIGMA, image_tensor, text_tensors, window_tensors, word_grid
 from edge_runtime.streams import NS_PER_MS, CameraStream, Channel, SensorStream, TextStream
+from edge_runtime.tokenizer import SentencePieceTokenizer
 from tests import tiny
 from tests.conftest import noise
 
@@ -70,7 +71,7 @@ def test_a_window_is_finite_and_zero_where_masked(rows: list[tuple[int, bool, fl
 
 
 def test_text_becomes_padded_pieces_and_a_mask() -> None:
-    tokenizer = Tokenizer(tiny.tokenizer_model())
+    tokenizer = SentencePieceTokenizer(tiny.tokenizer_model())
     tensors = text_tensors(TextStream(16, 1000), tokenizer, "please stop now")
     count = len(tokenizer.encode("please stop now"))
     assert 0 < count <= 16
@@ -80,11 +81,11 @@ def test_text_becomes_padded_pieces_and_a_mask() -> None:
 
 
 def test_text_beyond_the_model_s_length_is_cut() -> None:
-    tensors = text_tensors(TextStream(4, 1000), Tokenizer(tiny.tokenizer_model()), "stop " * 40)
+    tensors = text_tensors(TextStream(4, 1000), SentencePieceTokenizer(tiny.tokenizer_model()), "stop " * 40)
     assert tensors["mask"][0].tolist() == [1.0] * 4
 
 
-WORDS = Tokenizer(tiny.tokenizer_model())
+WORDS = SentencePieceTokenizer(tiny.tokenizer_model())
 BY_WORD = TextStream(6, 1000, word_pieces=5)
 
 
@@ -111,7 +112,7 @@ def test_a_word_of_which_nothing_is_left_is_still_a_word() -> None:
 
 def test_bytes_that_are_no_tokenizer_are_refused() -> None:
     with pytest.raises(BundleError, match="not a SentencePiece model"):
-        Tokenizer(b"not a model")
+        SentencePieceTokenizer(b"not a model")
 
 
 def test_values_are_standardised_by_the_channel_s_mean_and_deviation_and_clipped_either_way() -> None:

@@ -38,9 +38,10 @@ from edge_runtime.infer.tensorrt.build import build_engine, graph_facts, known_c
 from edge_runtime.infer.tensorrt.cache import EngineCache, EngineKey
 from edge_runtime.infer.tensorrt.library import Library, find_library, load_library
 from edge_runtime.messages import Tensor, Tensors
-from edge_runtime.preprocess import CLIP_SIGMA, Tokenizer
+from edge_runtime.preprocess import CLIP_SIGMA
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, kind_of
 from edge_runtime.tensor_source import PRESENCE, TensorSource, stage_output, stream_tensor
+from edge_runtime.tokenizer import SentencePieceTokenizer
 
 TARGETS = ("8.6", "8.9", "12.0")
 CUDA: tuple[CudaChoice, ...] = ("cuda-python", "pycuda")
@@ -251,7 +252,7 @@ def moments(bundle: Bundle, count: int) -> dict[str, list[Tensors]]:
     """Stage to `count` inputs: random, but such as the stage could meet; the same on every call."""
     rng = np.random.default_rng(0)
     found: dict[str, list[Tensors]] = {stage.name: [] for stage in bundle.manifest.stages}
-    size = Tokenizer(bundle.read(TOKENIZER)).size if TOKENIZER in bundle.manifest.files else 1
+    size = SentencePieceTokenizer(bundle.read(TOKENIZER)).size if TOKENIZER in bundle.manifest.files else 1
     for _ in range(count):
         known: dict[TensorSource, Tensor] = {PRESENCE: np.ones((1, len(bundle.manifest.presence)), np.float32)}
         for name, spec in bundle.manifest.streams.items():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -20,14 +21,16 @@ from build_engines.adoption import inputs, opset, outputs, proof, trim
 from build_engines.adoption.inputs import Feed
 from build_engines.adoption.probe import probe
 from build_engines.adoption.read import ONNX_DOMAINS, files_of, first_line, read_model
+from build_engines.adoption.tokenizer import read_tokenizer, with_tokenizer
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
 from build_engines.graphs import constants_to_initialisers, name_nodes, serialised
 from build_engines.recipe import OnnxRecipe, OnnxStage
 from build_engines.write_bundle import tensor_spec, write_bundle
-from edge_runtime.bundle import TOKENIZER, Bundle, Manifest, Stage, StageInput
+from edge_runtime.bundle import Bundle, Manifest, Stage, StageInput
 from edge_runtime.errors import BundleError, UserError
 from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
 from edge_runtime.tensors import TensorSpec
+from edge_runtime.tokenizer import FILES
 
 Tell = Callable[[str], None]
 """Takes a line for people."""
@@ -39,6 +42,10 @@ def adopt(recipe: OnnxRecipe, recipe_digest: str, target: Path, tell: Tell = lam
     Raises UserError for a graph that does not fit.
     """
     files: dict[str, bytes] = {RECIPE_FILE: recipe_json(recipe)}
+    if recipe.onnx.tokenizer:
+        kind, tokenizer = read_tokenizer(Path(recipe.onnx.tokenizer))
+        files[FILES[kind]] = tokenizer
+        recipe = msgspec.structs.replace(recipe, streams=with_tokenizer(recipe.streams, kind))
     stages: list[Stage] = []
     made: dict[TensorSource, TensorSpec] = {}
     for plan in recipe.onnx.stages:
@@ -49,8 +56,6 @@ def adopt(recipe: OnnxRecipe, recipe_digest: str, target: Path, tell: Tell = lam
         made |= {stage_output(plan.name, output.name): output for output in adopted.outputs}
         for remark in adopted.remarks:
             tell(f"{plan.name}: {remark}")
-    if recipe.onnx.tokenizer:
-        files[TOKENIZER] = _read(Path(recipe.onnx.tokenizer))
     manifest = Manifest(
         format=1,
         name=recipe.name,

@@ -147,7 +147,7 @@ def _text(name: str, tensor: str, dims: Sequence[int | None]) -> InputGuess:
     spec = TextStream(dims[1] or LENGTH, max_age_ms=5000.0)
     lower = name.lower()
     if "type" in lower or "segment" in lower:
-        return InputGuess(name, tensor, "a text's sentence numbers: always the first", OnnxInput(constant=0.0))
+        return InputGuess(name, tensor, "a text's types", OnnxInput(source="stream:text:types"), "text", spec)
     if "mask" in lower:
         return InputGuess(name, tensor, "a text's mask", OnnxInput(source="stream:text:mask"), "text", spec)
     return InputGuess(name, tensor, "a text's pieces", OnnxInput(source="stream:text:ids"), "text", spec)
@@ -292,7 +292,7 @@ def propose(inspection: Inspection, labels: Sequence[str], data: str = "DATA") -
     if inspection.shares:
         lines.append("probabilities = true    # look: its values lie between 0 and 1")
     if any(isinstance(spec, TextStream) for spec in streams.values()):
-        lines.append('tokenizer = "tokenizer.model"    # look: the model\'s own SentencePiece file')
+        lines.append('tokenizer = "tokenizer.model"    # look: its own, or tokenizer.json, or vocab.txt')
     lines += ["", "[[onnx.stages]]", 'name = "net"', f"file = {_quoted(inspection.path.name)}"]
     for guess in inspection.inputs:
         lines += [f"[onnx.stages.inputs.{_quoted(guess.name)}]", *_input_lines(guess.plan)]

@@ -31,8 +31,9 @@ from edge_runtime.capture.tables import is_missing, read_rows
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Sample, Words
 from edge_runtime.pictures import PictureError
-from edge_runtime.preprocess import Tokenizer, image_tensor, text_tensors, window_tensors
+from edge_runtime.preprocess import image_tensor, text_tensors, window_tensors
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, streams_of
+from edge_runtime.tokenizer import SentencePieceTokenizer, Tokenizer
 
 MARKER = "samples.jsonl"
 AT_NS = 1_000_000_000
@@ -105,7 +106,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     voice = sorted({*commands, *(sentence for sentence in swapped if sentence is not None)})
     model = train_tokenizer(recipe.tokenizer, [text for text, _ in commands])
     actions = tuple(sorted({action for _, action in commands}))
-    parts = _Parts(streams, (camera, text, sensors), Tokenizer(model))
+    parts = _Parts(streams, (camera, text, sensors), SentencePieceTokenizer(model))
     pictures = parts.gestures(data, "train")
     source = RepairedSource(recipe, model, voice, actions, *pictures, *parts.rooms(rooms), occupants)
     names = {name: index for index, name in enumerate(recipe.labels)}

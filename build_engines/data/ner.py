@@ -32,8 +32,9 @@ from edge_runtime.capture.tables import is_utf8, lines_of
 from edge_runtime.errors import UserError
 from edge_runtime.heads.tagging import iob2
 from edge_runtime.messages import Words
-from edge_runtime.preprocess import Tokenizer, word_grid
+from edge_runtime.preprocess import word_grid
 from edge_runtime.streams import StreamSpec, TextStream
+from edge_runtime.tokenizer import SentencePieceTokenizer, Tokenizer
 
 MARKER = "*.conll"
 AT_NS = 1_000_000_000
@@ -188,7 +189,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     model = train_tokenizer(recipe.tokenizer, _to_cut(train, lists))
     source = SentenceSource(recipe, spec, model, train)
     digest = hashlib.sha256(read_file(split_file(data, "train"))).hexdigest()
-    batches = _val_batches(recipe, spec, Tokenizer(model), val)
+    batches = _val_batches(recipe, spec, SentencePieceTokenizer(model), val)
     lexicon = Lexicon(lists, model, spec, recipe.seed) if lists is not None else None
     return Prepared(dict(recipe.streams), model, source, batches, digest, lexicon)
 

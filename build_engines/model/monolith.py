@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto, compose
 
 from build_engines.modalities import MODALITIES
-from edge_runtime.bundle import MANIFEST, TOKENIZER, Bundle, Stage, encode_manifest
+from edge_runtime.bundle import MANIFEST, TOKENIZER, TOKENIZER_JSON, Bundle, Stage, encode_manifest
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
 from edge_runtime.tensor_source import stage_output
@@ -81,7 +81,8 @@ def monolith_bundle(bundle: Bundle, monolith: bytes, target: Path) -> Path:
     )
     file = "stages/monolith.fp32.onnx"
     stage = Stage("monolith", inputs, manifest.stages[-1].outputs, {"fp32": file})
-    files = {file: monolith} | ({TOKENIZER: bundle.read(TOKENIZER)} if TOKENIZER in manifest.files else {})
+    tokenizers = {name: bundle.read(name) for name in (TOKENIZER, TOKENIZER_JSON) if name in manifest.files}
+    files = {file: monolith} | tokenizers
     (target / "stages").mkdir(parents=True)
     for name, data in files.items():
         (target / name).write_bytes(data)

@@ -191,9 +191,9 @@ def _progress(console: Console) -> Progress:
 def _vocabulary(prepared: Prepared) -> int:
     if prepared.tokenizer is None:
         return 1
-    from edge_runtime.preprocess import Tokenizer
+    from edge_runtime.tokenizer import SentencePieceTokenizer
 
-    return Tokenizer(prepared.tokenizer).size
+    return SentencePieceTokenizer(prepared.tokenizer).size
 
 
 def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:

@@ -118,4 +118,5 @@ class OnnxModel(Struct, frozen=True, forbid_unknown_fields=True):
     this, are taken from before it; of others the logarithm (of a sigmoid head, of the odds) becomes the logits."""
     head: str = "softmax"
     tokenizer: str = ""
-    """SentencePiece model for a text stream, relative to the recipe."""
+    """For text streams, relative to the recipe: a SentencePiece model, a `tokenizer.json` of Hugging Face, or a
+    WordPiece vocabulary (`vocab.txt`)."""

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from edge_runtime.bundle import TOKENIZER, Bundle, stream_tensor_spec
+from edge_runtime.bundle import Bundle, stream_tensor_spec
 from edge_runtime.decide import finite
 from edge_runtime.errors import BundleError, EngineError
 from edge_runtime.heads.policy import PolicyState
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.infer.stages import StageGraph
 from edge_runtime.messages import AlignedSet, Slice, Tensor, Tensors
-from edge_runtime.preprocess import Tokenizer
+from edge_runtime.streams import TextStream, streams_of
 from edge_runtime.tensors import zeros
+from edge_runtime.tokenizer import FILES, load_tokenizer
 
 
 def rehearse(bundle: Bundle) -> None:
@@ -75,7 +76,10 @@ def _made_up(bundle: Bundle) -> Mapping[str, Tensors]:
     """Noise for every stream's tensors: pixels, pieces that the tokenizer knows, standardised readings; masks are 1."""
     rng = np.random.default_rng(0)
     manifest = bundle.manifest
-    pieces = Tokenizer(bundle.read(TOKENIZER)).size if TOKENIZER in manifest.files else 1
+    pieces = {
+        name: load_tokenizer(spec.tokenizer, bundle.read(FILES[spec.tokenizer])).size
+        for name, spec in streams_of(manifest.streams, TextStream).items()
+    }
     tensors: dict[str, dict[str, Tensor]] = {name: {} for name in manifest.streams}
     for stage in manifest.stages:
         for source in stage.sources:
@@ -84,9 +88,11 @@ def _made_up(bundle: Bundle) -> Mapping[str, Tensors]:
                 continue
             if spec.dtype == "uint8":
                 value: Tensor = rng.integers(0, 256, spec.shape, np.uint8)
-            elif spec.dtype == "int32":
+            elif source.field == "ids":
                 # The last piece is among them: a table that is too short for the tokenizer is found.
-                value = np.full(spec.shape, pieces - 1, np.int32)
+                value = np.full(spec.shape, pieces[source.name] - 1, np.int32)
+            elif source.field == "types":
+                value = np.zeros(spec.shape, np.int32)
             elif source.field == "mask":
                 value = np.ones(spec.shape, np.float32)
             else:

@@ -67,8 +67,10 @@ class Kind(ABC, Generic[Spec, M, R]):
     """Whether several such streams see the same moment, a little apart."""
     surplus: ClassVar[str] = "superseded"
     """Why a message was left out though its stream is present."""
-    files: ClassVar[tuple[str, ...]] = ()
-    """Files that a bundle with such a stream must hold."""
+
+    def files(self, spec: Spec) -> tuple[str, ...]:
+        """Files that a bundle with such a stream must hold."""
+        return ()
 
     def problems(self, spec: Spec) -> Iterator[str]:
         """What contradicts itself in `spec`."""

@@ -12,8 +12,9 @@ from edge_runtime.choose import newest_only
 from edge_runtime.kinds.kind import Admit, Field, Kind, Make, Preprocess, Read
 from edge_runtime.kinds.record import Time, none, unset
 from edge_runtime.messages import Message, Slice, Tensors, Utterance, Words
-from edge_runtime.preprocess import TOKENIZER, Tokenizer, text_tensors
+from edge_runtime.preprocess import text_tensors
 from edge_runtime.specs import TextStream
+from edge_runtime.tokenizer import FILES, load_tokenizer
 
 
 class Sentence(Struct, frozen=True):
@@ -38,7 +39,9 @@ class Text(Kind[TextStream, Utterance, Sentence]):
     schema = "edge_runtime.Sentence"
     keep = 16
     each_answered = True
-    files = (TOKENIZER,)
+
+    def files(self, spec: TextStream) -> tuple[str, ...]:
+        return (FILES[spec.tokenizer],)
 
     def admission(self, spec: TextStream) -> Admit:
         """Takes `Words`; refuses empty text and control characters; cuts what is too long."""
@@ -58,10 +61,10 @@ class Text(Kind[TextStream, Utterance, Sentence]):
 
     def fields(self, spec: TextStream) -> dict[str, Field]:
         shape = (1, spec.max_tokens, spec.word_pieces) if spec.word_pieces else (1, spec.max_tokens)
-        return {"ids": Field("int32", shape), "mask": Field("float32", shape)}
+        return {"ids": Field("int32", shape), "mask": Field("float32", shape), "types": Field("int32", shape)}
 
     def preprocessor(self, spec: TextStream, read: Read) -> Preprocess:
-        tokenizer = Tokenizer(read(TOKENIZER))
+        tokenizer = load_tokenizer(spec.tokenizer, read(FILES[spec.tokenizer]))
 
         def tensors(part: Slice) -> Tensors:
             newest = part.newest

@@ -91,7 +91,7 @@ def test_a_frame_weighs_what_it_holds() -> None:
 
 def test_the_newest_frame_stands_for_all_that_wait() -> None:
     row = kind_of(SPEC)
-    assert (row.keep, row.each_answered, row.surplus, row.files) == (1, False, "superseded", ())
+    assert (row.keep, row.each_answered, row.surplus, row.files(SPEC)) == (1, False, "superseded", ())
     assert row.reach_ns(SPEC) is None
     assert row.detail(SPEC) == "32x24, stretch, whole"
 

@@ -26,7 +26,7 @@ def test_a_sentence_is_stripped_cut_and_marked() -> None:
 
 
 def test_every_sentence_is_answered_and_some_may_wait() -> None:
-    assert (ROW.keep, ROW.each_answered, ROW.surplus, ROW.files) == (16, True, "superseded", ("tokenizer.model",))
+    assert (ROW.keep, ROW.each_answered, ROW.surplus, ROW.files(SPEC)) == (16, True, "superseded", ("tokenizer.model",))
     assert ROW.reach_ns(SPEC) is None
 
 
@@ -44,9 +44,15 @@ def test_tensors_are_a_row_of_pieces_or_a_grid_of_words() -> None:
     def shapes(spec: TextStream) -> dict[str, tuple[str, tuple[int, ...], str]]:
         return {name: (field.dtype, field.shape, field.likeness) for name, field in ROW.fields(spec).items()}
 
-    assert shapes(SPEC) == {"ids": ("int32", (1, 8), "exact"), "mask": ("float32", (1, 8), "exact")}
+    assert shapes(SPEC) == {
+        "ids": ("int32", (1, 8), "exact"),
+        "mask": ("float32", (1, 8), "exact"),
+        "types": ("int32", (1, 8), "exact"),
+    }
     words = replace(SPEC, word_pieces=3)
-    assert shapes(words) == {"ids": ("int32", (1, 8, 3), "exact"), "mask": ("float32", (1, 8, 3), "exact")}
+    assert {name: shape for name, (_, shape, _) in shapes(words).items()} == dict.fromkeys(
+        ("ids", "mask", "types"), (1, 8, 3)
+    )
 
 
 def test_the_newest_sentence_is_what_is_read() -> None:

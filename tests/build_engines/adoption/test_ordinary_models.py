@@ -553,9 +553,9 @@ def test_a_text_encoder_with_ids_mask_and_type_ids(tmp_path: Path, mask_type: in
     plan = {"input_ids": 'source = "stream:text:ids"', "attention_mask": 'source = "stream:text:mask"'}
     text = recipe(plan | {"token_type_ids": "constant = 0"}, TEXT, more='tokenizer = "tokenizer.model"\n')
     bundle, _ = adopted(tmp_path, text)
-    from edge_runtime.preprocess import Tokenizer
+    from edge_runtime.tokenizer import SentencePieceTokenizer
 
-    ids = Tokenizer(bundle.read("tokenizer.model")).encode("turn on the light")[:6]
+    ids = SentencePieceTokenizer(bundle.read("tokenizer.model")).encode("turn on the light")[:6]
     row = np.array([ids + [0] * (6 - len(ids))], np.int64)
     mask = np.array([[1] * len(ids) + [0] * (6 - len(ids))]).astype(helper.tensor_dtype_to_np_dtype(mask_type))
     given = {"input_ids": row, "attention_mask": mask, "token_type_ids": np.zeros_like(row)}

@@ -21,8 +21,8 @@ from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.lessons import Lessons
 from build_engines.model.train import train
 from build_engines.recipe import LexiconRecipe, Recipe, load_recipe
-from edge_runtime.preprocess import Tokenizer
 from edge_runtime.streams import TextStream
+from edge_runtime.tokenizer import SentencePieceTokenizer
 
 SPEC = TextStream(4, 1000, word_pieces=10)
 COMMON = ("the", "of", "and", "house", "running", "water")
@@ -95,7 +95,7 @@ def test_drawn_words_carry_their_own_traits_and_repeat_with_the_seed(tokenizer: 
     assert np.array_equal(drawn.ids, again.ids)
     assert drawn.ids.shape == drawn.mask.shape == (400, 10)
     assert drawn.mask[:, 0].all()
-    pieces = Tokenizer(tokenizer).encode_words(lexicon.words)
+    pieces = SentencePieceTokenizer(tokenizer).encode_words(lexicon.words)
     plain = {tuple(ids): word for word, ids in zip(lexicon.words, pieces, strict=True)}
     found = 0
     for ids, mask, traits in zip(drawn.ids, drawn.mask, drawn.traits, strict=True):
@@ -113,7 +113,7 @@ def test_an_encoder_learns_the_lists_and_puts_its_answer_into_the_word(tokenizer
     torch.manual_seed(0)
     lexicon = Lexicon(small_lists(), tokenizer, SPEC, 1)
     recipe = TextRecipe("text", kind="words", width=16, dropout=0.1, lexicon="english")
-    encoder = WordEncoder(recipe, SPEC.max_tokens, Tokenizer(tokenizer).size, 16).train()
+    encoder = WordEncoder(recipe, SPEC.max_tokens, SentencePieceTokenizer(tokenizer).size, 16).train()
     lessons = Lessons(LexiconRecipe(epochs=150, batch=16, learning_rate=1e-2, dropout=0.0), lexicon, encoder)
     assert lessons.steps == round(150 * len(lexicon.words) / 16)
     rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_an_encoder_learns_the_lists_and_puts_its_answer_into_the_word(tokenizer
     assert encoder.dropout.p == 0.1
     encoder.eval()
     assert float(lessons.loss(256, rng).detach()) < 0.3 * before
-    rows = Tokenizer(tokenizer).encode_words(["anna", "house"])
+    rows = SentencePieceTokenizer(tokenizer).encode_words(["anna", "house"])
     ids, mask = torch.zeros(2, 10, dtype=torch.int32), torch.zeros(2, 10)
     for row, pieces in enumerate(rows):
         ids[row, : len(pieces)], mask[row, : len(pieces)] = torch.tensor(pieces, dtype=torch.int32), 1.0

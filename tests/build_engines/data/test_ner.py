@@ -175,10 +175,11 @@ def test_training_sees_the_very_tensors_of_the_device() -> None:
         **{name: getattr(recipe, name) for name in recipe.__struct_fields__} | {"labels": ("O", "B-x")}
     )
     prepared = prepare(recipe, DATA, DATA)  # type: ignore[arg-type]
-    from edge_runtime.preprocess import Tokenizer, text_tensors
+    from edge_runtime.preprocess import text_tensors
+    from edge_runtime.tokenizer import SentencePieceTokenizer
 
     assert prepared.tokenizer is not None
-    tokenizer = Tokenizer(prepared.tokenizer)
+    tokenizer = SentencePieceTokenizer(prepared.tokenizer)
     replayed = replay(recipe.streams, read(DATA, "val", recipe.streams))
     batch = prepared.val[0]
     for row, (moment, aligned) in zip(range(64), replayed, strict=False):

@@ -11,8 +11,9 @@ import pytest
 from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
 from build_engines.modalities.text.recipe import TokenizerRecipe
 from edge_runtime.errors import UserError
-from edge_runtime.preprocess import Tokenizer, text_tensors
+from edge_runtime.preprocess import text_tensors
 from edge_runtime.streams import TextStream
+from edge_runtime.tokenizer import SentencePieceTokenizer
 
 SENTENCES = [
     "turn on the kitchen light",
@@ -30,7 +31,7 @@ def model() -> bytes:
 
 
 def test_no_script_gives_unknown_pieces(model: bytes) -> None:
-    tokenizer = Tokenizer(model)
+    tokenizer = SentencePieceTokenizer(model)
     for text in ("καλημέρα", "привет", "🚗 left", "打開"):
         ids = tokenizer.encode(text)
         assert ids
@@ -40,7 +41,7 @@ def test_no_script_gives_unknown_pieces(model: bytes) -> None:
 def test_without_sampling_it_is_the_device_encoding(model: bytes) -> None:
     ids, mask = SamplingEncoder(model, SPEC, 0.0, 1).encode(SENTENCES)
     for row, text in enumerate(SENTENCES):
-        device = text_tensors(SPEC, Tokenizer(model), text)
+        device = text_tensors(SPEC, SentencePieceTokenizer(model), text)
         assert np.array_equal(ids[row], device["ids"][0])
         assert np.array_equal(mask[row], device["mask"][0])
 
@@ -68,7 +69,7 @@ def test_an_impossible_vocabulary_is_the_users_mistake() -> None:
 def test_marked_capitals_share_the_pieces_of_small_letters() -> None:
     words = ["london", "London", "LONDON", "light", "Light", "kitchen"] * 5
     model = train_tokenizer(TokenizerRecipe(vocabulary=320, mark_capitals=True), words)
-    tokenizer = Tokenizer(model)
+    tokenizer = SentencePieceTokenizer(model)
     small, first, every, wide = tokenizer.encode_words(["london", "London", "LONDON", "\uff2condon"])
     (mark,) = {first[0]}
     assert first == [mark, *small]

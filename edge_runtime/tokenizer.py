@@ -1,0 +1,167 @@
+"""Text to the pieces that a model was trained on: SentencePiece models, and the `tokenizer.json` of Hugging Face.
+
+Loaded from a bundle's verified bytes. The library behind `tokenizer.json` is imported only where a bundle has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import sentencepiece
+
+from edge_runtime.errors import BundleError
+
+TOKENIZER = "tokenizer.model"
+"""The bundle's file that holds a SentencePiece model."""
+TOKENIZER_JSON = "tokenizer.json"
+"""The bundle's file that holds a Hugging Face tokenizer."""
+FILES = {"sentencepiece": TOKENIZER, "huggingface": TOKENIZER_JSON}
+"""What a text stream says of its tokenizer, to the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A text as a model reads it, all of one length."""
+
+    ids: Sequence[int]
+    mask: Sequence[int]
+    """1 = of the text or one of its marks, 0 = padding."""
+    types: Sequence[int]
+    """Sentence numbers, 0 where a tokenizer knows none."""
+
+
+class Tokenizer(Protocol):
+    """What makes pieces of text. Any thread."""
+
+    @property
+    def size(self) -> int:
+        """Number of pieces: ids are below it."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Piece ids of `text`, without begin and end marks."""
+        ...
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """Piece ids of each word by itself; a word that normalises to nothing is the unknown piece."""
+        ...
+
+    def lay_out(self, text: str, length: int) -> Pieces:
+        """`text` in `length` pieces: with the marks that the model was trained with, cut off or padded."""
+        ...
+
+
+class SentencePieceTokenizer:
+    """SentencePiece (Kudo & Richardson 2018, arXiv:1808.06226). No marks; padded behind with 0. Any thread."""
+
+    def __init__(self, model: bytes) -> None:
+        """Raises BundleError."""
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise BundleError(f"tokenizer.model: not a SentencePiece model ({error}); rebuild the bundle") from None
+
+    @property
+    def size(self) -> int:
+        return int(self._processor.GetPieceSize())
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._processor.EncodeAsIds(text)
+        return ids
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        unknown = [int(self._processor.unk_id())]
+        encoded: list[list[int]] = self._processor.EncodeAsIds(list(words))
+        return [pieces or unknown for pieces in encoded]
+
+    def lay_out(self, text: str, length: int) -> Pieces:
+        ids = self.encode(text)[:length]
+        rest = [0] * (length - len(ids))
+        return Pieces(ids + rest, [1] * len(ids) + rest, [0] * length)
+
+
+class HuggingFaceTokenizer:
+    """A `tokenizer.json` (https://huggingface.co/docs/tokenizers): normaliser, model, marks, types, the side that is
+    cut off and the side and piece that pad are the file's; the length is the stream's, or the file's where that is
+    shorter. Any thread.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        """Raises BundleError where it is none, or the library is not installed."""
+        try:
+            import tokenizers
+        except ImportError:
+            raise BundleError(
+                "tokenizer.json needs the package tokenizers; install it: pip install 'edge-runtime[tokenizers]'"
+            ) from None
+        try:
+            text = model.decode()
+            self._tokenizer: Any = tokenizers.Tokenizer.from_str(text)
+            self._bare: Any = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare Exceptions
+            raise BundleError(f"tokenizer.json: not a tokenizer ({error}); rebuild the bundle") from None
+        self._bare.no_truncation()
+        self._bare.no_padding()
+        self._cut: dict[str, Any] = dict(self._tokenizer.truncation or {})
+        self._pad: dict[str, Any] = dict(self._tokenizer.padding or {})
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._length = 0
+
+    @property
+    def size(self) -> int:
+        return int(self._bare.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._bare.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        unknown = [self._id_of("[UNK]", "<unk>")]
+        encoded = self._bare.encode_batch(list(words), add_special_tokens=False)
+        return [list(pieces.ids) or unknown for pieces in encoded]
+
+    def lay_out(self, text: str, length: int) -> Pieces:
+        if length != self._length:
+            self._fit(length)
+        made = self._tokenizer.encode(text)
+        return Pieces(made.ids, made.attention_mask, made.type_ids)
+
+    def _fit(self, length: int) -> None:
+        """Let the library cut off and pad to `length`."""
+        self._tokenizer.enable_truncation(
+            min(length, int(self._cut.get("max_length", length))),
+            stride=0,
+            direction=str(self._cut.get("direction", "right")).lower(),
+        )
+        token = str(self._pad.get("pad_token", self._known("[PAD]", "<pad>", "<|endoftext|>") or "[PAD]"))
+        self._tokenizer.enable_padding(
+            direction=str(self._pad.get("direction", "right")).lower(),
+            pad_id=int(self._pad.get("pad_id", self._tokenizer.token_to_id(token) or 0)),
+            pad_type_id=int(self._pad.get("pad_type_id", 0)),
+            pad_token=token,
+            length=length,
+        )
+        self._length = length
+
+    def _known(self, *tokens: str) -> str | None:
+        return next((token for token in tokens if self._bare.token_to_id(token) is not None), None)
+
+    def _id_of(self, *tokens: str) -> int:
+        known = self._known(*tokens)
+        return 0 if known is None else int(self._bare.token_to_id(known))
+
+
+KINDS: dict[str, type[SentencePieceTokenizer] | type[HuggingFaceTokenizer]] = {
+    "sentencepiece": SentencePieceTokenizer,
+    "huggingface": HuggingFaceTokenizer,
+}
+"""What a text stream says of its tokenizer, to what reads the file."""
+
+
+def load_tokenizer(kind: str, model: bytes) -> Tokenizer:
+    """The tokenizer of that kind. Raises BundleError."""
+    return KINDS[kind](model)
