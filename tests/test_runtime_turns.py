@@ -18,7 +18,7 @@ from edge_runtime.publish.outlet import DirectOutlet
 from edge_runtime.publish.sink import Published, Sink
 from edge_runtime.runtime import STATUS_INTERVAL_NS, TURN_NS, Runtime
 from edge_runtime.streams import NS_PER_MS, StreamSpec
-from edge_runtime.wire import BundleId, DecisionMessage, StatusMessage
+from edge_runtime.wire import BundleId, DecisionMessage, RecordingHealth, StatusMessage
 from tests import tiny
 from tests.conftest import tiny_config
 from tests.test_reload import PATIENT
@@ -33,6 +33,7 @@ class Kept(Sink):
     def __init__(self) -> None:
         self.items: list[DecisionMessage | StatusMessage] = []
         self.sessions: list[str] = []
+        self.messages: list[Message] = []
         self.served = 0
 
     def publish(self, item: Published) -> None:
@@ -40,6 +41,12 @@ class Kept(Sink):
 
     def session(self, config: Config, bundle: BundleId, streams: Mapping[str, StreamSpec]) -> None:
         self.sessions.append(bundle.version)
+
+    def message(self, message: Message) -> None:
+        self.messages.append(message)
+
+    def recording(self) -> RecordingHealth:
+        return RecordingHealth("a.mcap", len(self.messages), 0.0, None)
 
     def serve(self) -> None:
         self.served += 1
@@ -59,12 +66,13 @@ class Told(Notifier):
 class Loop:
     """A runtime whose loop a test turns, with real engines and mailboxes, and no threads but its sources'."""
 
-    def __init__(self, bundle: Path, realtime: RealtimeConfig | None = None) -> None:
+    def __init__(self, bundle: Path, realtime: RealtimeConfig | None = None, records: bool = False) -> None:
         self.clock = StillClock()
         self.runtime = Runtime(msgspec.structs.replace(tiny_config(bundle), realtime=realtime), self.clock)
         self.sink = Kept()
         self.told = self.runtime._notifier = Told()
         self.runtime._outlets = [DirectOutlet("1 kept", lambda: self.sink)]
+        self.runtime._taps = self.runtime._outlets if records else []
         self.session = self.runtime._session = self.runtime._open_session(self.runtime._config)
         self.runtime._start()
         self.sink.items.clear()
@@ -200,6 +208,24 @@ def test_after_sleep_sinks_are_told_that_the_memory_is_empty(loop: Loop) -> None
     loop.frame(10_020)
     (decision,) = loop.decisions(10_020)
     assert decision.label == "bright" and decision.dropped == {"slept": 1}
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_a_recorder_is_shown_every_message_that_is_taken_and_other_sinks_none(tmp_path: Path, records: bool) -> None:
+    loop = Loop(tiny.write_bundle(tmp_path / "b", streams=PATIENT), records=records)
+    loop.frame(10_010)
+    loop.text(10_009)
+    loop.turn(10_011)
+    loop.runtime._publish_status()
+    status = loop.sink.items[-1]
+    assert isinstance(status, StatusMessage)
+    if records:
+        assert [message.stream for message in loop.sink.messages] == ["text", "camera"]
+        assert status.recording == RecordingHealth("a.mcap", 2, 0.0, None)
+    else:
+        assert loop.sink.messages == [] and status.recording is None
+    assert list(status.sinks or {}) == ["1 kept"]
+    loop.session.close()
 
 
 class Bell:

@@ -14,8 +14,11 @@ from edge_runtime.capture import door as module
 from edge_runtime.capture.door import (
     BURST_NS,
     HANDSHAKE_NS,
+    IDLE_NS,
     LEAST_SHARE,
     MAX_SENDERS,
+    NEWCOMERS_SHARE,
+    POLL_S,
     RESTED_NS,
     SHARE,
     SHUT_NS,
@@ -123,6 +126,36 @@ def test_credit_grows_with_time_up_to_a_burst_and_is_shared_with_those_that_wait
     times.at_ns -= 500_000
     entrance.door.charge(third, 0)
     assert third.credit_ns == 1_000_000 * max(LEAST_SHARE, SHARE / 2), "time that goes back earns and costs nothing"
+
+
+def test_newcomers_together_may_make_no_more_than_their_part(entrance: Entrance, times: Times) -> None:
+    part = entrance.door._part_of_newcomers
+    assert [part(times.at_ns) for _ in range(3)] == [BURST_NS / 2, BURST_NS / 4, BURST_NS / 8]
+    times.at_ns += 10_000_000
+    expected = (BURST_NS / 8 + 10_000_000 * NEWCOMERS_SHARE) / 2
+    assert [part(times.at_ns), part(times.at_ns)] == [expected, expected / 2], "what a time has earned is had once"
+    times.at_ns += 3600 * S
+    _, visitor = let_in(entrance)
+    assert visitor.credit_ns <= BURST_NS / 2 and part(times.at_ns) == BURST_NS / 4
+
+
+def test_it_looks_again_soon_while_anybody_s_messages_have_waited(entrance: Entrance, times: Times) -> None:
+    (_, one), _ = let_in(entrance), let_in(entrance)
+    for visitor in visitors(entrance):
+        visitor.behind_ns = None
+    waited_s: list[float] = []
+
+    def nothing(timeout_s: float) -> list[tuple[int, int]]:
+        waited_s.append(timeout_s)
+        return []
+
+    poll = entrance.door._poll
+    entrance.door._poll = SimpleNamespace(poll=nothing)  # type: ignore[assignment]
+    entrance.hear()
+    one.behind_ns = times.at_ns
+    entrance.hear()
+    entrance.door._poll = poll
+    assert waited_s == [POLL_S, IDLE_NS / 1e9] == [0.02, 0.002]
 
 
 def test_a_handshake_is_waited_for_as_long_as_is_said(entrance: Entrance, times: Times) -> None:
