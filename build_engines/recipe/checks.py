@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from itertools import chain
 
 from build_engines.modalities import MODALITIES
+from build_engines.recipe.gate import PLAIN_GATE
+from build_engines.recipe.heads import HEAD_ROWS
 from build_engines.recipe.recipe import AnyRecipe, BuildRecipe, OnnxRecipe, Recipe
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
@@ -74,19 +76,31 @@ def _check_side_heads(recipe: Recipe) -> str | None:
     for side_head in recipe.side_heads:
         if problem := _check_head(heads[side_head.name], side_head.decision, recipe.streams, acts=False):
             return f"side head {side_head.name}: {problem}"
-        if side_head.labels and side_head.name not in recipe.dataset.side_labels:
-            return f"side head {side_head.name}: dataset.side_labels must name the field of its label"
-    values = [value.name for value in (*recipe.values, *(value for side in recipe.side_heads for value in side.values))]
-    if len(set(values)) != len(values):
-        return f"values of all heads must have distinct names, got {', '.join(values)}"
-    if unknown := [name for name in values if name not in recipe.dataset.targets]:
-        return f"dataset.targets must name the field of the value {unknown[0]!r}"
-    if recipe.gate.macro_f1 and not recipe.labels:
-        return "gate.macro_f1 is for a head with labels; of a regression head set gate.nmae"
-    if recipe.gate.nmae < 1 and not recipe.values:
-        return "gate.nmae is for a regression head; of a head with labels set gate.macro_f1"
-    if (values or recipe.side_heads) and recipe.train.augment.mirror is not None:
+    first = HEAD_ROWS[type(heads[""])]
+    if recipe.train.augment.mirror is not None and (first.answers != "labels" or recipe.side_heads):
         return "train.augment.mirror changes labels only; leave it out for values and side_heads"
+    return _check_targets(recipe, heads) or _check_goal(recipe, heads[""].kind, first.goal)
+
+
+def _check_targets(recipe: Recipe, heads: Mapping[str, Head]) -> str | None:
+    """The data must tell what is right for every head."""
+    taken = set[tuple[str, str]]()
+    for name, head in heads.items():
+        row = HEAD_ROWS[type(head)]
+        for key in row.targets(name, head):
+            if (row.table, key) in taken:
+                return f"two heads answer with {key!r} of dataset.{row.table}; give one another name"
+            if key not in getattr(recipe.dataset, row.table):
+                return f"dataset.{row.table} must name the field of {key!r}"
+            taken.add((row.table, key))
+    return None
+
+
+def _check_goal(recipe: Recipe, kind: str, goal: str) -> str | None:
+    """`[gate]` may ask for nothing by which a head of this kind is not judged."""
+    for row in HEAD_ROWS.values():
+        if row.goal != goal and getattr(recipe.gate, row.goal) != getattr(PLAIN_GATE, row.goal):
+            return f"gate.{row.goal} judges no {kind} head; set gate.{goal}"
     return None
 
 

@@ -32,3 +32,7 @@ class GateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     One step of INT8 is 0.8 %, and a value on the edge of two steps may fall to either side."""
     fallback: bool = True
     """Where the chosen plan is refused, give stages back their precision until it passes, and say so; else refuse."""
+
+
+PLAIN_GATE = GateRecipe()
+"""Where a recipe says nothing."""

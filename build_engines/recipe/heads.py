@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 from msgspec import Struct
@@ -10,7 +11,10 @@ from msgspec import Struct
 from edge_runtime.errors import ConfigError
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
-from edge_runtime.heads.regression import Value
+from edge_runtime.heads.regression import RegressionHead, Value
+from edge_runtime.heads.sigmoid import SigmoidHead
+from edge_runtime.heads.softmax import SoftmaxHead
+from edge_runtime.heads.tagging import TaggingHead
 from edge_runtime.streams import Name, Positive
 
 
@@ -24,6 +28,28 @@ class SideHeadRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     values: tuple[Value, ...] = ()
     weight: Positive = 1.0
     """Of its loss."""
+
+
+class HeadRow(NamedTuple):
+    """What a recipe says of one kind of head."""
+
+    answers: str
+    """The key, of the recipe and of a side head, that lists what it may answer."""
+    goal: str
+    """The setting of `[gate]` that it must reach in FP32; its default asks for nothing."""
+    table: str
+    """The table of `[dataset]` that names the fields of what is right."""
+    targets: Callable[[str, Any], tuple[str, ...]]
+    """The head's name (empty: the first) and the head, to the keys that this table must have."""
+
+
+_LABELLED = HeadRow("labels", "macro_f1", "side_labels", lambda name, head: (name,) if name else ())
+HEAD_ROWS: dict[type, HeadRow] = {
+    SoftmaxHead: _LABELLED,
+    SigmoidHead: _LABELLED,
+    TaggingHead: _LABELLED,
+    RegressionHead: HeadRow("values", "nmae", "targets", lambda name, head: tuple(value.name for value in head.values)),
+}
 
 
 def make_head(kind: str, output: str, labels: tuple[str, ...], values: tuple[Value, ...] = ()) -> Head:

@@ -39,6 +39,7 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("[model]\n", '[decision.needs]\nloud = ["text"]\n[model]\n', "loud"),
         ("[model]\n", '[decision.needs]\nnone = ["text"]\n[model]\n', "withholds the safe label"),
         ("[train]", "[train.augment]\nmixup = 0.5\n[train]", "one camera alone"),
+        ("[gate]\n", "[gate]\nnmae = 0.1\n", "gate.nmae judges no softmax head; set gate.macro_f1"),
     ],
 )
 def test_a_wrong_recipe_is_one_line_naming_the_value(
