@@ -36,7 +36,8 @@ class Frame(Message, frozen=True):
     """One camera picture."""
 
     picture: bytes | memoryview | NDArray[np.uint8]
-    """As it came, never written into: a JPEG's bytes, or [height, width, 3] uint8, BGR (OpenCV's order)."""
+    """As it came, never written into: a JPEG's bytes, or [height, width, 3] uint8, BGR (OpenCV's order). Of a raw
+    picture that nobody records only its `pixels`."""
     pixels: NDArray[np.uint8] | None = None
     """[height, width, 3] uint8 BGR as the stream's model takes it; None until a stream has taken it."""
 

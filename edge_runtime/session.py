@@ -92,7 +92,9 @@ class Session:
             books.sleep = self._sleep = books.sleep or SleepWatch(clock)
             self._slept_ns = self._sleep.look()
             demanding = [name for name, row in config.stream.items() if row.stamp == "required"]
-            self.intake = Intake(manifest.streams, self.mailboxes, clock, books.unrouted, self._sleep, demanding)
+            self.intake = Intake(
+                manifest.streams, self.mailboxes, clock, books.unrouted, self._sleep, demanding, tap is not None
+            )
             self.rates = {name: RateMeter() for name in manifest.streams}
             self.sources = open_sources(config.sources, manifest.streams, self.intake, decisions, running)
             self._taken_over = [source for source in self.sources if source in running]

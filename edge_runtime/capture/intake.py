@@ -20,7 +20,7 @@ from edge_runtime.capture.shares import Share
 from edge_runtime.clock import Clock, SleepWatch
 from edge_runtime.kinds.kind import Partly
 from edge_runtime.mailbox import Mailbox
-from edge_runtime.messages import Words
+from edge_runtime.messages import Message, Words
 from edge_runtime.streams import StreamSpec, kind_of
 
 log = logging.getLogger("edge_runtime.capture")
@@ -58,13 +58,15 @@ class Intake:
         unrouted: Unrouted | None = None,
         sleep: SleepWatch | None = None,
         stamped: Collection[str] = (),
+        recorded: bool = True,
     ) -> None:
         """`unrouted`: go on with these counts. `sleep` tells of the machine's sleep. `stamped`: the streams whose
-        messages must say when they were captured.
+        messages must say when they were captured. `recorded`: whether messages keep what only a recorder asks for.
         """
         self.clock = clock
         self.sleep = sleep or SleepWatch(clock)
         self._stamped = frozenset(stamped)
+        self._recorded = recorded
         self._streams = streams
         self._mailboxes = mailboxes
         self._admit = {name: kind_of(spec).admission(spec) for name, spec in streams.items()}
@@ -104,7 +106,12 @@ class Intake:
                 make = make.make
             elif self._parts[stream]:
                 self._refuse_parts(stream, {})
-        self._mailboxes[stream].put(lambda seq: make(stream, seq, stamp, id))
+
+        def message(seq: int) -> Message:
+            made = make(stream, seq, stamp, id)
+            return made if self._recorded else row.unrecorded(made)
+
+        self._mailboxes[stream].put(message)
 
     def frame(
         self, stream: str, image: NDArray[np.uint8], captured_ns: int | None = None, id: str | None = None

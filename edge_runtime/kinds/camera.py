@@ -123,6 +123,15 @@ class Camera(Kind[CameraStream, Frame, CompressedImage]):
         except pictures.PictureError as error:
             raise ValueError(f"picture {message.seq} of {message.stream}: {error}") from None
 
+    def unrecorded(self, message: Frame) -> Frame:
+        """Of a raw picture only the model's pixels: it is many times larger, and several of each camera would wait."""
+        whole, made = message.picture, message.pixels
+        if made is None or made is whole or not isinstance(whole, np.ndarray):
+            return message
+        # A view (of a cropped picture that need not be scaled) would keep all of it.
+        made = made.copy() if np.may_share_memory(made, whole) else made
+        return replace(message, picture=made, pixels=made)
+
     def weight(self, message: Frame) -> int:
         return message.picture.nbytes if isinstance(message.picture, np.ndarray) else len(message.picture)
 

@@ -112,6 +112,10 @@ class Kind(ABC, Generic[Spec, M, R]):
         """Name and JSON Schema of the records of the stream `name`."""
         return self.schema, schema_of(self.record, self.schema)
 
+    def unrecorded(self, message: M) -> M:
+        """`message` without what only a recorder asks for."""
+        return message
+
     def weight(self, message: M) -> int:
         """Bytes that `message` takes beyond some hundreds until it is recorded."""
         return 0
