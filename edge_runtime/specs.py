@@ -19,11 +19,17 @@ class Channel(Struct, frozen=True, forbid_unknown_fields=True):
     """One sensor channel: its unit, the range physics allows, and the training data's mean and deviation."""
 
     name: str
+    """As senders call it."""
     unit: str
+    """For people, e.g. `m/s`."""
     minimum: float
+    """The smallest that physics allows; a reading below it is refused."""
     maximum: float
+    """The largest that physics allows."""
     mean: float = 0.0
+    """Of the training data; fitted by the training."""
     std: Positive = 1.0
+    """Deviation of the training data; fitted by the training."""
     required: bool = False
     """A required channel that is missing or stale forces the safe decision."""
 
@@ -34,9 +40,13 @@ class CameraStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     width: Count
     """Pixels, as the model takes them; frames of other sizes are scaled, as `fit` and `scaling` say."""
     height: Count
+    """Pixels."""
     rate_hz: Positive
+    """Expected frames a second."""
     max_age_ms: Positive
+    """An older frame is absent."""
     required: bool = False
+    """Without it the decision is the safe one."""
     frozen_after: Annotated[int, Meta(ge=0)] = 0
     """Refuse frames after this many byte-identical ones in a row (a hung camera); 0 = never."""
     min_brightness: Annotated[float, Meta(ge=0, le=255)] = 0.0
@@ -62,9 +72,11 @@ class SensorStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     window: Count = 1
     """Steps in the model's window (T)."""
     step_ms: Positive = 100.0
+    """Between two steps of the window."""
     hop_ms: Annotated[float, Meta(ge=0)] = 0.0
     """Move the window at most this often, so that its encoder runs at the sensors' rate; 0 = with every sample."""
     required: bool = False
+    """Without it the decision is the safe one."""
     clip: Annotated[float, Meta(ge=0)] = 5.0
     """Standardised values are cut off at this many deviations: a reading far outside the training data must not
     extrapolate; 0 = never, which is what a recipe with `[onnx]` means where it says nothing."""
@@ -78,9 +90,13 @@ class TextStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kin
     max_age_ms: Positive
     """Time to live: an older sentence is absent."""
     rate_hz: Positive = 0.2
+    """Expected sentences a second."""
     languages: tuple[str, ...] = ()
+    """For people: what it was trained on."""
     max_chars: Count = 512
+    """A longer sentence is cut off there."""
     required: bool = False
+    """Without it the decision is the safe one."""
     word_pieces: Annotated[int, Meta(ge=0)] = 0
     """Encode each word (what white space parts) by itself in at most this many pieces, so that a tag belongs to a
     word; 0 = the sentence is one run of pieces."""

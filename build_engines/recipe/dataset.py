@@ -49,10 +49,16 @@ class WorldRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """What to record of the built-in world where the data folder is absent."""
 
     train_episodes: Count = 60
+    """Recorded drives to learn from."""
     val_episodes: Count = 15
+    """Recorded drives to judge by."""
     seconds: Positive = 40.0
+    """Length of a drive."""
     camera_hz: Positive = 3.0
+    """Frames a second that are kept of a drive."""
     learner_episodes: Annotated[int, Meta(ge=0)] = 0
     """Drives of the trained bundle itself, labelled by the expert, to train once more on (DAgger); 0 = none."""
     learner_epochs: Count = 4
+    """Epochs of that second training."""
     learner_rate: Positive = 5e-4
+    """Its learning rate."""

@@ -15,6 +15,7 @@ class GateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: Fraction = 0.0
     """Of the decisions in FP32, policy included."""
     macro_f1: Fraction = 0.0
+    """Macro-averaged F1 of the labels in FP32."""
     macro_f1_ratio: Annotated[float, Meta(ge=1e-12, le=1)] = 0.99
     """A reduced precision keeps at least this part of FP32's macro-F1."""
     class_drop: Fraction = 0.03

@@ -22,9 +22,12 @@ class SideHeadRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """A head beside the first: told with every decision, and trained and judged with it."""
 
     name: Name
+    """Under which its answers stand in the decision."""
     head: str
+    """Its kind, as `head` at the top."""
     decision: DecisionPolicy = DecisionPolicy()
     labels: tuple[str, ...] = ()
+    """In the order of its outputs; empty for a regression head."""
     values: tuple[Value, ...] = ()
     weight: Positive = 1.0
     """Of its loss."""

@@ -21,9 +21,14 @@ class FusionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """How the features become one decision; `tagger` gives one per word of the text."""
 
     kind: Literal["concat", "weighted", "gated", "attention", "tagger"]
+    """How features of all streams become one: side by side, as a weighted average, with learned gates, by attention,
+    or word by word."""
     width: Count = 128
+    """Of the hidden layer."""
     heads: Count = 4
+    """Of the attention."""
     dropout: Fraction = 0.1
+    """Share of the hidden layer's values that is dropped while training."""
     weights: dict[str, NotNegative] = {}
     """For kind `weighted`: stream to its weight, fixed instead of learned; `build-engines compare` chooses them by
     cross-validation."""

@@ -28,6 +28,7 @@ class PixelRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """What an own graph expects of pictures: `(pixel * scale - mean) / std`, pixels being 0 to 255."""
 
     layout: Literal["NCHW", "NHWC"] = "NCHW"
+    """Planes first or last."""
     colour: Literal["RGB", "BGR", "GREY"] = "RGB"
     """`GREY`: one plane, 0.299 R + 0.587 G + 0.114 B, not rounded."""
     normalisation: Literal["", "unit", "imagenet", "clip", "symmetric", "caffe", "none"] = ""
@@ -102,6 +103,7 @@ class OnnxStage(Struct, frozen=True, forbid_unknown_fields=True):
     """One graph of one's own."""
 
     name: Name
+    """As `stage:<stage>:<output>` calls it."""
     file: str
     """Relative to the recipe."""
     inputs: dict[str, OnnxInput]
@@ -117,6 +119,7 @@ class OnnxModel(Struct, frozen=True, forbid_unknown_fields=True):
     """The output is probabilities already. Those of a softmax or sigmoid at the graph's end, which is seen without
     this, are taken from before it; of others the logarithm (of a sigmoid head, of the odds) becomes the logits."""
     head: str = "softmax"
+    """`softmax` (one label of n) or `sigmoid` (independent labels)."""
     tokenizer: str = ""
     """For text streams, relative to the recipe: a SentencePiece model, a `tokenizer.json` of Hugging Face, or a
     WordPiece vocabulary (`vocab.txt`)."""

@@ -23,13 +23,16 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """What every recipe says, wherever its model comes from."""
 
     name: Name
+    """Of the bundle: small letters, digits, `.`, `-` and `_`."""
     version: str
+    """Of the bundle, for people."""
     layout: str
     """The data's layout: a key of `datasets.LAYOUTS`."""
     labels: tuple[str, ...] = ()
     """In the order of the head's outputs; empty for a regression head, and allowed to be for the layout `ner`: then the
     training data's tags."""
     trigger: str
+    """The stream whose messages cause decisions."""
     streams: dict[Name, StreamSpec]
     decision: DecisionPolicy
     dataset: DatasetRecipe = PLAIN_DATASET
@@ -37,14 +40,19 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     data: str = ""
     """Data folder where `--data` is not given, relative to the working directory."""
     seed: int = 0
+    """Of everything that is drawn: the same seed gives the same bundle."""
     calibrate: CalibrateRecipe = CalibrateRecipe()
     quantise: QuantiseRecipe = QuantiseRecipe()
     compile: CompileRecipe = CompileRecipe()
     gate: GateRecipe = GateRecipe()
     description: str = ""
+    """What it decides, in a sentence."""
     licence: str = ""
+    """Of the bundle, SPDX where there is one."""
     attribution: tuple[str, ...] = ()
+    """Whom to name for data and weights, a line each."""
     evaluate_split: str = "val"
+    """The split that the gate and the report judge by."""
 
 
 class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):

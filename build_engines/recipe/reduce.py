@@ -13,6 +13,7 @@ class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Which moments stand for the field."""
 
     samples: Annotated[int, Meta(ge=8, le=100_000)] = 256
+    """Moments in the calibration set."""
     split: str = "train"
     """Split of the data folder to choose from; never the one that is evaluated."""
     near_leak: Fraction = 0.02
@@ -47,3 +48,4 @@ class CompileRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     targets: tuple[Annotated[str, Meta(pattern=r"^\d+\.\d+$")], ...] = ("8.6", "8.9", "12.0")
     """Compute capabilities; empty = devices build their own engines."""
     workspace_mb: Annotated[int, Meta(ge=16, le=65536)] = 256
+    """Memory that the compiler may use for a layer's scratch, MiB."""

@@ -17,6 +17,7 @@ class OppositeRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     labels: tuple[str, str]
+    """The two labels that change places."""
     words: tuple[tuple[str, str], ...]
     """Pairs in the order of `labels`; the first pair that occurs in a sentence is swapped."""
     keep: tuple[str, ...] = ()
@@ -38,7 +39,9 @@ class AugmentRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     shift: Fraction = 0.0
     """Up to this part of the width and height, either way."""
     rotate_deg: NotNegative = 0.0
+    """Rotate by up to so many degrees."""
     scale: Fraction = 0.0
+    """Enlarge or shrink by up to this share."""
     brightness: Fraction = 0.0
     """Gain and offset change by up to this part of the range."""
     noise: NotNegative = 0.0
@@ -82,7 +85,9 @@ class LexiconRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     epochs: Positive = 8.0
     """Times that as many words are drawn as are listed, before the first sentence."""
     batch: Count = 256
+    """Words in a step."""
     learning_rate: Positive = 3e-3
+    """Of AdamW, at its highest."""
     dropout: Fraction = 0.05
     """Of the encoder meanwhile: words are learned by heart."""
     beside: Count = 128
@@ -95,10 +100,15 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """The optimiser (AdamW, one-cycle) and the regularisers."""
 
     epochs: Count
+    """Times through the training split."""
     batch: Count = 64
+    """Moments in a step."""
     learning_rate: Positive = 2e-3
+    """Of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), at its highest."""
     weight_decay: NotNegative = 0.01
+    """Of AdamW."""
     label_smoothing: Fraction = 0.05
+    """Share of the certainty that is spread over all labels."""
     class_balance: Annotated[float, Meta(ge=0, le=1)] = 0.5
     """Weight of a class = (mean count / its count) ** this."""
     class_weights: dict[str, Positive] = {}
@@ -108,6 +118,7 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     modality_dropout: dict[str, Fraction] = {}
     """Stream to the chance of being absent in a training pair."""
     aux_weight: NotNegative = 1.0
+    """Of the auxiliary labels' losses beside the first head's."""
     average: Fraction = 0.99
     """Decay of the moving average of the weights, which is what is kept."""
     repairing: Count = 1

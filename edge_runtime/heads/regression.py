@@ -23,9 +23,13 @@ class Value(Struct, frozen=True, forbid_unknown_fields=True):
     """One value that a regression head gives, all numbers in its unit."""
 
     name: str
+    """Under which it stands in the decision."""
     unit: str
+    """For people, e.g. `m/s`."""
     minimum: float
+    """The smallest that is said; below it by more than `tolerance`, the decision is the safe one."""
     maximum: float
+    """The largest that is said, likewise."""
     safe: float
     """What is said where the model may not answer."""
     tolerance: Annotated[float, Meta(ge=0)] = 0.0

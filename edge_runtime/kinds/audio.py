@@ -39,6 +39,7 @@ class AudioStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     rate_hz: Positive
     """Expected chunks a second, for health only."""
     max_age_ms: Positive
+    """Older sound is absent."""
     window: Annotated[int, Meta(ge=1, le=3000)] = 96
     """Frames in the model's window (T), 10 ms each: at most 30 s."""
     mels: Annotated[int, Meta(ge=8, le=128)] = 40
@@ -50,6 +51,7 @@ class AudioStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     hop_ms: Annotated[float, Meta(ge=0)] = 0.0
     """Move the window at most this often; 0 = with every chunk."""
     required: bool = False
+    """Without it the decision is the safe one."""
     silent_after: Annotated[int, Meta(ge=0)] = 0
     """Refuse chunks after this many in a row of one constant value (a muted or dead microphone); 0 = never."""
 

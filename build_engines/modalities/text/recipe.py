@@ -14,17 +14,26 @@ class TextRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """An encoder of token ids; `words` gives features per word, for a tagging head."""
 
     stream: str
+    """The stream that it reads."""
     kind: Literal["conv", "transformer", "words"] = "conv"
+    """Convolutions, a transformer, or an encoder of each word for a tagging head."""
     width: Count = 64
+    """Of a piece's embedding."""
     layers: Count = 1
+    """How many."""
     heads: Count = 4
+    """Of the transformer's attention."""
     dropout: Fraction = 0.3
+    """Share of values that is dropped while training."""
     token_dropout: Fraction = 0.1
     """Chance of hiding a token while training."""
     lexicon: Literal["", "english"] = ""
     """For kind `words`: lists of words that the encoder learns, as `train.lexicon` says."""
     aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
+    """Auxiliary label (`dataset.aux`) to how many classes it has: learned from this modality alone, beside the first
+    head."""
     aux_in_features: bool = False
+    """Give the auxiliary labels' probabilities to the fusion, as part of the features."""
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -35,7 +44,9 @@ class TokenizerRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """SentencePiece, trained on the training sentences."""
 
     vocabulary: Annotated[int, Meta(ge=300, le=64000)] = 1000
+    """Pieces to learn."""
     coverage: Annotated[float, Meta(ge=0.9, le=1)] = 0.9995
+    """Share of the training text's letters that pieces must cover; the rest becomes the unknown piece."""
     sampling_alpha: NotNegative = 0.0
     """Smoothness of subword sampling while training (Kudo 2018, arXiv:1804.10959); 0 = off."""
     keep_case: bool = False

@@ -14,6 +14,7 @@ class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """A convolutional encoder, one pass per camera (a batch of cameras)."""
 
     streams: tuple[str, ...]
+    """The cameras that it reads, one encoder for all."""
     kind: Literal["plain", "residual"] = "plain"
     """`plain`: one convolution per halving; `residual`: blocks with a skip connection after the first one."""
     widths: tuple[Count, ...] = (16, 32, 64, 96)
@@ -23,6 +24,7 @@ class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     pool: Literal["mean", "grid"] = "mean"
     """`mean`: where in the picture does not matter; `grid`: the last map's places are kept apart."""
     dropout: Fraction = 0.1
+    """Share of features that is dropped while training."""
     aux: dict[str, Annotated[int, Meta(ge=2)]] = {}
     """Auxiliary label of this modality to its number of classes."""
     aux_in_features: bool = False
