@@ -3,12 +3,14 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from edge_runtime.align import MAX_HELD_BYTES, History, align
+from edge_runtime.align import HEARTBEAT_REACH_NS, MAX_HELD_BYTES, History, align
 from edge_runtime.messages import Frame, Message, Sample, Slice, Utterance
+from edge_runtime.specs import max_age_ns
 from edge_runtime.streams import NS_PER_MS, CameraStream, Channel, SensorStream, StreamSpec, TextStream, kind_of
 from tests.conftest import noise
 
@@ -349,6 +351,102 @@ def test_what_is_forgotten_changes_no_decision(events: list[tuple[str, int, int]
             decided, dropped = history.settle(part, now * MS)
             accounts[part.stream] += decided + sum(dropped.values())
     assert all(seq[name] == accounts[name] + history.pending(name) for name in MANY)
+
+
+def edges(spec: StreamSpec) -> list[int]:
+    """Ages, in nanoseconds, at which what is chosen or forgotten of a stream changes, and their neighbours."""
+    span_ns = hop_ns = 0
+    if isinstance(spec, SensorStream):
+        span_ns = int((spec.window - 1) * spec.step_ms * MS) + max_age_ns(spec)
+        hop_ns = int(spec.hop_ms * MS)
+    reach_ns = kind_of(spec).reach_ns(spec) or 0
+    at = {0, hop_ns, span_ns, span_ns + hop_ns, reach_ns, max_age_ns(spec), max_age_ns(spec) + hop_ns}
+    at |= {max_age_ns(spec) + reach_ns, HEARTBEAT_REACH_NS, HEARTBEAT_REACH_NS - span_ns}
+    return sorted({max(0, age + by) for age in at for by in (-1, 0, 1)})
+
+
+EDGES = sorted({age for spec in MANY.values() for age in edges(spec)})
+MAKE_NS = {
+    "camera": lambda seq, at: Frame("camera", seq, at, IMAGE),
+    "camera.side": lambda seq, at: Frame("camera.side", seq, at, IMAGE),
+    "text": lambda seq, at: Utterance("text", seq, at, "go"),
+    "sensors": lambda seq, at: Sample("sensors", seq, at, {"a": 1.0, "b": 1.0} if seq % 3 else {"b": 1.0}),
+    "hopping": lambda seq, at: Sample("hopping", seq, at, {"a": 1.0} if seq % 4 else {"b": 1.0}),
+}
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(sorted(MANY)), st.sampled_from(EDGES[: len(EDGES) // 2]), st.sampled_from(EDGES)),
+            st.tuples(st.sampled_from(("sensors", "hopping")), st.just(0), st.sampled_from(EDGES)),
+            st.tuples(st.just("heartbeat"), st.sampled_from(EDGES), st.just(0)),
+        ),
+        max_size=60,
+    ),
+    st.sampled_from(sorted(MANY)),
+)
+def test_at_the_edges_of_every_window_what_is_forgotten_changes_no_decision(
+    events: list[tuple[str, int, int]], trigger: str
+) -> None:
+    """As above, with messages that lie to the nanosecond where a window, a hop, an age or a reach ends."""
+    history = History(MANY)
+    everything: dict[str, list[Message]] = {name: [] for name in MANY}
+    now = 10 * HEARTBEAT_REACH_NS
+    for seq, (what, step, age) in enumerate(events):
+        now += step
+        reference = now
+        if what != "heartbeat":
+            message = MAKE_NS[what](seq, now - age)
+            history.add(message)
+            everything[what].append(message)
+            everything[what].sort(key=lambda one: one.captured_ns)
+            reference = message.captured_ns
+            if what != trigger or reference < history.floor_ns:
+                continue
+        history.decided(reference, what == "heartbeat")
+        bounded = align(MANY, history.messages, reference, now)
+        assert bounded == align(MANY, everything, reference, now)
+        for part in bounded.slices.values():
+            history.settle(part, now)
+
+
+@pytest.mark.parametrize("name", ["camera", "text"])
+def test_what_is_exactly_as_old_as_it_may_be_serves_the_next_decision_of_the_same_moment_too(name: str) -> None:
+    history, now = History(MANY), 10 * HEARTBEAT_REACH_NS
+    history.add(MAKE_NS[name](0, now - max_age_ns(MANY[name])))
+    for _ in range(2):
+        history.decided(now)
+        part = align(MANY, history.messages, now, now).slices[name]
+        assert part.present and type(part.newest) is not Message
+        history.settle(part, now)
+    history.settle(part, now + 1)
+    assert type(history.messages[name][0]) is Message, "then only its time is remembered"
+
+
+@pytest.mark.parametrize("name", ["sensors", "hopping"])
+@pytest.mark.parametrize("heartbeat", [False, True])
+def test_the_oldest_message_that_a_window_may_still_need_is_kept_to_the_nanosecond(name: str, heartbeat: bool) -> None:
+    spec = MANY[name]
+    assert isinstance(spec, SensorStream)
+    span_ns = int((spec.window - 1) * spec.step_ms * MS) + max_age_ns(spec)
+    hop_ns = int(spec.hop_ms * MS)
+    anchor = 1000 * max(hop_ns, MS)  # the first moment of a hop
+    newest = anchor + max(0, hop_ns - 1)  # the last one of the same hop
+    history = History(MANY)
+    for seq, when in enumerate((anchor - span_ns - 1, anchor - span_ns, anchor, newest)):
+        history.add(Sample(name, seq, when, {"a": 1.0, "b": 1.0}))
+    reference = newest + (HEARTBEAT_REACH_NS if heartbeat else 0)
+    for _ in range(3):
+        history.decided(reference, heartbeat)
+        for part in align(MANY, history.messages, reference, newest).slices.values():
+            history.settle(part, newest)
+    assert history.floor_ns == newest
+    chosen = align(MANY, history.messages, newest, newest).slices[name]
+    expected = [1, 2] if hop_ns else [1, 2, 3]
+    assert [one.seq for one in chosen.messages] == expected
+    assert all(type(one) is Sample for one in chosen.messages)
 
 
 def test_a_heartbeat_costs_no_later_decision_its_input() -> None:
