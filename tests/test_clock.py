@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.clock import MAX_SLEEPS, RealClock, SleepWatch, wall_ns
+from edge_runtime.clock import MAX_SLEEPS, RealClock, SleepWatch, rfc3339, wall_ns
 
 
 class Clocks:
@@ -98,3 +98,32 @@ def test_wall_time_is_read(text: str, ns: int) -> None:
 def test_what_is_no_wall_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="time"):
         wall_ns(text)
+
+
+def test_every_look_narrows_down_what_sleep_can_be_told_from() -> None:
+    watch = SleepWatch(clocks := Clocks(0, [10_000_000] * 3))  # read far apart at first
+    assert watch.look() == 0
+    clocks.pauses = [10_000_000] * 3
+    assert watch.look() == 0
+    clocks.sleep(1_000_000)
+    assert watch.look() == 1_000_000
+    clocks.sleep(1)
+    assert watch.look() == 1_000_001
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (1_700_000_000_123_999_999, "2023-11-14T22:13:20.123Z"),
+        (1_700_000_000_999_000_000, "2023-11-14T22:13:20.999Z"),
+        (1_700_000_001_000_000_000, "2023-11-14T22:13:21.000Z"),
+    ],
+)
+def test_wall_time_is_written_to_the_millisecond(ns: int, text: str) -> None:
+    assert rfc3339(ns) == text
+    assert wall_ns(text) == ns // 1_000_000 * 1_000_000
+
+
+def test_the_wall_clock_is_the_host_s() -> None:
+    assert abs(RealClock().wall_ns() - time.time_ns()) < 10**9

@@ -62,3 +62,47 @@ def test_whoever_has_gone_takes_no_part() -> None:
         shares.take(sender, 0)
     assert sum(shares.take("last", 3000 * MS) for _ in range(50)) == 20
     assert len(shares._parts) == 1
+
+
+def test_what_turns_out_to_cost_more_is_owed() -> None:
+    share = Share(10.0, 0, size=3)
+    assert share.take(0, cost=2.0)
+    share.spend(2.0)  # 1 is owed
+    assert not share.take(S // 10)
+    assert not share.take(2 * S // 10 - 1)
+    assert share.take(2 * S // 10)
+    assert sum(share.take(100 * S) for _ in range(9)) == 3, "its size is what was said"
+
+
+def test_another_rate_brings_another_size() -> None:
+    share = Share(10.0, 0)
+    share.resize(4.0)
+    assert sum(share.take(0) for _ in range(20)) == 4
+    assert sum(share.take(S) for _ in range(20)) == 4
+    share.resize(0.5)
+    assert sum(share.take(100 * S) for _ in range(20)) == 1
+
+
+def test_what_one_sender_owes_is_no_other_s() -> None:
+    shares = Shares(rate_hz=20, least_hz=1)
+    assert shares.take("one", 0) and shares.take("other", 0)
+    shares.spend("one", 100)
+    shares.spend("nobody", 100)
+    assert not shares.take("one", S)
+    assert shares.take("other", S)
+
+
+def test_a_part_is_kept_for_a_second_of_silence_and_parts_are_divided_anew_after_one() -> None:
+    shares = Shares(rate_hz=20, least_hz=1)
+    shares.take("one", 0)
+    shares.take("other", 0)
+    assert shares._parts["one"].rate_hz == 10
+    shares.take("one", S)  # a second is not more than a second
+    assert set(shares._parts) == {"one", "other"}
+    shares.take("one", S + 1)
+    assert set(shares._parts) == {"one"} and shares._parts["one"].rate_hz == 20
+    shares.take("other", S + 2)
+    shares.take("one", 2 * S + 1)
+    assert set(shares._parts) == {"one", "other"}, "divided a second after the last time, not before"
+    shares.take("one", 2 * S + 3)
+    assert set(shares._parts) == {"one"}
