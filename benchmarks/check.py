@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks import cameras, cold, latency, overload, subscribers, variants
 from benchmarks.results import Judged, Machine, budgets, judged_table, tell, write_results
 from benchmarks.variants import SAME, STAGED, USER, Rig, Run, figures_of, measure, table
-from benchmarks.workload import DEFAULT_PICTURES
+from benchmarks.workload import DEFAULT_PICTURES, FRAME_HZ
 
 METHOD = (
     f"{variants.METHOD} Sizes are measured with the variants that have a budget only. What the other figures are is "
@@ -88,7 +88,9 @@ def check(bundle: str, rounds: int, seconds: float, only: tuple[str, ...], out: 
     Console(width=120).print(judged_table(judged))
     Console().print(ELSEWHERE)
     Console().print(machine.sentence())
-    settings = {"bundle": bundle, "rounds": rounds, "seconds": seconds, "only": sorted(only)}
+    frames = int(seconds * FRAME_HZ)
+    Console().print(f"{rounds} rounds of {frames} frames of each picture size and variant. {METHOD}")
+    settings = {"bundle": bundle, "rounds": rounds, "seconds": seconds, "frames": frames, "only": sorted(only)}
     figures = {"held": all(item.held for item in judged), "figures": {item.figure: asdict(item) for item in judged}}
     write_results(out, "check", {"method": METHOD, **figures}, None, machine, settings)
     tell(judged, check=True)

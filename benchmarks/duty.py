@@ -17,13 +17,12 @@ from rich.console import Console
 
 from benchmarks.live import Heard
 from benchmarks.results import Machine, write_results
-from benchmarks.variants import Rig, Run, figures_of, measure, plot, table
+from benchmarks.variants import STAGED, USER, Rig, Run, figures_of, measure, plot, table
 from benchmarks.workload import DEFAULT_PICTURES, size_of
 from edge_runtime import realtime
 from edge_runtime.config import RealtimeConfig
 from edge_runtime.errors import ConfigError
 
-USER, RUNTIME = "user's loop", "runtime, staged"
 BUSY, REALTIME = ", hogs beside it", ", hogs beside it, [realtime]"
 METHOD = (
     "The same work with nothing beside it, and beside hogs: ordinary processes that count, as many as there are cores. "
@@ -74,10 +73,10 @@ def duty(
     settings = RealtimeConfig("rr", priority, lock_memory=True, busy_poll_ms=busy_poll)
     refused = _refused(settings)
     with Rig(bundle) as rig:
-        variants: dict[str, Run] = {USER: rig.user, RUNTIME: rig.staged}
+        variants: dict[str, Run] = {USER: rig.user, STAGED: rig.staged}
         variants |= {f"{name}{BUSY}": _beside(run, beside) for name, run in list(variants.items())}
         if refused is None:
-            variants[f"{RUNTIME}{REALTIME}"] = _beside(partial(rig.staged, realtime=settings), beside)
+            variants[f"{STAGED}{REALTIME}"] = _beside(partial(rig.staged, realtime=settings), beside)
         # Before all others: it stops the time, and must not wait for a core itself.
         subscriber = RealtimeConfig("rr", priority + 1) if refused is None else None
         with realtime.granted(subscriber):

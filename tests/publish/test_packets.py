@@ -198,9 +198,9 @@ def test_an_address_of_another_kind_is_a_mistake_in_one_line(tmp_path: Path) -> 
 def test_a_real_receiver_acts_on_what_a_real_runtime_decides(tiny_bundle_path: Path, tmp_path: Path) -> None:
     """The program of docs/actuator.md, in a process of its own."""
     (code,) = EXAMPLE
-    assert code.count("/run/edge-runtime/decisions") == 1
+    assert code.count("/run/edge-runtime/car/actuator") == 1
     script = tmp_path / "actuator.py"
-    script.write_text(code.replace("/run/edge-runtime/decisions", f"{tmp_path}/p").replace("0.5)", f"{WAIT_S})"))
+    script.write_text(code.replace("/run/edge-runtime/car/actuator", f"{tmp_path}/p").replace("0.5)", f"{WAIT_S})"))
     rows = (ZmqSink(f"ipc://{tmp_path}/z"), UnixSink(f"ipc://{tmp_path}/p", "0600"))
     config = msgspec.structs.replace(tiny_config(tiny_bundle_path), sink=rows)
     with running(Runtime(config)):
