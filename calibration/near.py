@@ -1,7 +1,10 @@
 """Moments that are nearly the same: what a camera sees of a standing car, three times a second.
 
-Two moments are near when all that is present in them is: pictures by a perceptual hash, the same sentence, sensor
-windows within a fraction of a deviation. One that lacks a stream is never near one that has it.
+Two moments are near when all that is present in them is: pictures by a perceptual hash of what is brighter than what
+and by their colours on a coarse grid, the same sentence, sensor windows within a fraction of a deviation. One that
+lacks a stream is never near one that has it. What is told this way is the same view a moment later, recompressed or
+dimmed a little; the same place from a step further on, cropped or mirrored is not: keep what is not independent in one
+`group`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ from edge_runtime.messages import Tensor
 
 MAX_BITS = 2
 """Hashes of pictures may differ in this many of their 64 bits: a recompressed or barely moved picture does."""
+MAX_LEVELS = 16
+"""Mean colours of a picture's parts may differ by this much of 255: more than noise and recompression make of it, less
+than a traffic light that changes."""
 MAX_SIGMA = 0.25
 """Sensor values, in units of their deviation, may differ by this much: the noise of a car's sensors while it stands."""
 _ONES = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
@@ -32,6 +38,8 @@ class Fingerprint:
     """Digest of what must be equal: which streams are there, the sentence's tokens, which readings are missing."""
     hashes: tuple[int, ...] = ()
     """`dhash` of each picture."""
+    colours: bytes = b""
+    """`mean_colours` of all pictures."""
     readings: bytes = b""
     """All windows of readings, of sensors or of sound, standardised: float32."""
 
@@ -45,6 +53,11 @@ def dhash(image: Tensor) -> int:
     small = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
     brighter = np.packbits((small[:, 1:] > small[:, :-1]).ravel())
     return int.from_bytes(brighter.tobytes(), "big")
+
+
+def mean_colours(image: Tensor) -> bytes:
+    """Mean blue, green and red of each part of a picture ([H, W, 3] BGR, uint8) on a grid of 6 x 4: 72 bytes."""
+    return cv2.resize(np.ascontiguousarray(image), (6, 4), interpolation=cv2.INTER_AREA).tobytes()
 
 
 NOTHING = Fingerprint()
@@ -65,6 +78,8 @@ class _Group:
         self._hashes = np.array([fingerprint.hashes for fingerprint in prints], np.uint64).reshape(len(prints), -1)[
             order
         ]
+        colours = np.frombuffer(b"".join(fingerprint.colours for fingerprint in prints), np.uint8)
+        self._colours = colours.reshape(len(prints), -1)[order].astype(np.int16)
         self._places = np.array(places, np.int64)[order]
 
     def near(self, fingerprint: Fingerprint) -> NDArray[np.int64]:
@@ -75,9 +90,13 @@ class _Group:
         low, high = np.searchsorted(self._keys, (key - 1.01 * MAX_SIGMA, key + 1.01 * MAX_SIGMA))
         candidates = np.arange(low, high)
         for camera, value in enumerate(fingerprint.hashes):
-            apart = self._hashes[candidates, camera] ^ np.uint64(value)
-            differing_bits = _ONES[apart.view(np.uint16).reshape(len(candidates), 4)].sum(axis=1)
+            differing = self._hashes[candidates, camera] ^ np.uint64(value)
+            differing_bits = _ONES[differing.view(np.uint16).reshape(len(candidates), 4)].sum(axis=1)
             candidates = candidates[differing_bits <= MAX_BITS]
+        colours = np.frombuffer(fingerprint.colours, np.uint8).astype(np.int16)
+        if colours.size and len(candidates):
+            apart = np.abs(self._colours[candidates] - colours).max(axis=1)
+            candidates = candidates[apart <= MAX_LEVELS]
         if readings.size and len(candidates):
             candidates = candidates[np.abs(self._readings[candidates] - readings).max(axis=1) <= MAX_SIGMA]
         return self._places[candidates]

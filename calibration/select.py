@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.near import NOTHING, Fingerprint, dhash, first_of_each, pairs
+from calibration.near import NOTHING, Fingerprint, dhash, first_of_each, mean_colours, pairs
 from calibration.samples import CalibrationSample
 from edge_runtime.errors import GateRefused, UserError
 from edge_runtime.streams import StreamSpec, kind_of
@@ -41,7 +41,7 @@ def signature(index: int, sample: CalibrationSample, streams: Mapping[str, Strea
     what each of their tensors is nearly another."""
     every, exact = hashlib.sha256(), hashlib.sha256()
     hashes: list[int] = []
-    readings = b""
+    colours, readings = b"", b""
     for source in sorted(sample.tensors, key=str):
         value = np.ascontiguousarray(sample.tensors[source])
         described = f"{source} {value.dtype} {value.shape}\0".encode() + value.tobytes()
@@ -49,11 +49,12 @@ def signature(index: int, sample: CalibrationSample, streams: Mapping[str, Strea
         likeness = _likeness(source, streams)
         if likeness == "picture":
             hashes += [dhash(picture) for picture in value]
+            colours += b"".join(map(mean_colours, value))
         elif likeness == "readings":
             readings += value.astype(np.float32).tobytes()
         else:
             exact.update(described)
-    fingerprint = Fingerprint(exact.hexdigest(), tuple(hashes), readings)
+    fingerprint = Fingerprint(exact.hexdigest(), tuple(hashes), colours, readings)
     about = (sample.id, sample.group, sample.label, sample.condition)
     return Signature(index, *about, every.hexdigest(), sample.present, fingerprint)
 
@@ -114,7 +115,7 @@ def narrowness(
 ) -> list[str]:
     """What the chosen moments lack, in words: labels that are evaluated, or variety.
 
-    Raises GateRefused if they are one moment over and over, where more than one is evaluated.
+    Raises GateRefused if they are one moment over and over, or all of one label, where more than one is evaluated.
     """
     distinct = without_doubles(everything)
     if len(distinct) == 1 < min(len(everything), len(evaluation)):
@@ -122,7 +123,13 @@ def narrowness(
             f"calibrate: its {len(everything)} moments are only one, {distinct[0].id}, over and over; check the data "
             "and its path: ranges must come from what the field brings"
         )
-    lacking = sorted({moment.label for moment in evaluation} - {moment.label for moment in chosen})
+    labels, evaluated = {moment.label for moment in chosen}, {moment.label for moment in evaluation}
+    if len(labels) == 1 < len(evaluated):
+        raise GateRefused(
+            f"calibrate: all its moments are of one label, {labels.pop()}, of the {len(evaluated)} that are evaluated; "
+            "check the data and its path: ranges must come from what the field brings"
+        )
+    lacking = sorted(evaluated - labels)
     lacks = [f"no moment of the labels {', '.join(lacking)}, which are evaluated"] if lacking and chosen else []
     if len(distinct) * MANY_DOUBLES < len(everything):
         lacks.append(f"only {len(distinct)} of its {len(everything)} moments differ")

@@ -17,7 +17,9 @@ class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     split: str = "train"
     """Split of the data folder to choose from; never the one that is evaluated."""
     near_leak: Fraction = 0.02
-    """At most this part of the chosen moments may be nearly, though not exactly, ones that are evaluated."""
+    """At most this part of the chosen moments may be nearly, though not exactly, ones that are evaluated. The same
+    view a moment later, recompressed or dimmed counts as nearly the same; one from a step further on, cropped or
+    mirrored does not."""
     recordings: tuple[str, ...] = ()
     """Recordings of live runs (`edge-runtime record`) to choose from instead of the split; paths relative to the
     recipe.

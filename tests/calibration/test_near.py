@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from calibration.near import MAX_BITS, MAX_SIGMA, Fingerprint, dhash, first_of_each, pairs
+from calibration.near import MAX_BITS, MAX_LEVELS, MAX_SIGMA, Fingerprint, dhash, first_of_each, pairs
 from calibration.samples import CalibrationSample
 from calibration.select import Signature, choose, refuse_leak, signature, without_doubles
 from edge_runtime.errors import GateRefused
@@ -47,6 +47,26 @@ def recompressed(picture: NDArray[np.uint8], quality: int = 60) -> NDArray[np.ui
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
 
 
+def recoloured(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same brightness everywhere in other colours: what a grey hash cannot tell."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+    return np.stack([grey, grey, grey], axis=2)
+
+
+def lit(picture: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A lamp of that colour, a sixteenth of the height across, where the picture is as dark as it."""
+    changed = picture.copy()
+    changed[20:40, 40:60] = colour
+    return changed
+
+
+def test_a_light_that_changes_colour_but_not_brightness_is_another_moment() -> None:
+    red, green = lit(scene(0), (0, 0, 200)), lit(scene(0), (0, 102, 0))  # 0.299 * 200 = 0.587 * 102
+    assert (dhash(red) ^ dhash(green)).bit_count() <= MAX_BITS
+    assert len(choose([moment(0, red), moment(1, green)], 9, 0)) == 2
+    assert len(choose([moment(0, red), moment(1, recompressed(red))], 9, 0)) == 1
+
+
 def test_the_hash_keeps_through_compression_and_light_and_differs_between_scenes() -> None:
     for seed in range(20):
         first = scene(seed)
@@ -69,6 +89,8 @@ def test_the_hash_is_that_of_its_source() -> None:
         ({"picture": recompressed(scene(0))}, True),
         ({"reading": MAX_SIGMA / 2}, True),
         ({"picture": scene(1)}, False),
+        ({"picture": recoloured(scene(0))}, False),
+        ({"picture": lit(scene(0), (10, 10, 85))}, False),
         ({"reading": MAX_SIGMA * 2}, False),
         ({"words": 2}, False),
         ({"text": False}, False),
@@ -82,12 +104,19 @@ def test_near_is_what_is_near_in_all_that_is_there(other: dict[str, object], nea
 
 
 PRINTS = st.lists(
-    st.tuples(st.sampled_from("xy"), st.integers(0, 7), st.lists(st.integers(0, 3), min_size=2, max_size=2)),
+    st.tuples(
+        st.sampled_from("xy"),
+        st.integers(0, 7),
+        st.lists(st.integers(0, 3), min_size=2, max_size=2),
+        st.lists(st.sampled_from((0, MAX_LEVELS, MAX_LEVELS + 1, 255)), min_size=2, max_size=2),
+    ),
     max_size=30,
 ).map(
     lambda rows: [
-        Fingerprint(exact, (bits,), (np.array(values, np.float32) * np.float32(0.8 * MAX_SIGMA)).tobytes())
-        for exact, bits, values in rows
+        Fingerprint(
+            exact, (bits,), bytes(colours), (np.array(values, np.float32) * np.float32(0.8 * MAX_SIGMA)).tobytes()
+        )
+        for exact, bits, values, colours in rows
     ]
 )
 
@@ -98,6 +127,7 @@ def _near(one: Fingerprint, other: Fingerprint) -> bool:
         one.exact == other.exact
         and (one.hashes[0] ^ other.hashes[0]).bit_count() <= MAX_BITS
         and float(np.abs(a - b).max()) <= MAX_SIGMA
+        and max(abs(x - y) for x, y in zip(one.colours, other.colours, strict=True)) <= MAX_LEVELS
     )
 
 
@@ -120,7 +150,9 @@ def test_fifteen_thousand_moments_of_one_sentence_take_seconds() -> None:
     rng = np.random.default_rng(0)
     readings = rng.normal(size=(15_000, 20)).astype(np.float32)
     hashes = rng.integers(0, 1 << 63, 15_000)
-    prints = [Fingerprint("s", (int(bits),), row.tobytes()) for bits, row in zip(hashes, readings, strict=True)]
+    prints = [
+        Fingerprint("s", (int(bits),), readings=row.tobytes()) for bits, row in zip(hashes, readings, strict=True)
+    ]
     start = time.process_time()
     assert len(first_of_each(prints, ["a"] * len(prints))) == 15_000
     assert time.process_time() - start < 20

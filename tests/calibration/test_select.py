@@ -59,11 +59,14 @@ def _moments(*rows: tuple[str, str]) -> list[Signature]:
     return [Signature(index, f"m{index}", "", label, "", digest) for index, (label, digest) in enumerate(rows)]
 
 
-def test_one_moment_over_and_over_is_refused_and_a_single_one_that_is_evaluated_is_not() -> None:
+def test_one_moment_or_one_label_over_and_over_is_refused_and_a_single_one_that_is_evaluated_is_not() -> None:
     evaluation = _moments(("a", "x"), ("b", "y"))
     stuck = _moments(*[("a", "same")] * 9)
     with pytest.raises(GateRefused, match="its 9 moments are only one, m8, over and over; check the data"):
         narrowness(stuck, choose(stuck, 5, 0), evaluation)
+    one_label = _moments(("a", "1"), ("a", "2"), ("a", "3"))
+    with pytest.raises(GateRefused, match="all its moments are of one label, a, of the 2 that are evaluated; check"):
+        narrowness(one_label, one_label, evaluation)
     single = _moments(("a", "one"))
     assert narrowness(single, single, evaluation[:1]) == []
 
@@ -72,6 +75,6 @@ def test_labels_that_are_missing_and_many_doubles_are_said() -> None:
     evaluation = _moments(("a", "x"), ("b", "y"), ("c", "z"))
     few = _moments(("a", "1"), ("b", "2"), ("c", "3"))
     assert narrowness(few, few, evaluation) == []
-    assert narrowness(few, few[:1], evaluation) == ["no moment of the labels b, c, which are evaluated"]
+    assert narrowness(few, few[:2], evaluation) == ["no moment of the labels c, which are evaluated"]
     hanging = few + _moments(*[("a", "1")] * 10)
     assert narrowness(hanging, few, evaluation) == ["only 3 of its 13 moments differ"]
