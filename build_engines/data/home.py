@@ -98,9 +98,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     camera, text, sensors = stream_names(recipe.streams)
     streams = dict(recipe.streams)
     rooms, occupants = _read_rooms(data / "train" / "sensors_room.csv")
-    sensor_spec = streams[sensors]
-    assert isinstance(sensor_spec, SensorStream)
-    streams[sensors] = fit_channels(sensor_spec, rooms)
+    streams[sensors] = fit_channels(streams_of(streams, SensorStream)[sensors], rooms)
     commands = [(str(row["text"]), str(row["action"])) for row in read_json_lines(data / "train" / "voice.jsonl")]
     swapped = (opposite_of(*sentence, recipe.opposites) for sentence in commands)
     voice = sorted({*commands, *(sentence for sentence in swapped if sentence is not None)})
@@ -139,9 +137,10 @@ class _Parts:
     """Turns the layout's files into tensors with the device's preprocessing."""
 
     def __init__(self, streams: Mapping[str, StreamSpec], names: tuple[str, str, str], tokenizer: Tokenizer) -> None:
-        camera, text, sensors = (streams[name] for name in names)
-        assert isinstance(camera, CameraStream) and isinstance(text, TextStream) and isinstance(sensors, SensorStream)
-        self.camera, self.text, self.sensors, self.sensors_name = camera, text, sensors, names[2]
+        camera, text, self.sensors_name = names
+        self.camera = streams_of(streams, CameraStream)[camera]
+        self.text = streams_of(streams, TextStream)[text]
+        self.sensors = streams_of(streams, SensorStream)[self.sensors_name]
         self.tokenizer = tokenizer
 
     def picture(self, path: Path) -> NDArray[np.uint8]:
@@ -205,8 +204,7 @@ class RepairedSource:
         occupants: Ints,
     ) -> None:
         assert recipe.model.text is not None
-        spec = recipe.streams[recipe.model.text.stream]
-        assert isinstance(spec, TextStream)
+        spec = streams_of(recipe.streams, TextStream)[recipe.model.text.stream]
         self._encoder = SamplingEncoder(tokenizer, spec, recipe.tokenizer.sampling_alpha, recipe.seed)
         self._texts = [text for text, _ in voice]
         self._actions = np.array([actions.index(action) for _, action in voice])

@@ -33,7 +33,7 @@ from edge_runtime.errors import UserError
 from edge_runtime.heads.tagging import iob2
 from edge_runtime.messages import Words
 from edge_runtime.preprocess import word_grid
-from edge_runtime.streams import StreamSpec, TextStream
+from edge_runtime.streams import StreamSpec, TextStream, streams_of
 from edge_runtime.tokenizer import SentencePieceTokenizer, Tokenizer
 
 MARKER = "*.conll"
@@ -163,9 +163,8 @@ def main_tag(tags: Sequence[str]) -> str:
 
 def text_stream(streams: Mapping[str, StreamSpec]) -> tuple[str, TextStream]:
     """The stream of words. Raises UserError."""
-    for name, spec in streams.items():
-        if isinstance(spec, TextStream):
-            return name, spec
+    for name, spec in streams_of(streams, TextStream).items():
+        return name, spec
     raise UserError(f"the ner layout needs a text stream; there are {', '.join(streams)}")
 
 

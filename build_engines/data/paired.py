@@ -135,8 +135,7 @@ class PairedSource:
         self._unique, self._sentence_rows = np.unique(arrays["texts"], return_inverse=True)
         self._encoder: SamplingEncoder | None = None
         if recipe.model.text is not None and tokenizer is not None:
-            spec = recipe.streams[recipe.model.text.stream]
-            assert isinstance(spec, TextStream)
+            spec = streams_of(recipe.streams, TextStream)[recipe.model.text.stream]
             alpha = recipe.tokenizer.sampling_alpha if training else 0.0
             self._encoder = SamplingEncoder(tokenizer, spec, alpha, recipe.seed)
         self.steps = len(self._labels) // self._batch

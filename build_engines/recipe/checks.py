@@ -11,7 +11,7 @@ from build_engines.recipe.heads import HEAD_ROWS
 from build_engines.recipe.recipe import AnyRecipe, BuildRecipe, OnnxRecipe, Recipe
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
-from edge_runtime.streams import StreamSpec, TextStream, kind_of
+from edge_runtime.streams import StreamSpec, TextStream, kind_of, streams_of
 from edge_runtime.tensor_source import parse_source
 
 
@@ -146,8 +146,8 @@ def _check_tagging(recipe: Recipe) -> str | None:
     by_word = model.text is not None and model.text.kind == "words"
     if tagging != by_word or tagging != (model.fusion.kind == "tagger"):
         return 'head = "tagging", model.text.kind = "words" and model.fusion.kind = "tagger" belong together'
-    for name, spec in recipe.streams.items():
-        if isinstance(spec, TextStream) and bool(spec.word_pieces) != tagging:
+    for name, spec in streams_of(recipe.streams, TextStream).items():
+        if bool(spec.word_pieces) != tagging:
             return f"streams.{name}: word_pieces is for a tagging head, which needs it"
     if not tagging and (recipe.tokenizer.mark_capitals or (model.text and model.text.lexicon)):
         return "tokenizer.mark_capitals and model.text.lexicon are for words encoded one by one: a tagging head"
