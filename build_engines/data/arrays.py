@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from build_engines.modalities import encoder_fields
 from edge_runtime.kinds.kind import Preprocess
 from edge_runtime.messages import Slice
-from edge_runtime.streams import StreamSpec, kind_of
+from edge_runtime.streams import StreamSpec
 
 Arrays = dict[str, NDArray[np.generic]]
 
 
 def stream_arrays(spec: StreamSpec, part: Slice, preprocess: Preprocess) -> Arrays:
-    """The stream's tensors by field, [1, ...] each; zeros where it is absent."""
+    """The tensors that its encoder reads by field, [1, ...] each; zeros where the stream is absent."""
+    fields = encoder_fields(spec)
     if part.present:
-        return dict(preprocess(part))
-    return {name: np.zeros(field.shape, field.dtype) for name, field in kind_of(spec).fields(spec).items()}
+        tensors = preprocess(part)
+        return {name: tensors[name] for name in fields}
+    return {name: np.zeros(field.shape, field.dtype) for name, field in fields.items()}

@@ -16,13 +16,13 @@ from build_engines.data.datasets import Batch, Inputs, Ints, answer_names, in_st
 from build_engines.data.tokenizer import SamplingEncoder
 from build_engines.heads import build_of
 from build_engines.memory import Guard
-from build_engines.modalities import MODALITIES
+from build_engines.modalities import MODALITIES, encoder_fields
 from build_engines.recipe import Recipe
 from calibration.moments import LabelledSet, replay
 from edge_runtime.errors import UserError
 from edge_runtime.kinds.kind import Preprocess
 from edge_runtime.messages import AlignedSet, Utterance
-from edge_runtime.streams import CameraStream, StreamSpec, TextStream, kind_of, preprocessors, streams_of
+from edge_runtime.streams import CameraStream, StreamSpec, TextStream, preprocessors, streams_of
 
 FORM = 2
 """Of the arrays that `build_arrays` gives: caches of another form are not read."""
@@ -122,7 +122,7 @@ class PairedSource:
         cuts words the one most probable way. `change` is made to each batch of an epoch."""
         self._arrays = arrays
         self._fields = {
-            name: tuple(kind_of(spec := recipe.streams[encoder.streams[0]]).fields(spec))
+            name: tuple(encoder_fields(recipe.streams[encoder.streams[0]]))
             for name, encoder in recipe.model.encoders.items()
         }
         """Encoder to the fields that it reads, in order."""

@@ -26,6 +26,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from build_engines.heads import build_of
+from build_engines.modalities import encoder_fields
 from build_engines.model.fused import FusedModel, Fusion, Tagger
 from build_engines.model.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith
 from build_engines.model.train import SAMPLES, Trained
@@ -34,7 +35,7 @@ from build_engines.recipe import Recipe
 from edge_runtime.errors import GateRefused, UserError
 from edge_runtime.infer.feed import feed
 from edge_runtime.infer.onnxruntime_engine import session_options
-from edge_runtime.streams import TextStream, kind_of
+from edge_runtime.streams import TextStream
 from edge_runtime.tensor_source import PRESENCE, TensorSource
 
 OPSET = 20
@@ -118,7 +119,7 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
             field: (torch.ones if field == "mask" else torch.zeros)(
                 len(streams) * form.shape[0], *form.shape[1:], dtype=getattr(torch, form.dtype)
             )
-            for field, form in kind_of(spec).fields(spec).items()
+            for field, form in encoder_fields(spec).items()
         }
         stages.append(StageExport(name, EncoderStage(module), inputs, ("features",)))
         words = spec.max_tokens if isinstance(spec, TextStream) and spec.word_pieces else None

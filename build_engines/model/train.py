@@ -23,7 +23,7 @@ from build_engines.data.augment import Augmenter, Mix
 from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared
 from build_engines.heads import build_of
 from build_engines.heads.training import class_weights, fit_offsets
-from build_engines.modalities import MODALITIES
+from build_engines.modalities import MODALITIES, encoder_fields
 from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.fused import FusedModel, Fusion
 from build_engines.model.lessons import Lessons
@@ -31,7 +31,7 @@ from build_engines.model.weights import load_weights, save_weights
 from build_engines.recipe import Recipe
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
-from edge_runtime.streams import StreamSpec, kind_of
+from edge_runtime.streams import StreamSpec
 from edge_runtime.tensor_source import PRESENCE, stream_tensor
 
 WEIGHTS, RECORD, TOKENIZER_FILE, SAMPLES = "weights.npz", "training.json", "tokenizer.model", "samples.npz"
@@ -349,7 +349,7 @@ def export_samples(recipe: Recipe, batches: Sequence[Batch]) -> dict[str, NDArra
     samples: dict[str, NDArray[np.generic]] = {str(PRESENCE): batch.presence[:count, None]}
     for name, encoder in recipe.model.encoders.items():
         spec = recipe.streams[encoder.streams[0]]
-        for field, values in zip(kind_of(spec).fields(spec), batch.inputs[name], strict=True):
+        for field, values in zip(encoder_fields(spec), batch.inputs[name], strict=True):
             rows = values[batch.rows[name][:count]]
             for place, stream in enumerate(encoder.streams):
                 row = rows[:, place] if MODALITIES[name].batched else rows

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from itertools import chain
 
-from build_engines.modalities import MODALITIES
+from build_engines.modalities import MODALITIES, encoder_fields
 from build_engines.recipe.gate import PLAIN_GATE
 from build_engines.recipe.heads import HEAD_ROWS
 from build_engines.recipe.recipe import AnyRecipe, BuildRecipe, OnnxRecipe, Recipe
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
-from edge_runtime.streams import StreamSpec, TextStream, kind_of, streams_of
+from edge_runtime.streams import StreamSpec, TextStream, streams_of
 from edge_runtime.tensor_source import parse_source
 
 
@@ -172,4 +172,4 @@ def _check_train(recipe: Recipe) -> str | None:
 
 def _form(spec: StreamSpec) -> Hashable:
     """What must be equal for streams to be read as one batch."""
-    return tuple((name, field.shape) for name, field in kind_of(spec).fields(spec).items())
+    return tuple((name, field.shape) for name, field in encoder_fields(spec).items())

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 import torch
 
-from build_engines.modalities import MODALITIES, modality_of
+from build_engines.modalities import MODALITIES, encoder_fields, modality_of
 from build_engines.model.monolith import MONOLITH_NAMES
 from build_engines.recipe import ModelRecipe
-from edge_runtime.streams import KINDS, kind_of
+from edge_runtime.streams import KINDS
 from tests.kinds.test_table import SPECS
 
 ENCODERS = {"vision": ["camera"], "text": "text", "sensors": "sensors", "audio": "mic"}
@@ -32,7 +32,7 @@ def test_a_row_names_the_fields_that_the_device_gives_and_its_network_reads_them
     spec = SPECS[name]
     row = modality_of(spec)
     stage = next(stage for stage, other in MODALITIES.items() if other is row)
-    fields = kind_of(spec).fields(spec)
+    fields = encoder_fields(spec)
     assert list(row.inputs) == list(fields)
     for field, form in fields.items():
         assert row.layout(field, form.shape)
