@@ -49,6 +49,33 @@ class Listener:
         self.socket.close()
 
 
+class Spare:
+    """A file descriptor to spare, so that a connection can be turned away where the process has none left: one that
+    waits is announced without end.
+    """
+
+    def __init__(self) -> None:
+        self._held: int | None = None
+        self._hold()
+
+    def turn_away(self, listening: socket.socket) -> None:
+        """End the connection that has waited for longest at `listening`, which does not block."""
+        self.close()
+        with suppress(OSError):
+            listening.accept()[0].close()
+        self._hold()
+
+    def close(self) -> None:
+        """Give it back. Harmless when called again."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def _hold(self) -> None:
+        with suppress(OSError):
+            self._held = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
 def listen(
     address: str,
     setting: str,

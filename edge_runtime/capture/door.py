@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import NamedTuple
 
-from edge_runtime import zmtp
+from edge_runtime import sockets, zmtp
 from edge_runtime.capture.sender import Arrived, Limits, Sender
 from edge_runtime.clock import Clock, SleepWatch
 
@@ -112,6 +112,7 @@ class Door:
         self._poll = select.epoll()
         self._poll.register(listening.fileno(), select.EPOLLIN)
         self._shut_until_ns = 0
+        self._spare = sockets.Spare()
         self._turn = 0
         self._newcomers_ns = float(BURST_NS)
         """What they may make, at `_newcomers_at_ns`."""
@@ -171,6 +172,7 @@ class Door:
         """End all connections."""
         for handle in list(self._visitors):
             self._drop(handle)
+        self._spare.close()
         self._poll.close()
 
     def _look_after(self, now_ns: int) -> None:
@@ -284,10 +286,12 @@ class Door:
         self._drop(handle, "gave_way")
 
     def _shut(self) -> None:
-        """No file descriptor is left: somebody gives way, and the rest waits a little."""
+        """No file descriptor is left: somebody gives way or the new one is turned away, and the rest waits a little."""
         self._ended["no_file_descriptors"] += 1
         if len(self._visitors) > 1:
             self._make_room()
+        else:
+            self._spare.turn_away(self._listening)
         self._shut_until_ns = time.monotonic_ns() + SHUT_NS
         self._poll.unregister(self._listening.fileno())
 

@@ -107,8 +107,7 @@ class ZmqPublisher(Sink):
         self._next_log = 0.0
         self._mute_until = 0.0
         self._next_sweep = 0.0
-        # To have one to spare where the process has no file descriptor left: a connection can then be turned away.
-        self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._spare = sockets.Spare()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, _READ)
@@ -232,13 +231,7 @@ class ZmqPublisher(Sink):
         if self._make_room(now):
             return
         self._refused["no_file_descriptors"] += 1
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
-            with contextlib.suppress(OSError):
-                self._listener.socket.accept()[0].close()
-        with contextlib.suppress(OSError):
-            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._spare.turn_away(self._listener.socket)
         self._selector.unregister(self._listener.socket)
         self._mute_until = now + MUTE_S
 
@@ -406,8 +399,7 @@ class ZmqPublisher(Sink):
                 peer.socket.recv(SOCKET_BYTES)
             self._drop(peer)
         self._selector.close()
-        if self._spare is not None:
-            os.close(self._spare)
+        self._spare.close()
 
 
 def _prepare(listening: socket.socket) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -283,6 +285,69 @@ def test_one_who_floods_waits_and_another_does_not(entrance: Entrance) -> None:
     # A fifth of a core's time at 10 microseconds a message, and what may be had at once.
     assert heard[b"x" * 50] <= (0.2 * spent + 0.1) / 10e-6
     assert heard[b"x" * 50] > 0
+
+
+STARVED = """
+import resource, socket, sys, time
+from edge_runtime import sockets
+from edge_runtime.capture.door import Door
+from edge_runtime.capture.sender import Limits
+from edge_runtime.clock import RealClock, SleepWatch
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+listener = sockets.listen("tcp://127.0.0.1:*", "test")
+clock = RealClock()
+door = Door(listener.socket, Limits((1000,), 1000), clock, SleepWatch(clock))
+print(listener.endpoint, flush=True)
+taken = []
+while True:
+    for visitor, messages in door.hear():
+        for one in messages:
+            print(bytes(one.parts[0]).decode(), flush=True)
+            if one.parts[0] == b"starve":
+                try:
+                    while True:
+                        taken.append(socket.socket())
+                except OSError:
+                    start, cpu = time.monotonic(), time.process_time()
+            elif one.parts[0] == b"measure":
+                print(time.process_time() - cpu, time.monotonic() - start, len(door._visitors), flush=True)
+            elif one.parts[0] == b"feed":
+                taken.clear()
+"""
+
+
+def test_without_file_descriptors_the_cpu_is_quiet_and_senders_are_heard(entrance: Entrance) -> None:
+    process = subprocess.Popen([sys.executable, "-c", STARVED], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pushers = [entrance.context.socket(zmq.PUSH) for _ in range(2)]
+    outside: list[socket.socket] = []
+    try:
+        endpoint = process.stdout.readline().strip()
+        there, late = pushers
+
+        def says(pusher: zmq.Socket[bytes], word: str) -> None:
+            pusher.send_string(word)
+            assert process.stdout is not None and process.stdout.readline().strip() == word
+
+        there.connect(endpoint)
+        says(there, "starve")
+        host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
+        outside += [socket.create_connection((host, int(port))) for _ in range(100)]
+        time.sleep(1.0)
+        says(there, "measure")
+        cpu_s, wall_s, _ = map(float, process.stdout.readline().split())
+        assert cpu_s < wall_s / 2, "it span"
+        says(there, "still there")
+        says(there, "feed")
+        late.connect(endpoint)  # those who say nothing give way to it
+        says(late, "late")
+        says(late, "measure")
+        assert float(process.stdout.readline().split()[2]) <= 64 // 4, "never more than a part of what there is"
+    finally:
+        process.kill()
+        process.wait()
+        for one in outside:
+            one.close()
 
 
 def test_a_handshake_that_does_not_end_is_ended(entrance: Entrance, monkeypatch: pytest.MonkeyPatch) -> None:
