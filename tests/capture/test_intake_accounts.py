@@ -176,3 +176,9 @@ def test_what_sources_ask_of_a_stream(gate: Gate) -> None:
     picture = jpeg(noise(90, 1))
     assert intake.work_ns("camera", picture) == kind_of(STREAMS["camera"]).work_ns(picture) > 0
     assert intake.work_ns("nowhere", picture) == 0
+
+
+def test_what_was_stamped_before_the_machine_slept_is_as_old_as_it_is_though_nobody_has_looked_yet(gate: Gate) -> None:
+    gate.clock.asleep_ns += 3_600_000 * NS_PER_MS
+    gate.intake.text("text", "stop", captured_ns=gate.clock.now_ns() - NS_PER_MS)
+    assert (gate.taken("text"), gate.account("text")) == ([], (1, {"bad_timestamp": 1}))

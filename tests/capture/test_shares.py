@@ -106,3 +106,18 @@ def test_a_part_is_kept_for_a_second_of_silence_and_parts_are_divided_anew_after
     assert set(shares._parts) == {"one", "other"}, "divided a second after the last time, not before"
     shares.take("one", 2 * S + 3)
     assert set(shares._parts) == {"one"}
+
+
+def test_who_joins_has_parts_divided_anew_and_others_only_a_second_after_the_last_time() -> None:
+    shares = Shares(rate_hz=20, least_hz=1)
+    shares.take("one", 0)
+    shares.take("other", 0)
+    shares.take("third", S // 2)
+    shares.take("one", S + S // 5)
+    assert set(shares._parts) == {"one", "other", "third"}, "divided 0.7 s ago"
+    shares.take("one", S + S // 2 + 1)
+    assert set(shares._parts) == {"one"}, "the third was silent for longer than a second too"
+    shares = Shares(rate_hz=20, least_hz=1)
+    shares.take("one", 0)
+    shares.take("other", S)
+    assert set(shares._parts) == {"one", "other"}, "silent for a second, and no longer"
