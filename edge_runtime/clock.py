@@ -55,7 +55,8 @@ class SleepWatch:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._low_ns, self._high_ns = self._bounds()
+        self._high_ns = self._bounds()[1]
+        """No more than by this was one clock ahead of the other while nothing slept: every look narrows it down."""
         self._slept_ns = 0
         self._sleeps: tuple[tuple[int, int], ...] = ()
         """(when it was found, how long), the last ones."""
@@ -68,9 +69,9 @@ class SleepWatch:
                 asleep_ns = low_ns - self._high_ns
                 self._slept_ns += asleep_ns
                 self._sleeps = (*self._sleeps[-MAX_SLEEPS + 1 :], (self._clock.now_ns(), asleep_ns))
-                self._low_ns, self._high_ns = low_ns, high_ns
-            else:  # the difference stands still: every look narrows down what it is
-                self._low_ns, self._high_ns = max(self._low_ns, low_ns), min(self._high_ns, high_ns)
+                self._high_ns = high_ns
+            else:
+                self._high_ns = min(self._high_ns, high_ns)
             return self._slept_ns
 
     @property
