@@ -1,7 +1,8 @@
 """The layout of image classification: a folder per label with its pictures, `DATA/<split>/<label>/*.jpg`
 (or PNG, BMP, WebP, in small letters or capitals).
 
-For graphs that were trained elsewhere; there is nothing here to train a fused model on.
+One camera decides: what is fused with it needs the layout `samples`. Every picture is a group of its own: where several
+are of one moment, or one place, `samples` can say so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from build_engines.data.datasets import Prepared, read_file
+from build_engines.data.datasets import Prepared, answer_names, digest_of, read_file
+from build_engines.data.mirror import Mirror
+from build_engines.data.paired import PairedSource, build_arrays
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.admit import Refusal, decode_picture
@@ -47,5 +50,20 @@ def _message(stream: str, picture: bytes) -> RawMessage:
 
 
 def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
-    """Refused: pictures alone are no fused model's data."""
-    raise UserError(f"recipe {recipe.name}: images are for [onnx] recipes; training needs another layout")
+    """Arrays of the training split and of the one that is evaluated. Raises UserError, for a folder that is no label of
+    the recipe too.
+    """
+    del work  # small enough to need no cache
+    streams, names = dict(recipe.streams), answer_names(recipe)
+    for split in ("train", recipe.evaluate_split):
+        if unknown := sorted({moment.label for moment in read(data, split, streams)} - set(names)):
+            raise UserError(f"data {data}: {split}/{unknown[0]} is no label of the recipe; they are {', '.join(names)}")
+    mirror = recipe.train.augment.mirror
+    change = None if mirror is None else Mirror(mirror, None, names, {})
+    arrays = {
+        split: build_arrays(recipe, streams, read(data, split, streams), data, split)
+        for split in ("train", recipe.evaluate_split)
+    }
+    source = PairedSource(recipe, None, arrays["train"], {}, change=change)
+    plain = PairedSource(recipe, None, arrays[recipe.evaluate_split], {}, training=False)
+    return Prepared(streams, None, source, list(plain.in_order()), digest_of(data / "train"))

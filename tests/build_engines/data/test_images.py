@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from build_engines.data import images
+from build_engines.recipe import Recipe, load_recipe
 from calibration.moments import admitted
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Frame
@@ -66,3 +67,56 @@ def test_a_split_without_pictures_says_what_is_read(tmp_path: Path) -> None:
     (tmp_path / "train" / "door" / "notes.txt").write_text("none")
     with pytest.raises(UserError, match=r"no pictures train/<label>/\*\.jpg \(or .*in capitals too\)"):
         list(images.read(tmp_path, "train", STREAMS))
+
+
+RECIPE = """
+name = "doors"
+version = "1.0.0"
+layout = "images"
+labels = ["shut", "open"]
+trigger = "camera.front"
+[streams."camera.front"]
+kind = "camera"
+width = 32
+height = 24
+rate_hz = 5.0
+max_age_ms = 500.0
+required = true
+[decision]
+safe_label = "shut"
+[model]
+features = 8
+[model.vision]
+streams = ["camera.front"]
+widths = [4, 8]
+[model.fusion]
+kind = "concat"
+width = 8
+[train]
+epochs = 1
+batch = 3
+"""
+
+
+def test_a_model_can_be_trained_on_folders_of_pictures_and_an_unknown_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "doors.toml").write_text(RECIPE)
+    recipe, _ = load_recipe(tmp_path / "doors.toml")
+    assert isinstance(recipe, Recipe)
+    data = tmp_path / "data"
+    pictures = {}
+    for split, count in (("train", 4), ("val", 2)):
+        for label in ("open", "shut"):
+            for number in range(count):
+                path = data / split / label / f"{number}.png"
+                pictures[split, label, number] = _picture(path, len(pictures))
+    prepared = images.prepare(recipe, data, tmp_path)
+    order = [("val", label, number) for label in ("open", "shut") for number in range(2)]
+    seen = np.concatenate([batch.inputs["vision"][0][batch.rows["vision"], 0] for batch in prepared.val])
+    assert np.array_equal(seen, np.stack([pictures[key] for key in order]))
+    assert [label for batch in prepared.val for label in batch.label.tolist()] == [1, 1, 0, 0]
+    assert prepared.train.counts.tolist() == [4, 4]
+    drawn = [label for step in prepared.train.epoch(np.random.default_rng(0)) for label in step.label.tolist()]
+    assert sorted(drawn) == [0] * 4 + [1] * 4
+    _picture(data / "val" / "ajar" / "0.png", 99)
+    with pytest.raises(UserError, match="val/ajar is no label of the recipe; they are shut, open"):
+        images.prepare(recipe, data, tmp_path)
