@@ -94,7 +94,7 @@ kind = "concat"
 width = 8
 [train]
 epochs = 1
-batch = 3
+batch = 4
 """
 
 
