@@ -136,7 +136,8 @@ def _once(bundle: str, workload: Workload, pause: float, environment: Mapping[st
         sender = Sender(inputs, workload)
         with Subscriber(decisions) as subscriber:
             begun = time.monotonic()
-            process = subprocess.Popen([sys.executable, "-m", "edge_runtime", "run", str(config)], env=environment)
+            command = [sys.executable, "-m", "edge_runtime", "run", str(config)]
+            process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
             try:
                 _next(subscriber)
                 start_s = time.monotonic() - begun
