@@ -20,20 +20,26 @@ def opset_of(model: ModelProto) -> int:
 
 
 def refuse_opset(model: ModelProto, where: str) -> None:
-    """Raise UserError for a version that ONNX Runtime does not load."""
+    """Raise UserError for a version that ONNX Runtime does not load, and for a node that came after opset 20."""
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST <= opset_of(model) <= newest:
         raise UserError(
             f"{where}: opset {opset_of(model)}; from {OLDEST} to {newest} are read: export it with opset {OPSET}"
         )
+    for node in nodes_of(model.graph) if opset_of(model) > OPSET else ():
+        if problem := _newer_than(node):
+            raise UserError(
+                f"{where}: node {node.name or node.output[0]!r}: {problem}, and the targets read opset {OPSET}; export "
+                f"it with opset {OPSET}"
+            )
 
 
 def to_opset(model: ModelProto, where: str) -> ModelProto:
-    """`model` in opset 20. Raises UserError naming the node that stands against it.
+    """`model`, which `refuse_opset` has let through, in opset 20. Raises UserError where it cannot be brought there.
 
     An older one is raised by ONNX's own converter. Of a newer one, most operators have changed only in the types that
-    they take, and the converter does not know the way back of all: where every node is allowed by the older
-    definition too, the number alone is changed. `proof` holds that the answers stay what they were.
+    they take, and the converter does not know the way back of all: what `refuse_opset` has let through is allowed by
+    the older definitions too, so the number alone is changed. `proof` holds that the answers stay what they were.
     """
     version = opset_of(model)
     if version == OPSET:
@@ -46,12 +52,6 @@ def to_opset(model: ModelProto, where: str) -> ModelProto:
                 f"{where}: cannot be raised from opset {version} to {OPSET} ({first_line(error)}); export it with "
                 f"opset {OPSET}"
             ) from None
-    for node in nodes_of(model.graph):
-        if problem := _newer_than(node):
-            raise UserError(
-                f"{where}: node {node.name or node.output[0]!r}: {problem}, and the targets read opset {OPSET}; export "
-                f"it with opset {OPSET}"
-            )
     for entry in model.opset_import:
         if entry.domain in ONNX_DOMAINS:
             entry.version = OPSET
