@@ -39,6 +39,8 @@ POLL_S = 0.02
 """A wait is no longer than this: so it is known, within this, since when a message may have been there."""
 SLACK_NS = 25_000_000
 """A wait and a little: a message that cannot have been here for longer counts from when it was read."""
+TURN_NS = 4_000_000
+"""Nobody new is heard in a turn that has taken so long."""
 IDLE_NS = 2_000_000
 """A sender that has sent nothing for so long keeps nothing back."""
 ACCEPTS = 16
@@ -124,25 +126,31 @@ class Door:
         self._ended: Counter[str] = Counter()
 
     def hear(self) -> list[Heard]:
-        """What has come, a bounded part of each sender's; waits for at most POLL_S."""
+        """What has come, a bounded part of each sender's, of those first that have cost least, for about TURN_NS; waits
+        for at most POLL_S.
+        """
         self._look_after(time.monotonic_ns())
         self._turn += 1
         earlier_ns, self._polled_ns = self._polled_ns, self._clock.now_ns()
         heard = []
         behind = any(visitor.behind_ns is not None for visitor in self._visitors.values())
         ready = {handle for handle, _ in self._poll.poll(IDLE_NS / 1e9 if behind else POLL_S)}
-        # Those that have cost least come first: they wait for nobody's megabytes.
         waiting = [(handle, visitor) for handle, visitor in self._visitors.items() if handle in ready]
-        for handle, visitor in sorted(waiting, key=lambda one: -one[1].credit_ns):
-            if self._visitors.get(handle) is not visitor:
-                continue  # it had to go for what another one has sent
+        for _, visitor in waiting:
             if visitor.turn < self._turn - 1:  # it was asked in the turn before, and had nothing
                 visitor.sender.was_empty(earlier_ns)
                 if earlier_ns - visitor.read_ns >= IDLE_NS:
                     visitor.behind_ns = None
             visitor.turn = self._turn
+        # Those that have cost least come first: they wait for nobody's megabytes, and for no more than a turn.
+        end_ns = time.monotonic_ns() + TURN_NS
+        for handle, visitor in sorted(waiting, key=lambda one: -one[1].credit_ns):
+            if self._visitors.get(handle) is not visitor:
+                continue  # it had to go for what another one has sent
             if messages := self._hear(handle, visitor):
                 heard.append(Heard(visitor, messages))
+            if time.monotonic_ns() >= end_ns:
+                break  # the others' bytes wait where they are
         if self._listening.fileno() in ready:
             self._welcome()
         return heard

@@ -250,3 +250,41 @@ def test_closing_ends_every_connection(entrance: Entrance) -> None:
         while data:
             data = connection.recv(1 << 16)
     entrance.door._poll = select.epoll()  # for the fixture, which closes it again
+
+
+def test_a_turn_that_takes_long_hears_no_more_and_the_next_begins_with_who_has_cost_least(
+    entrance: Entrance, times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests = [let_in(entrance) for _ in range(4)]
+    for number, (connection, visitor) in enumerate(guests):
+        visitor.credit_ns, visitor.credited_ns = 1e6 * (4 - number), times.at_ns
+        connection.sendall(message(b"%d" % number))
+    monkeypatch.setattr(module, "TURN_NS", 0)
+    order: list[bytes] = []
+    wait_for(lambda: bool(order) or bool(order.extend(heard(entrance, 1))), "the first")
+    assert order == [b"0"], "one in a turn, whatever waits"
+    guests[0][0].sendall(message(b"again"))  # has still cost less than the others
+    for _ in range(20):
+        said = heard(entrance, 1)
+        assert len(said) <= 1
+        order += said
+    assert sorted(order) == [b"0", b"1", b"2", b"3", b"again"], "nobody is forgotten"
+    assert order.index(b"again") < order.index(b"3")
+    assert order.index(b"1") < order.index(b"2") < order.index(b"3")
+
+
+def test_what_a_full_turn_left_waiting_is_as_old_as_it_is(
+    entrance: Entrance, times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looked whether it had nothing: it counts as having waited since it was last asked."""
+    (cheap, first), (dear, second) = let_in(entrance), let_in(entrance)
+    first.credit_ns, second.credit_ns = 2e6, 1e6
+    monkeypatch.setattr(module, "TURN_NS", 0)
+    dear.sendall(message(b"waits"))
+    cheap.sendall(message(b"goes"))
+    wait_for(lambda: heard(entrance, 1) == [b"goes"], "the cheap one")
+    before = second.turn
+    cheap.sendall(message(b"goes on"))
+    wait_for(lambda: b"goes on" in heard(entrance, 1), "the cheap one again")
+    assert second.turn > before, "that it has something is known"
+    wait_for(lambda: b"waits" in heard(entrance, 1), "the dear one")

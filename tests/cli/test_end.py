@@ -63,12 +63,16 @@ import os, time
 os.fsync = lambda handle: (print("syncing", flush=True), time.sleep(600))
 """
 FAILING_ENGINES = """
+import os
 from edge_runtime.errors import EngineError
 from edge_runtime.infer.stages import StageGraph
 class Lost(EngineError):
     device_lost = True
+run = StageGraph.run
 def fails(graph, aligned):
-    raise Lost("the GPU is gone")
+    if os.path.exists({marker!r}):
+        raise Lost("the GPU is gone")
+    return run(graph, aligned)
 StageGraph.run = fails
 """
 
@@ -236,7 +240,8 @@ def test_while_a_reload_opens_something(service: Service) -> None:
 
 
 def test_lost_engines_are_exit_code_4_after_the_last_safe_decision(service: Service) -> None:
-    service.sabotage = FAILING_ENGINES
+    marker = service.folder / "lost"
+    service.sabotage = FAILING_ENGINES.format(marker=str(marker))
     service.more = (
         CAMERA.format(device=_moving_picture(service.folder)) + "[engine]\nfallback = false\nbackend = 'onnxruntime'\n"
     )
@@ -245,6 +250,7 @@ def test_lost_engines_are_exit_code_4_after_the_last_safe_decision(service: Serv
         while subscriber.status is None or subscriber.status.state != "stopped":
             message = subscriber.receive(WAIT_S)
             assert message is not None
+            marker.touch()  # somebody listens: what is said last is heard
             last = message if hasattr(message, "label") else last
         assert last is not None and last.source == "safe"
         assert process.wait(WAIT_S) == 4
