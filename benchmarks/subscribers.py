@@ -45,7 +45,7 @@ class Crowd:
         poller = zmq.Poller()
         for socket in self._sockets:
             poller.register(socket, zmq.POLLIN)
-        while not self._ended.is_set():
+        while self._sockets and not self._ended.is_set():  # without any, polling would not wait
             for socket, _ in poller.poll(100):
                 socket.recv_multipart()
                 self.received += 1
