@@ -44,7 +44,8 @@ SMALL_MESSAGE_BYTES = 500
 """What a message without a picture counts for."""
 FLUSH_INTERVAL_NS = 1_000_000_000
 """A power cut loses about this much."""
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 16
+"""Written at once, before it is packed: of a disk that fills up, what was written before stays readable."""
 CLOSE_TIMEOUT_S = 1.0
 
 
