@@ -58,6 +58,13 @@ def name_nodes(model: ModelProto) -> None:
         seen.add(node.name)
 
 
+def copied(model: ModelProto) -> ModelProto:
+    """Another like it, to be changed."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
 def serialised(model: ModelProto) -> bytes:
     """The bytes of an ONNX file."""
     data: bytes = model.SerializeToString()

@@ -10,8 +10,6 @@ from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import Bundle, EngineFile
 from edge_runtime.errors import UserError
 
-TARGETS = ("onnxruntime", "tensorrt")
-"""The back ends that a bundle plans for."""
 REPORTS = "report/"
 
 

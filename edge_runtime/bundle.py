@@ -24,6 +24,7 @@ from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.plain_file import read_plain
 from edge_runtime.signing import sign, verify
+from edge_runtime.specs import CLIP_SIGMA
 from edge_runtime.streams import Name, StreamSpec, kind, kind_of
 from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
 from edge_runtime.tensors import DType, TensorSpec
@@ -37,7 +38,7 @@ MAX_FILE_BYTES = 2 << 30
 """No ONNX file is larger (https://protobuf.dev/programming-guides/proto-limits/)."""
 
 
-_AS_BEFORE = {"fit": "stretch", "scaling": "whole", "clip": 5.0, "tokenizer": "sentencepiece"}
+_AS_BEFORE = {"fit": "stretch", "scaling": "whole", "clip": CLIP_SIGMA, "tokenizer": "sentencepiece"}
 """What a stream does that says nothing of it."""
 
 

@@ -15,9 +15,6 @@ from edge_runtime.pixels import pixels
 from edge_runtime.specs import NS_PER_MS, CameraStream, SensorStream, TextStream, max_age_ns
 from edge_runtime.tokenizer import Tokenizer
 
-CLIP_SIGMA = 5.0
-"""Standardised sound is clipped here, and readings where their stream says nothing else (`SensorStream.clip`)."""
-
 
 def image_tensor(spec: CameraStream, picture: bytes | memoryview | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """`picture` (a JPEG's bytes, or [h, w, 3] uint8 BGR) as [1, height, width, 3] uint8. Raises PictureError."""

@@ -13,6 +13,8 @@ Count = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,62}$")]
 
 NS_PER_MS = 1_000_000
+CLIP_SIGMA = 5.0
+"""Standardised sound is cut off at so many deviations, and readings where their stream says nothing else."""
 
 
 class Channel(Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,7 +79,7 @@ class SensorStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     """Move the window at most this often, so that its encoder runs at the sensors' rate; 0 = with every sample."""
     required: bool = False
     """Without it the decision is the safe one."""
-    clip: Annotated[float, Meta(ge=0)] = 5.0
+    clip: Annotated[float, Meta(ge=0)] = CLIP_SIGMA
     """Standardised values are cut off at this many deviations: a reading far outside the training data must not
     extrapolate; 0 = never, which is what a recipe with `[onnx]` means where it says nothing."""
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import BundleError
 from edge_runtime.messages import Sample, words_of
-from edge_runtime.preprocess import CLIP_SIGMA, image_tensor, text_tensors, window_tensors, word_grid
+from edge_runtime.preprocess import image_tensor, text_tensors, window_tensors, word_grid
+from edge_runtime.specs import CLIP_SIGMA
 from edge_runtime.streams import NS_PER_MS, CameraStream, Channel, SensorStream, TextStream
 from edge_runtime.tokenizer import SentencePieceTokenizer
 from tests import tiny

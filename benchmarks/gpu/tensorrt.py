@@ -38,7 +38,7 @@ from edge_runtime.infer.tensorrt.build import build_engine, graph_facts, known_c
 from edge_runtime.infer.tensorrt.cache import EngineCache, EngineKey
 from edge_runtime.infer.tensorrt.library import Library, find_library, load_library
 from edge_runtime.messages import Tensor, Tensors
-from edge_runtime.preprocess import CLIP_SIGMA
+from edge_runtime.specs import CLIP_SIGMA
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, kind_of
 from edge_runtime.tensor_source import PRESENCE, TensorSource, stage_output, stream_tensor
 from edge_runtime.tokenizer import SentencePieceTokenizer

@@ -23,7 +23,7 @@ from build_engines.adoption.probe import probe
 from build_engines.adoption.read import ONNX_DOMAINS, files_of, first_line, read_model
 from build_engines.adoption.tokenizer import read_tokenizer, with_tokenizer
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
-from build_engines.graphs import constants_to_initialisers, name_nodes, serialised
+from build_engines.graphs import constants_to_initialisers, copied, name_nodes, serialised
 from build_engines.recipe import OnnxRecipe, OnnxStage
 from build_engines.write_bundle import tensor_spec, write_bundle
 from edge_runtime.bundle import Bundle, Manifest, Stage, StageInput
@@ -155,7 +155,7 @@ def _in_form(
     original: ModelProto, feeds: Sequence[Feed], where: str, remarks: list[str]
 ) -> tuple[ModelProto, Sequence[Feed]]:
     """`original` with fixed shapes, in opset 20, constants folded, and the feeds it takes; proven equal to it."""
-    fixed = _copy(original)
+    fixed = copied(original)
     inputs.fix_shapes(fixed, feeds)
     probe(fixed, where)
     reference = proof.open_session(fixed, where, optimise=False)
@@ -184,7 +184,7 @@ def _without_batch(
     where: str,
 ) -> ModelProto | None:
     """`original` with a batch of 1, or None where something in it insists on the batch it was exported with."""
-    model = _copy(original)
+    model = copied(original)
     inputs.fix_shapes(model, single)
     by_name = {feed.name: feed for feed in feeds}
     try:
@@ -266,9 +266,10 @@ def _refuse_open_outputs(model: ModelProto, where: str) -> None:
 
 def _make_logits(model: ModelProto, name: str, recipe: OnnxRecipe, where: str, remarks: list[str]) -> None:
     head = recipe.onnx.head
-    if taken_off := outputs.take_off_end(model, name, head):
+    if end := outputs.find_end(model, name, head):
+        outputs.take_off(model, end)
         remarks.append(
-            f"{taken_off} at its end is taken off: the head does the same, and reduced precision is safe before it"
+            f"{end.words} at its end is taken off: the head does the same, and reduced precision is safe before it"
         )
     elif recipe.onnx.probabilities:
         outputs.logits_of_probabilities(model, name, head, where)
@@ -297,12 +298,6 @@ def _convert_inputs(model: ModelProto, feeds: Sequence[Feed]) -> tuple[StageInpu
         layout = "NHWC BGR 0..255" if spec.dtype == "uint8" else ""
         taken[spec.name] = StageInput(spec.name, spec.dtype, spec.shape, source, layout)
     return tuple(taken[value.name] for value in model.graph.input)
-
-
-def _copy(model: ModelProto) -> ModelProto:
-    copied = ModelProto()
-    copied.CopyFrom(model)
-    return copied
 
 
 def _digest(files: Sequence[Path]) -> str:

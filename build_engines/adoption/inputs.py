@@ -16,21 +16,14 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from build_engines.recipe import OnnxInput, PixelRecipe
+from build_engines.write_bundle import DTYPES
 from edge_runtime.bundle import stream_tensor_spec
 from edge_runtime.errors import UserError
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec
 from edge_runtime.tensor_source import TensorSource
-from edge_runtime.tensors import DType, TensorSpec
+from edge_runtime.tensors import TensorSpec
 
-ONNX_TYPES: dict[DType, int] = {
-    "uint8": TensorProto.UINT8,
-    "int8": TensorProto.INT8,
-    "int32": TensorProto.INT32,
-    "int64": TensorProto.INT64,
-    "float16": TensorProto.FLOAT16,
-    "float32": TensorProto.FLOAT,
-    "bool": TensorProto.BOOL,
-}
+ONNX_TYPES = {dtype: kind for kind, dtype in DTYPES.items()}
 GREY_WEIGHTS = (0.114, 0.587, 0.299)
 """Of blue, green and red (ITU-R BT.601, as OpenCV and libjpeg weigh them)."""
 

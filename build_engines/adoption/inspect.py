@@ -19,7 +19,9 @@ from build_engines.adoption import inputs, opset, outputs, proof, trim
 from build_engines.adoption.inputs import dims_of
 from build_engines.adoption.probe import probe
 from build_engines.adoption.read import files_of, first_line, nodes_of, read_model
+from build_engines.graphs import copied
 from build_engines.recipe import OnnxInput, PixelRecipe
+from build_engines.recipe.toml import toml
 from edge_runtime.errors import UserError
 from edge_runtime.specs import CameraStream, Channel, SensorStream, TextStream
 from edge_runtime.streams import StreamSpec
@@ -199,7 +201,7 @@ class _Answer:
 def _tried(original: ModelProto, guesses: Sequence[InputGuess], output: str, path: Path) -> _Answer:
     """What comes out for something that is drawn. Raises UserError saying why the file cannot be taken in."""
     where = str(path)
-    model = _copy(original)
+    model = copied(original)
     trim.keep_outputs(model, [output], where)
     trim.refuse_foreign(model, where)
     opset.refuse_opset(model, where)
@@ -207,7 +209,7 @@ def _tried(original: ModelProto, guesses: Sequence[InputGuess], output: str, pat
     kept = {value.name for value in model.graph.input}
     plans = {guess.name: guess.plan for guess in guesses if guess.name in kept}
     feeds = inputs.plan_feeds(plans, model, streams, {}, len(streams), where)
-    ended = {head: outputs.take_off_end(_copy(model), output, head) for head in ("softmax", "sigmoid")}
+    ended = {head: outputs.find_end(model, output, head) for head in ("softmax", "sigmoid")}
     inputs.fix_shapes(model, feeds)
     probe(model, where)
     session = proof.open_session(model, where)
@@ -226,12 +228,6 @@ def _tried(original: ModelProto, guesses: Sequence[InputGuess], output: str, pat
     numbers = values.astype(np.float64)
     between = bool(np.all((numbers > 0) & (numbers < 1))) and (values.size == 1 or abs(float(numbers.sum()) - 1) < 1e-3)
     return _Answer(values.size, head, between and not any(ended.values()))
-
-
-def _copy(model: ModelProto) -> ModelProto:
-    copied = ModelProto()
-    copied.CopyFrom(model)
-    return copied
 
 
 def _summary(model: ModelProto, guesses: Sequence[InputGuess], path: Path, count: Mapping[str, int]) -> Iterator[str]:
@@ -259,8 +255,8 @@ def _summary(model: ModelProto, guesses: Sequence[InputGuess], path: Path, count
     yield "  nodes  " + ", ".join(f"{name} {often}" for name, often in operators.most_common(8))
     for head in ("softmax", "sigmoid"):
         for value in model.graph.output:
-            if value.type.HasField("tensor_type") and (end := outputs.take_off_end(_copy(model), value.name, head)):
-                yield f"  {value.name} ends in {end}, which is taken off: the head does the same"
+            if value.type.HasField("tensor_type") and (end := outputs.find_end(model, value.name, head)):
+                yield f"  {value.name} ends in {end.words}, which is taken off: the head does the same"
 
 
 def propose(inspection: Inspection, labels: Sequence[str], data: str = "DATA") -> str:
@@ -280,28 +276,24 @@ def propose(inspection: Inspection, labels: Sequence[str], data: str = "DATA") -
         f'name = "{_word(inspection.path.stem)}"',
         'version = "1.0.0"',
         f'layout = "{layout}"',
-        f"labels = [{', '.join(map(_quoted, names))}]" + ("" if labels else "    # look: in the order of the output"),
+        f"labels = [{', '.join(map(toml, names))}]" + ("" if labels else "    # look: in the order of the output"),
         f'trigger = "{next(iter(streams), "")}"',
     ]
     for name, spec in streams.items():
-        lines += ["", f"[streams.{_quoted(name)}]", *_stream_lines(spec)]
-    lines += ["", "[decision]", f"safe_label = {_quoted(safe)}    # look: what is said when nothing is known"]
-    lines += ["", "[onnx]", f"output = {_quoted(f'stage:net:{inspection.output}')}"]
+        lines += ["", f"[streams.{toml(name)}]", *_stream_lines(spec)]
+    lines += ["", "[decision]", f"safe_label = {toml(safe)}    # look: what is said when nothing is known"]
+    lines += ["", "[onnx]", f"output = {toml(f'stage:net:{inspection.output}')}"]
     if inspection.head != "softmax":
         lines.append(f'head = "{inspection.head}"')
     if inspection.shares:
         lines.append("probabilities = true    # look: its values lie between 0 and 1")
     if any(isinstance(spec, TextStream) for spec in streams.values()):
         lines.append('tokenizer = "tokenizer.model"    # look: its own, or tokenizer.json, or vocab.txt')
-    lines += ["", "[[onnx.stages]]", 'name = "net"', f"file = {_quoted(inspection.path.name)}"]
+    lines += ["", "[[onnx.stages]]", 'name = "net"', f"file = {toml(inspection.path.name)}"]
     for guess in inspection.inputs:
-        lines += [f"[onnx.stages.inputs.{_quoted(guess.name)}]", *_input_lines(guess.plan)]
+        lines += [f"[onnx.stages.inputs.{toml(guess.name)}]", *_input_lines(guess.plan)]
     lines += ["", "[quantise]", 'stages = ["net"]', ""]
     return "\n".join(lines)
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _stream_lines(spec: StreamSpec) -> Iterator[str]:
@@ -322,7 +314,7 @@ def _input_lines(plan: OnnxInput) -> Iterator[str]:
     if plan.constant is not None:
         yield f"constant = {plan.constant}"
         return
-    yield f"source = {_quoted(str(plan.source))}"
+    yield f"source = {toml(str(plan.source))}"
     if plan.pixels is not None:
         pixels = plan.pixels
         yield (

@@ -7,6 +7,7 @@ cannot. Temperature and thresholds are fitted on what the network itself is sure
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -21,22 +22,34 @@ _SHAPE_ONLY = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten",
 """Operators behind which an output's values are still what they were."""
 
 
-def take_off_end(model: ModelProto, name: str, head: str) -> str | None:
-    """Take the operator that does what a head of kind `head` does from before the output `name`, in place: what was
-    taken off, or None where there is nothing of the sort.
-    """
+class End(NamedTuple):
+    """What does what a head does, behind the logits."""
+
+    words: str
+    """What it is, for people."""
+    logits: str
+    """The tensor before it."""
+    made: str
+    """The tensor that it makes."""
+
+
+def find_end(model: ModelProto, name: str, head: str) -> End | None:
+    """What does the same as a head of kind `head` before the output `name`; None where there is nothing of the sort."""
     made = producers(model.graph)
     node = _behind_shapes(made, name)
     if node is None:
         return None
     called = repr(node.name or node.output[0])
     if node.op_type == _ENDS.get(head):
-        _rename_reads(model, node.output[0], node.input[0])
-        return f"{node.op_type} (node {called})"
+        return End(f"{node.op_type} (node {called})", node.input[0], node.output[0])
     if head == "softmax" and node.op_type == "Div" and _is_written_out_softmax(made, node):
-        _rename_reads(model, node.output[0], made[node.input[0]].input[0])
-        return f"a softmax written out (up to node {called})"
+        return End(f"a softmax written out (up to node {called})", made[node.input[0]].input[0], node.output[0])
     return None
+
+
+def take_off(model: ModelProto, end: End) -> None:
+    """Let the logits take the place of what `end` makes, in place."""
+    _rename_reads(model, end.made, end.logits)
 
 
 def logits_of_probabilities(model: ModelProto, name: str, head: str, where: str) -> None:

@@ -31,6 +31,13 @@ def read(
     cameras = list(streams_of(streams, CameraStream))
     if len(cameras) != 1:
         raise UserError(f"the images layout feeds one camera; the bundle has {len(cameras)}")
+    for path in _files(data, split):
+        name = path.relative_to(data).as_posix()
+        yield LabelledSet(name, name, AT_NS, path.parent.name, (_message(cameras[0], read_file(path)),))
+
+
+def _files(data: Path, split: str) -> list[Path]:
+    """The pictures of `split`, each in the folder of its label, in order. Raises UserError where there is none."""
     folders = sorted(folder for folder in (data / split).glob("[!.]*") if folder.is_dir())
     files = [file for folder in folders if folder.name != "__MACOSX" for file in picture_files(folder)]
     if not files:
@@ -38,9 +45,7 @@ def read(
             f"data {data}: no pictures {split}/<label>/*.jpg (or {', '.join(PICTURES[2:])}, in capitals too); check "
             "--data and the split's name"
         )
-    for path in files:
-        name = path.relative_to(data).as_posix()
-        yield LabelledSet(name, name, AT_NS, path.parent.name, (_message(cameras[0], read_file(path)),))
+    return files
 
 
 def _message(stream: str, picture: bytes) -> RawMessage:
@@ -56,7 +61,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     del work  # small enough to need no cache
     streams, names = dict(recipe.streams), answer_names(recipe)
     for split in ("train", recipe.evaluate_split):
-        if unknown := sorted({moment.label for moment in read(data, split, streams)} - set(names)):
+        if unknown := sorted({file.parent.name for file in _files(data, split)} - set(names)):
             raise UserError(f"data {data}: {split}/{unknown[0]} is no label of the recipe; they are {', '.join(names)}")
     mirror = recipe.train.augment.mirror
     change = None if mirror is None else Mirror(mirror, None, names, {})

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
 from build_engines.recipe.recipe import OnnxRecipe, Recipe
+from build_engines.recipe.toml import toml
 
 _INTRODUCTION = """# A recipe, key by key
 
@@ -195,25 +196,7 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     value = field.default_factory() if field.default_factory is not NODEFAULT else field.default
     if value is NODEFAULT:
         return "*required*"
-    return "" if value in ("", (), {}, None) else f"`{_toml(value)}`"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.6g}" if value != int(value) or abs(value) > 1e6 else f"{value:.1f}"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_toml_key(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
-    return str(value)
-
-
-def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml(key)
+    return "" if value in ("", (), {}, None) else f"`{toml(value)}`"
 
 
 @cache
@@ -254,7 +237,7 @@ def _example(header: str, name: str) -> str:
     for recipe in _recipes():
         for value in _at(recipe, [part for part in header.strip("[]").split(".") if part]):
             if isinstance(value, dict) and name in value:
-                return _cut(f"{name} = {_toml(value[name])}")
+                return _cut(f"{name} = {toml(value[name])}")
     return ""
 
 
@@ -278,7 +261,7 @@ def _shown_key(name: str, field: msgspec.structs.FieldInfo) -> str:
     value = field.default_factory() if field.default_factory is not NODEFAULT else field.default
     if value in (NODEFAULT, "", (), {}, None):
         return _EXAMPLES.get(name, "")
-    return _cut(f"{name} = {_toml(value)}")
+    return _cut(f"{name} = {toml(value)}")
 
 
 if __name__ == "__main__":

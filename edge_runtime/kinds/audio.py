@@ -14,8 +14,7 @@ from edge_runtime.choose import window
 from edge_runtime.kinds.kind import Admit, Field, Kind, Make, Preprocess, Read
 from edge_runtime.kinds.record import Time, none, unset
 from edge_runtime.messages import Message, Slice, Tensors
-from edge_runtime.preprocess import CLIP_SIGMA
-from edge_runtime.specs import NS_PER_MS, Positive
+from edge_runtime.specs import CLIP_SIGMA, NS_PER_MS, Positive
 
 SAMPLE_RATE = 16_000
 """Samples a second."""
