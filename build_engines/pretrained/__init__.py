@@ -1,0 +1,1 @@
+"""Networks that somebody else trained: where their files lie, and how they are read without running anything."""
