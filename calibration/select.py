@@ -136,27 +136,41 @@ def narrowness(
     return lacks
 
 
-def refuse_leak(chosen: Sequence[Signature], evaluation: Sequence[Signature], most_near: float = 1.0) -> int:
-    """How many chosen moments are nearly ones that are evaluated.
+def without_evaluated(
+    distinct: Sequence[Signature], evaluation: Sequence[Signature], most: float
+) -> tuple[list[Signature], int]:
+    """`distinct` moments without those that are exactly evaluated too, and how many those were: the gate must not
+    judge what calibration has seen.
 
-    Raises GateRefused if one is exactly so, for the gate would judge what it has seen; or if more than the part
-    `most_near` of them are nearly so. A few may be: two drives can wait at the same light.
+    Raises GateRefused if more than the part `most` of `distinct`, or of the different ones in `evaluation`, are in
+    both. A few may be: in collections of sentences the short ones come twice by nature.
     """
     seen = {moment.digest: moment.id for moment in evaluation}
-    leaks = [(moment.id, seen[moment.digest]) for moment in chosen if moment.digest in seen]
-    if leaks:
-        first, second = leaks[0]
-        more = f", and {len(leaks) - 1} more" if len(leaks) > 1 else ""
+    kept = [moment for moment in distinct if moment.digest not in seen]
+    shared = [moment for moment in distinct if moment.digest in seen]
+    share = len(shared) / max(1, min(len(distinct), len(seen)))
+    if share > most:
+        first = shared[0]
+        more = f", and {len(shared) - 1} more" if len(shared) > 1 else ""
         raise GateRefused(
-            f"calibrate: {len(leaks)} of the chosen moments are also evaluated ({first} equals {second}{more}); "
-            "calibrate on data that is not evaluated"
+            f"calibrate: {len(shared)} of {len(distinct)} moments are also among the {len(seen)} that are evaluated "
+            f"({first.id} equals {seen[first.digest]}{more}): {share:.1%}, more than calibrate.duplicates = {most:g} "
+            "allows; calibrate on data that is not evaluated, or raise it where equal moments come by nature"
         )
+    return kept, len(shared)
+
+
+def refuse_near(chosen: Sequence[Signature], evaluation: Sequence[Signature], most: float) -> int:
+    """How many chosen moments are nearly ones that are evaluated.
+
+    Raises GateRefused if more than the part `most` of them are. A few may be: two drives can wait at the same light.
+    """
     near = list(pairs([moment.fingerprint for moment in chosen], [moment.fingerprint for moment in evaluation]))
-    if len(near) > most_near * len(chosen):
+    if len(near) > most * len(chosen):
         calibrated, evaluated = chosen[near[0][0]].id, evaluation[near[0][1]].id
         raise GateRefused(
             f"calibrate: {len(near)} of {len(chosen)} chosen moments are nearly ones that are evaluated (such as "
-            f"{calibrated} and {evaluated}), more than calibrate.near_leak = {most_near:g} allows: calibrate on "
+            f"{calibrated} and {evaluated}), more than calibrate.near_leak = {most:g} allows: calibrate on "
             "other data"
         )
     return len(near)

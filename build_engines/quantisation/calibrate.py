@@ -19,7 +19,15 @@ from calibration.fit import refuse_misfit
 from calibration.moments import LabelledSet
 from calibration.ranges import RangesFile, TensorRange, collect, tensor_ranges, write_ranges
 from calibration.samples import CalibrationSample, SampleStore, read_samples, stage_feeds
-from calibration.select import Signature, choose, narrowness, refuse_leak, signature, without_doubles
+from calibration.select import (
+    Signature,
+    choose,
+    narrowness,
+    refuse_near,
+    signature,
+    without_doubles,
+    without_evaluated,
+)
 from edge_runtime.bundle import Bundle, Stage
 from edge_runtime.infer.feed import stages_fed
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
@@ -57,11 +65,13 @@ def calibrate(build: Build, bundle: Bundle, folder: Path) -> None:
     recipe = build.recipe
     everything, samples_read = _read(bundle, calibration_moments(build, bundle))
     evaluation, kept_others = _read(bundle, evaluation_moments(build, bundle))
-    distinct = without_doubles(everything)
+    distinct, shared = without_evaluated(without_doubles(everything), evaluation, recipe.calibrate.duplicates)
+    if shared:
+        build.console.print(f"calibrate: {shared} moments are also evaluated; they are left out", highlight=False)
     chosen = choose(distinct, recipe.calibrate.samples, recipe.seed)
     for lack in narrowness(everything, chosen, evaluation):
         build.console.print(f"calibrate: [yellow]warning[/]: {lack}; ranges are those of what it saw", highlight=False)
-    near = refuse_leak(chosen, evaluation, recipe.calibrate.near_leak)
+    near = refuse_near(chosen, evaluation, recipe.calibrate.near_leak)
     # As many moments of the evaluation split, chosen by the same rule: like is compared with like.
     likewise = choose(evaluation, recipe.calibrate.samples, recipe.seed)
     samples, others = (
@@ -91,7 +101,7 @@ def calibrate(build: Build, bundle: Bundle, folder: Path) -> None:
     }
     data = hashlib.sha256("".join(moment.digest for moment in chosen).encode()).hexdigest()
     write_ranges(folder / RANGES, RangesFile(1, digests, data, tuple(moment.id for moment in chosen), ranges))
-    covered = Coverage(everything, distinct, chosen, evaluation, near, bundle.manifest.streams_read)
+    covered = Coverage(everything, distinct, chosen, evaluation, shared, near, bundle.manifest.streams_read)
     (folder / "coverage.md").write_text(as_markdown(covered), encoding="utf-8")
     (folder / "coverage.png").write_bytes(plot(covered))
 

@@ -20,9 +20,11 @@ class Coverage:
 
     everything: Part
     distinct: Part
-    """Without equal and nearly equal ones."""
+    """Without equal and nearly equal ones, and without those that are also evaluated."""
     chosen: Part
     evaluation: Part
+    shared: int
+    """Moments that were left out because they are also evaluated."""
     near: int
     """Chosen moments that are nearly ones that are evaluated."""
     streams: tuple[str, ...]
@@ -51,7 +53,8 @@ def as_markdown(covered: Coverage) -> str:
     lines = [
         "# Calibration set", "",
         f"{len(covered.chosen)} moments of {len(covered.everything)} ({len(covered.distinct)} without equal and nearly "
-        f"equal ones). None of them is evaluated; {covered.near} are nearly like one that is.", "",
+        f"equal ones, and without {covered.shared} that are also evaluated). None of them is evaluated; {covered.near} "
+        "are nearly like one that is.", "",
     ]  # fmt: skip
     keys: dict[str, Callable[[Signature], str]] = {"label": _label, "condition": _condition}
     for title, key in keys.items():

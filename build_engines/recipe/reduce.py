@@ -20,6 +20,10 @@ class CalibrateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """At most this part of the chosen moments may be nearly, though not exactly, ones that are evaluated. The same
     view a moment later, recompressed or dimmed counts as nearly the same; one from a step further on, cropped or
     mirrored does not."""
+    duplicates: Fraction = 0.02
+    """Moments that are also evaluated are left out of calibration and counted. At most this part of those that
+    calibration could choose from, and of those that are evaluated, may be such; more is a leak. In public collections
+    of sentences several in a hundred come twice by nature."""
     recordings: tuple[str, ...] = ()
     """Recordings of live runs (`edge-runtime record`) to choose from instead of the split; paths relative to the
     recipe.

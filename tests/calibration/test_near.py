@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calibration.near import MAX_BITS, MAX_LEVELS, MAX_SIGMA, Fingerprint, dhash, first_of_each, pairs
 from calibration.samples import CalibrationSample
-from calibration.select import Signature, choose, refuse_leak, signature, without_doubles
+from calibration.select import Signature, choose, refuse_near, signature, without_doubles
 from edge_runtime.errors import GateRefused
 from edge_runtime.kinds.audio import AudioStream
 from edge_runtime.messages import Tensor
@@ -162,9 +162,9 @@ def test_a_few_near_doubles_are_counted_and_many_are_refused() -> None:
     evaluated = [moment(index, scene(index)) for index in range(20)]
     chosen = [moment(index, scene(index + 50)) for index in range(19)]
     chosen.append(moment(19, recompressed(scene(3)), reading=MAX_SIGMA / 2))
-    assert refuse_leak(chosen, evaluated, 0.05) == 1
+    assert refuse_near(chosen, evaluated, 0.05) == 1
     with pytest.raises(GateRefused, match=r"1 of 20 .*\(such as m19 and m3\).*near_leak = 0\.04"):
-        refuse_leak(chosen, evaluated, 0.04)
+        refuse_near(chosen, evaluated, 0.04)
 
 
 def test_sounds_are_near_by_their_frames_as_readings_are() -> None:

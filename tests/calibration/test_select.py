@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.select import Signature, choose, narrowness, refuse_leak
+from calibration.select import Signature, choose, narrowness, without_evaluated
 from edge_runtime.errors import GateRefused, UserError
 
 MOMENTS = st.lists(
@@ -47,12 +47,17 @@ def test_nothing_to_choose_from_is_said() -> None:
         choose([], 3, 0)
 
 
-def test_a_leak_is_named() -> None:
-    one = Signature(0, "train/7", "g", "a", "", "same")
-    other = Signature(3, "val/9", "h", "a", "", "same")
-    with pytest.raises(GateRefused, match="train/7 equals val/9"):
-        refuse_leak([one], [other])
-    refuse_leak([one], [Signature(3, "val/9", "h", "a", "", "another")])
+def test_moments_in_both_splits_are_left_out_and_counted_and_many_are_a_leak() -> None:
+    evaluated = [Signature(index, f"val/{index}", "", "a", "", f"digest {index}") for index in range(50)]
+    own = [Signature(index, f"train/{index}", "", "a", "", f"own {index}") for index in range(98)]
+    twice = [Signature(98 + index, f"train/{98 + index}", "", "a", "", f"digest {index}") for index in range(2)]
+    assert without_evaluated([*own, *twice], evaluated, 0.04) == (own, 2)
+    assert without_evaluated(own, evaluated, 0.0) == (own, 0)
+    with pytest.raises(GateRefused, match=r"2 of 100 .* the 50 .*train/98 equals val/0, and 1 more.*4\.0%.*= 0\.03"):
+        without_evaluated([*own, *twice], evaluated, 0.03)
+    # A small evaluation split that is wholly contained is a leak, however large the other is.
+    with pytest.raises(GateRefused, match="100.0%"):
+        without_evaluated([*own, *twice], evaluated[:2], 0.1)
 
 
 def _moments(*rows: tuple[str, str]) -> list[Signature]:

@@ -20,6 +20,7 @@ COVERED = Coverage(
     distinct=[_moment(i, "go", "day", "camera.front") for i in range(9)],
     chosen=[_moment(0, "stop", "day", *STREAMS), _moment(1, "go", "night", "text"), _moment(2, "go", "day", "text")],
     evaluation=[_moment(9, "wait", "", *STREAMS)],
+    shared=2,
     near=1,
     streams=STREAMS,
 )
@@ -27,7 +28,8 @@ COVERED = Coverage(
 
 def test_markdown_counts_labels_conditions_and_streams() -> None:
     lines = as_markdown(COVERED).splitlines()
-    assert lines[2].startswith("3 moments of 12 (9 without") and "1 are nearly like one" in lines[2]
+    assert lines[2].startswith("3 moments of 12 (9 without")
+    assert "without 2 that are also evaluated" in lines[2] and "1 are nearly like one" in lines[2]
     assert "| stop | 4 | 0 | 1 | 0 |" in lines
     assert "| night | 6 | 0 | 1 | 0 |" in lines
     assert "| (none given) | 0 | 0 | 0 | 1 |" in lines
