@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import shutil
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -43,6 +45,12 @@ def write_bundle(target: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
     return open_bundle(target, allow_unsigned=True)
+
+
+def built_with() -> dict[str, str]:
+    """The versions of what a bundle is built with, for its manifest: they change what the same recipe gives."""
+    packages = {name: version(name) for name in ("edge-runtime", "torch", "onnx", "onnxruntime", "numpy")}
+    return {f"version.{name}": value for name, value in ({"python": platform.python_version()} | packages).items()}
 
 
 def without_engines(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, dict[str, bytes]]:

@@ -45,6 +45,23 @@ def read_member(path: Path, name: str, limit: int, root: str) -> bytes:
         raise OSError(errno.EINVAL, f"it is damaged or no tar: {error}") from None
 
 
+def list_members(path: Path, root: str) -> dict[str, bool]:
+    """Name of everything in the tar at `path` but folders, from where `root` lies, to whether it is a plain file; what
+    lies elsewhere keeps its whole name behind `/`. Raises OSError.
+    """
+    try:
+        with _plain(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            members = _members(archive)
+    except (tarfile.TarError, zlib.error, EOFError, ValueError) as error:
+        raise OSError(errno.EINVAL, f"it is damaged or no tar: {error}") from None
+    folder = _folder(members, root)
+    return {
+        name.removeprefix(folder) if name.startswith(folder) else f"/{name}": member.isreg() and not member.issparse()
+        for name, member in members.items()
+        if not member.isdir()
+    }
+
+
 def _members(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     """Name without `./` to member; of two of one name the later counts, as for `tar -x`."""
     members: dict[str, tarfile.TarInfo] = {}

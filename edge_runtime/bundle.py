@@ -1,16 +1,18 @@
 """The bundle: the one contract between the build machine and the device.
 
 A directory (or the same as one `.tar`) with `manifest.json`, `stages/<stage>.<precision>.onnx`, `tokenizer.model` or
-`tokenizer.json`, `report/`, perhaps `engines/`, and `SIGNATURE`. The manifest holds the sha256 of every other file;
-SIGNATURE is Ed25519 over the manifest's bytes. The manifest is parsed after its signature is verified (without one only
-where the caller allows unsigned bundles), every file after its digest. Nothing is unpickled or evaluated, but a
-compiled engine is code that TensorRT runs: whoever signs it must be trusted as its author.
+`tokenizer.json`, `report/`, perhaps `engines/`, and `model.sig`. The manifest holds the sha256 of every other file;
+`model.sig` holds those and the manifest's, signed by the OpenSSF model-signing specification. The manifest is parsed
+after its signature is verified (without one only where the caller allows unsigned bundles), every file after its
+digest; a file that is not signed for is refused. Nothing is unpickled or evaluated, but a compiled engine is code that
+TensorRT runs: whoever signs it must be trusted as its author.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,12 +20,21 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from edge_runtime.archive import read_member
+from edge_runtime.archive import list_members, read_member
 from edge_runtime.errors import BundleError
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
-from edge_runtime.plain_file import read_plain
-from edge_runtime.signing import sign, verify
+from edge_runtime.keys import load_keyring
+from edge_runtime.model_signature import (
+    MAX_FILES,
+    MAX_SIGNATURE_BYTES,
+    MODEL_SIGNATURE,
+    Statement,
+    sign_files,
+    verify_signature,
+)
+from edge_runtime.plain_file import list_files, read_plain
+from edge_runtime.signing import verify
 from edge_runtime.specs import CLIP_SIGMA
 from edge_runtime.streams import Name, StreamSpec, kind, kind_of
 from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
@@ -31,8 +42,11 @@ from edge_runtime.tensors import DType, TensorSpec
 from edge_runtime.tokenizer import TOKENIZER as TOKENIZER  # noqa: PLC0414  # a name of the format, given on
 from edge_runtime.tokenizer import TOKENIZER_JSON as TOKENIZER_JSON  # noqa: PLC0414
 
+log = logging.getLogger("edge_runtime")
+
 MANIFEST = "manifest.json"
 SIGNATURE = "SIGNATURE"
+"""The earlier form of signature: `signing`."""
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 2 << 30
 """No ONNX file is larger (https://protobuf.dev/programming-guides/proto-limits/)."""
@@ -136,7 +150,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     licence: str = ""
     attribution: tuple[str, ...] = ()
     training: dict[str, str] = {}
-    """Digests of recipe, training and calibration data."""
+    """Digests of recipe, training and calibration data, and the versions of what built it."""
     engines: tuple[EngineFile, ...] = ()
     """Compiled ahead of time; may be empty: engines are then built on the device."""
     figures: dict[str, float] = {}
@@ -189,13 +203,19 @@ class Bundle:
 def open_bundle(path: Path, trusted_keys: Sequence[Path] = (), allow_unsigned: bool = False) -> Bundle:
     """Verify and read the bundle at `path` (a directory or a `.tar`).
 
-    `trusted_keys` are PEM files of Ed25519 public keys. Raises BundleError (one line: what, and what to do) if the
-    signature is missing or wrong, any file differs from the manifest, or the manifest is not one this runtime knows.
+    `trusted_keys` are PEM files of public keys, or folders of them (`keys.load_keyring`). Raises BundleError (one line:
+    what, and what to do) if the signature is missing or wrong, any file differs from what was signed or from the
+    manifest, or the manifest is not one this runtime knows.
     """
     raw = _read_raw(path, MANIFEST, limit=MAX_MANIFEST_BYTES)
-    signed_by = _verify_signature(path, raw, trusted_keys, allow_unsigned)
+    signed_by, statement = _verify_signature(path, raw, trusted_keys, allow_unsigned)
+    digest = hashlib.sha256(raw).hexdigest()
+    if statement is not None:
+        _check_contents(path, statement, digest)
     manifest = parse_manifest(raw, str(path))
-    bundle = Bundle(path, manifest, hashlib.sha256(raw).hexdigest(), signed_by)
+    if statement is not None and statement.digests != manifest.files | {MANIFEST: digest}:
+        raise BundleError(f"bundle {path}: {MODEL_SIGNATURE} and {MANIFEST} list different files; sign it again")
+    bundle = Bundle(path, manifest, digest, signed_by)
     for name in manifest.files:
         bundle.read(name)
     return bundle
@@ -230,29 +250,77 @@ def _read_raw(path: Path, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
     raise BundleError(f"bundle {path}: no such directory or .tar; check the path in `bundle`")
 
 
-def _verify_signature(path: Path, manifest: bytes, trusted_keys: Sequence[Path], allow_unsigned: bool) -> str | None:
+def _contents(path: Path) -> dict[str, bool]:
+    """Name of everything in the bundle but folders, to whether it is a plain file. Raises BundleError."""
     try:
-        raw = _read_raw(path, SIGNATURE, limit=4096)
-    except BundleError:
-        if allow_unsigned:
-            return None
-        raise BundleError(
-            f"bundle {path}: it is not signed; sign it, or set allow_unsigned = true (--allow-unsigned) to trust it"
-        ) from None
+        return list_files(path, MAX_FILES) if path.is_dir() else list_members(path, MANIFEST)
+    except OSError as error:
+        raise BundleError(f"bundle {path}: cannot be listed ({error.strerror or error}); copy it again") from None
+
+
+def _verify_signature(
+    path: Path, manifest: bytes, trusted_keys: Sequence[Path], allow_unsigned: bool
+) -> tuple[str | None, Statement | None]:
+    """Who signed, and what, where it says more than the manifest."""
     if not trusted_keys and allow_unsigned:
-        return None
-    return verify(manifest, raw, trusted_keys, str(path))
+        return None, None
+    contents = _contents(path)
+    if MODEL_SIGNATURE in contents:
+        raw = _read_raw(path, MODEL_SIGNATURE, limit=MAX_SIGNATURE_BYTES)
+        return verify_signature(raw, load_keyring(trusted_keys), str(path))
+    if SIGNATURE in contents:
+        raw = _read_raw(path, SIGNATURE, limit=4096)
+        signed_by = verify(manifest, raw, load_keyring(trusted_keys), str(path))
+        log.warning(
+            "bundle %s: signed in the earlier form (%s), which is taken until the next release; "
+            "sign it again with `edge-runtime bundle sign`",
+            path,
+            SIGNATURE,
+        )
+        return signed_by, None
+    if allow_unsigned:
+        return None, None
+    raise BundleError(
+        f"bundle {path}: it is not signed; sign it, or set allow_unsigned = true (--allow-unsigned) to trust it"
+    )
+
+
+def _check_contents(path: Path, statement: Statement, manifest_sha256: str) -> None:
+    """Hold what is there against what was signed, before the manifest is parsed. Raises BundleError."""
+    contents = _contents(path)
+    signatures = {MODEL_SIGNATURE, *statement.predicate.serialization.ignore_paths} & {MODEL_SIGNATURE, SIGNATURE}
+    strange = sorted(contents.keys() - statement.digests.keys() - signatures)
+    strange += sorted(name for name in statement.digests if not contents.get(name, True))
+    if strange:
+        raise BundleError(
+            f"bundle {path}: {strange[0]!r:.200} is in it and was not signed, as a plain file; remove it, or copy the "
+            "bundle again"
+        )
+    if statement.digests.get(MANIFEST) != manifest_sha256:
+        raise BundleError(f"bundle {path}: {MANIFEST} was changed after it was signed; copy the bundle again")
 
 
 def sign_bundle(path: Path, private_key: Path) -> Bundle:
-    """Write SIGNATURE into the bundle directory `path`, after checking every file. Raises UserError."""
+    """Write `model.sig` into the bundle directory `path`, after checking every file. Raises UserError."""
     if not path.is_dir():
         raise BundleError(f"bundle {path}: only a bundle directory can be signed; pack the .tar afterwards")
     bundle = open_bundle(path, allow_unsigned=True)
-    manifest = _read_raw(path, MANIFEST, limit=MAX_MANIFEST_BYTES)
-    if hashlib.sha256(manifest).hexdigest() != bundle.digest:
-        raise BundleError(f"bundle {path}: {MANIFEST} was changed while it was being signed; sign it again")
-    (path / SIGNATURE).write_bytes(sign(manifest, private_key))
+    manifest = bundle.manifest
+    digests = manifest.files | {MANIFEST: bundle.digest}
+    contents = _contents(path)
+    if strange := sorted(contents.keys() - digests.keys() - {MODEL_SIGNATURE, SIGNATURE}):
+        raise BundleError(f"bundle {path}: {strange[0]!r:.200} is not listed in its manifest; remove it, then sign")
+    if links := sorted(name for name in digests if not contents.get(name)):
+        raise BundleError(f"bundle {path}: {links[0]} is no plain file; put the file itself there, then sign")
+    about = {
+        "version": manifest.version,
+        "licence": manifest.licence,
+        "attribution": list(manifest.attribution),
+        "training": manifest.training,
+    }
+    ignored = [MODEL_SIGNATURE, *([SIGNATURE] if SIGNATURE in contents else [])]
+    signed = sign_files(path.resolve().name or manifest.name, digests, private_key, ignored, about)
+    (path / MODEL_SIGNATURE).write_bytes(signed)
     return bundle
 
 

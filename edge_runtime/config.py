@@ -302,7 +302,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     stream: dict[str, StreamConfig] = {}
     """By the bundle's name of the stream."""
     trusted_keys: tuple[str, ...] = ()
-    """PEM files of Ed25519 public keys whose bundles may run."""
+    """Public keys whose bundles may run: PEM files, or folders of `*.pub` and `*.pem` with perhaps a file `revoked` (a
+    key id a line). Unless given, `/etc/edge-runtime/trust.d` where it exists."""
     allow_unsigned: bool = False
     stop_at_end: bool = False
     """End when every source has ended (files do, and processes that are not restarted; cameras do not). A socket gives

@@ -40,6 +40,25 @@ def read_plain(path: Path, limit: int | None = None) -> bytes:
     return data
 
 
+def list_files(folder: Path, most: int) -> dict[str, bool]:
+    """Name of everything below `folder` but folders, from there, to whether it is a regular file; links are none.
+
+    Raises OSError where there are more than `most` of them, or of folders.
+    """
+    found: dict[str, bool] = {}
+    folders = [""]
+    for prefix in folders:
+        with os.scandir(folder / prefix) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{prefix}{entry.name}/")
+                else:
+                    found[prefix + entry.name] = entry.is_file(follow_symlinks=False)
+                if max(len(found), len(folders)) > most:
+                    raise OSError(errno.EFBIG, f"more than {most} files in it", str(folder))
+    return found
+
+
 def _open(path: Path) -> int:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(descriptor).st_mode

@@ -17,6 +17,7 @@ from edge_runtime.clock import Clock, SleepWatch
 from edge_runtime.config import Config
 from edge_runtime.errors import ConfigError
 from edge_runtime.health import RateMeter
+from edge_runtime.keys import trusted
 from edge_runtime.mailbox import Account, Counts, Mailbox
 from edge_runtime.messages import AlignedSet, Message
 from edge_runtime.pipeline import Pipeline
@@ -65,7 +66,9 @@ class Session:
         Sources among `running` that the configuration asks for again are kept; until `start` they go on as they are.
         Raises UserError or EngineError, with everything newly opened closed again.
         """
-        bundle = open_bundle(bundle_path(config.bundle), tuple(map(Path, config.trusted_keys)), config.allow_unsigned)
+        bundle = open_bundle(
+            bundle_path(config.bundle), trusted([Path(key) for key in config.trusted_keys]), config.allow_unsigned
+        )
         manifest = bundle.manifest
         if strange := sorted(config.stream.keys() - manifest.streams.keys()):
             raise ConfigError(f"stream: the bundle has no stream {strange[0]!r}; there are {sorted(manifest.streams)}")

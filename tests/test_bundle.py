@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edge_runtime import bundles
 from edge_runtime.bundle import (
@@ -24,6 +25,8 @@ from edge_runtime.bundle import (
     sign_bundle,
 )
 from edge_runtime.errors import BundleError
+from edge_runtime.keys import generate_keys
+from edge_runtime.model_signature import MODEL_SIGNATURE
 from edge_runtime.signing import SignatureFile
 
 
@@ -70,10 +73,14 @@ def test_an_unsigned_bundle_is_refused_unless_allowed(bundle: Path) -> None:
     assert open_bundle(bundle, allow_unsigned=True).signed_by is None
 
 
-def test_a_signature_by_a_trusted_key_is_accepted_and_named(bundle: Path, tmp_path: Path) -> None:
+def test_a_signature_of_the_earlier_form_is_accepted_and_named_with_a_warning(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     key = Ed25519PrivateKey.generate()
     sign(bundle, key)
-    assert open_bundle(bundle, [public_key(key, tmp_path / "factory.pem")]).signed_by == "factory"
+    with caplog.at_level(logging.WARNING):
+        assert open_bundle(bundle, [public_key(key, tmp_path / "factory.pem")]).signed_by == "factory"
+    assert "signed in the earlier form (SIGNATURE)" in caplog.text
 
 
 def test_a_signature_by_another_key_is_refused(bundle: Path, tmp_path: Path) -> None:
@@ -376,7 +383,10 @@ def test_a_manifest_and_a_signature_have_their_greatest_length(bundle: Path, tmp
     (bundle / SIGNATURE).write_bytes(signature + b" " * (4096 - len(signature)))
     assert open_bundle(bundle, [trusted]).signed_by == "factory"
     (bundle / SIGNATURE).write_bytes((bundle / SIGNATURE).read_bytes() + b" ")
-    with pytest.raises(BundleError, match="it is not signed"):
+    with pytest.raises(BundleError, match="SIGNATURE .more than 4096 bytes"):
+        open_bundle(bundle, [trusted])
+    (bundle / MODEL_SIGNATURE).write_bytes(b" " * ((4 << 20) + 1))
+    with pytest.raises(BundleError, match="model.sig .more than 4194304 bytes"):
         open_bundle(bundle, [trusted])
 
 
@@ -394,11 +404,7 @@ def test_a_signature_counts_where_there_are_keys_and_is_needed_where_nothing_els
 
 
 def test_only_a_directory_is_signed_and_every_file_is_checked_before(bundle: Path, tmp_path: Path) -> None:
-    key = Ed25519PrivateKey.generate()
-    private = tmp_path / "private.pem"
-    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    private.chmod(0o600)
-    trusted = public_key(key, tmp_path / "factory.pem")
+    private, trusted = generate_keys(tmp_path / "factory")
     with pytest.raises(BundleError, match="only a bundle directory can be signed"):
         sign_bundle(private, private)
     file = bundle / "stages" / "text.fp32.onnx"
@@ -406,7 +412,7 @@ def test_only_a_directory_is_signed_and_every_file_is_checked_before(bundle: Pat
     file.write_bytes(good[:-1])
     with pytest.raises(BundleError, match="changed or cut short"):
         sign_bundle(bundle, private)
-    assert not (bundle / SIGNATURE).exists()
+    assert not (bundle / MODEL_SIGNATURE).exists()
     file.write_bytes(good)
     assert sign_bundle(bundle, private).digest == open_bundle(bundle, [trusted]).digest
     assert open_bundle(bundle, [trusted]).digest == hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()

@@ -25,7 +25,7 @@ from build_engines.adoption.tokenizer import read_tokenizer, with_tokenizer
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
 from build_engines.graphs import constants_to_initialisers, copied, name_nodes, serialised
 from build_engines.recipe import OnnxRecipe, OnnxStage
-from build_engines.write_bundle import tensor_spec, write_bundle
+from build_engines.write_bundle import built_with, tensor_spec, write_bundle
 from edge_runtime.bundle import Bundle, Manifest, Stage, StageInput
 from edge_runtime.errors import BundleError, UserError
 from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
@@ -72,7 +72,8 @@ def adopt(recipe: OnnxRecipe, recipe_digest: str, target: Path, tell: Tell = lam
         licence=recipe.licence,
         attribution=recipe.attribution,
         training={"recipe_sha256": recipe_digest}
-        | {f"{plan.name}_sha256": _digest(files_of(Path(plan.file))) for plan in recipe.onnx.stages},
+        | {f"{plan.name}_sha256": _digest(files_of(Path(plan.file))) for plan in recipe.onnx.stages}
+        | built_with(),
     )
     try:
         return write_bundle(target, manifest, files)

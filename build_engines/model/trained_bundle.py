@@ -12,7 +12,7 @@ from build_engines.data.datasets import RECIPE_FILE, recipe_json
 from build_engines.modalities import MODALITIES
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
 from build_engines.recipe import Recipe
-from build_engines.write_bundle import tensor_spec, write_bundle
+from build_engines.write_bundle import built_with, tensor_spec, write_bundle
 from edge_runtime.bundle import TOKENIZER, Bundle, Manifest, SideHead, Stage, StageInput
 from edge_runtime.errors import UserError
 from edge_runtime.tensor_source import PRESENCE, stage_output, stream_tensor
@@ -59,7 +59,8 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
             "recipe_sha256": record.recipe_sha256,
             "data_sha256": record.data_sha256,
             "seed": str(record.seed),
-        },
+        }
+        | built_with(),
     )
     return write_bundle(target, msgspec.structs.replace(manifest, side_heads=_side_heads(recipe, record)), files)
 

@@ -23,7 +23,11 @@ def bundle() -> None:
 
 
 _keys = click.option(
-    "--key", "keys", multiple=True, type=click.Path(path_type=Path), help="Trusted public key (PEM); may be repeated."
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Trusted public key (PEM) or a folder of them; may be repeated.  [default: /etc/edge-runtime/trust.d]",
 )
 _unsigned = click.option("--allow-unsigned", is_flag=True, help="Accept a bundle without a signature.")
 
@@ -69,6 +73,8 @@ def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bo
     console.print(manifest.description, f"licence {manifest.licence}" if manifest.licence else "", soft_wrap=True)
     for line in manifest.attribution:
         console.print(f"  {line}", soft_wrap=True)
+    for what, origin in sorted(manifest.training.items()):
+        console.print(f"  from {what} {origin}", markup=False, highlight=False, soft_wrap=True)
     console.print(_streams(manifest, Table(title="streams", title_justify="left")))
     console.print(_stages(opened, Table(title="stages", title_justify="left")))
     policy = manifest.decision
@@ -91,17 +97,31 @@ def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bo
 @click.argument("stem", metavar="NAME", type=click.Path(path_type=Path))
 def keygen(stem: Path) -> None:
     """Make a pair of keys: NAME.key signs (keep it secret), NAME.pem goes into `trusted_keys` on the devices."""
-    from edge_runtime.signing import generate_keys
+    from edge_runtime.keys import generate_keys, load_public_key
 
     secret, public = generate_keys(stem)
-    click.echo(f"{secret} signs bundles: keep it secret and safe\n{public} goes to the devices, into trusted_keys")
+    click.echo(
+        f"{secret} signs bundles: keep it secret and safe\n"
+        f"{public} goes to the devices, into trusted_keys or /etc/edge-runtime/trust.d; "
+        f"its id is {load_public_key(public).id}"
+    )
+
+
+@bundle.command()
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True, type=click.Path(path_type=Path))
+def keyid(keys: tuple[Path, ...]) -> None:
+    """Tell the ids of public keys (PEM files, or folders of them): what a signature names, and a file `revoked`."""
+    from edge_runtime.keys import load_keyring
+
+    for key in load_keyring(keys).keys:
+        click.echo(f"{key.id} {key.name}")
 
 
 @bundle.command()
 @click.argument("path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--key", required=True, type=click.Path(path_type=Path), help="Private key (PEM) made by keygen.")
 def sign(path: Path, key: Path) -> None:
-    """Sign the directory BUNDLE."""
+    """Sign the directory BUNDLE: writes its model.sig (OpenSSF model signing 1.0)."""
     from edge_runtime.bundle import sign_bundle
 
     signed = sign_bundle(path, key)
@@ -133,8 +153,9 @@ def _headline(opened: Bundle) -> list[str]:
 def _open(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> Bundle:
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path
+    from edge_runtime.keys import trusted
 
-    return open_bundle(bundle_path(name), keys, allow_unsigned)
+    return open_bundle(bundle_path(name), trusted(keys), allow_unsigned)
 
 
 def _streams(manifest: Manifest, table: Table) -> Table:

@@ -39,9 +39,10 @@ def predict(
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path
     from edge_runtime.decision_fields import prediction
+    from edge_runtime.keys import trusted
     from edge_runtime.pipeline import Pipeline
 
-    pipeline = Pipeline(open_bundle(bundle_path(name), keys, allow_unsigned))
+    pipeline = Pipeline(open_bundle(bundle_path(name), trusted(keys), allow_unsigned))
     try:
         inputs = [_image(item) for item in images]
         inputs += _values(values).items()

@@ -80,6 +80,7 @@ def replay(
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path
     from edge_runtime.errors import GateRefused, UserError
+    from edge_runtime.keys import trusted
     from edge_runtime.pipeline import Pipeline
     from edge_runtime.recording.reader import Recording
     from edge_runtime.replay import recorded_bundle, recorded_engine
@@ -89,7 +90,7 @@ def replay(
 
     def bundle_of(session: Session) -> Bundle:
         path = recorded_bundle(session) if bundle_name is None else bundle_path(bundle_name)
-        bundle = open_bundle(path, keys, allow_unsigned)
+        bundle = open_bundle(path, trusted(keys), allow_unsigned)
         if bundle_name is None and bundle.digest != session.bundle.digest:
             raise UserError(
                 f"bundle {path}: is not the one that was recorded, {session.bundle.name} {session.bundle.version} "

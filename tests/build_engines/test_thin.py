@@ -17,7 +17,7 @@ from edge_runtime.bundle import Bundle, EngineFile, open_bundle
 from edge_runtime.bundles import bundle_path
 from edge_runtime.errors import UserError
 from edge_runtime.pipeline import Pipeline
-from edge_runtime.signing import generate_keys
+from edge_runtime.keys import generate_keys
 from tests.build_engines.calling import call
 
 
