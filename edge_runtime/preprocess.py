@@ -35,12 +35,71 @@ def word_grid(spec: TextStream, encoded: Sequence[Sequence[int]]) -> tuple[NDArr
     return ids, mask
 
 
+LETTERS = 16
+"""Characters of a word that `word_row` gives; of a longer word, half of them from its beginning and half from its end.
+"""
+LATIN = 0x250
+"""Characters below this code point (Latin with all its marks) are told apart; others only by what they are."""
+LETTER_KINDS = LATIN + 5
+
+
+def word_row(spec: TextStream, tokenizer: Tokenizer, words: Sequence[str]) -> dict[str, Tensor]:
+    """A sentence's words as one row of L = `sentence_pieces` pieces, W = `max_tokens` words at most:
+
+    `ids`, `mask` (float32, 1 = a piece or a mark), `types` (0) and `words` (the number of the word that a piece belongs
+    to, from 1; 0 = a mark or padding) [L]; `starts` [W], the place of each word's first piece, 0 = no word; `letters`
+    [W, LETTERS], the `letter` of each character of a word as it is written, 0 beyond its end. int32.
+
+    Words beyond W and pieces beyond `word_pieces` are cut off. Where the rest does not fit, the words of most pieces
+    lose their last ones, so that every word keeps its first.
+    """
+    before, after = tokenizer.marks
+    room = max(0, spec.sentence_pieces - len(before) - len(after))
+    read = words[: min(spec.max_tokens, room)]
+    encoded = tokenizer.encode_words(read)
+    longest = _fitting([len(pieces) for pieces in encoded], spec.word_pieces, room)
+    ids, number = [*before], [0] * len(before)
+    starts = np.zeros(spec.max_tokens, np.int32)
+    letters = np.zeros((spec.max_tokens, LETTERS), np.int32)
+    for index, (word, pieces) in enumerate(zip(read, encoded, strict=True)):
+        starts[index] = len(ids)
+        ids += pieces[:longest]
+        number += [index + 1] * len(pieces[:longest])
+        shown = word if len(word) <= LETTERS else word[: LETTERS // 2] + word[-LETTERS // 2 :]
+        letters[index, : len(shown)] = [letter(char) for char in shown]
+    ids += after
+    row = np.zeros((4, spec.sentence_pieces), np.int32)
+    row[0, : len(ids)], row[1, : len(ids)], row[3, : len(number)] = ids, 1, number
+    mask = row[1].astype(np.float32)
+    return {"ids": row[0], "mask": mask, "types": row[2], "words": row[3], "starts": starts, "letters": letters}
+
+
+def letter(char: str) -> int:
+    """1 to LETTER_KINDS - 1: the code point of Latin characters; then capitals, small letters, digits, other letters,
+    and whatever else there is."""
+    code = ord(char)
+    if code < LATIN:
+        return code
+    kinds = (char.isupper(), char.islower(), char.isdigit(), char.isalpha(), True)
+    return LATIN + kinds.index(True)
+
+
+def _fitting(lengths: Sequence[int], longest: int, room: int) -> int:
+    """The largest number of pieces, at most `longest`, that each word may keep so that all fit into `room`."""
+    while longest > 1 and sum(min(length, longest) for length in lengths) > room:
+        longest -= 1
+    return longest
+
+
 def text_tensors(spec: TextStream, tokenizer: Tokenizer, text: str) -> dict[str, Tensor]:
     """`ids` int32 [1, L], `mask` float32 [1, L] (1 = a piece) and `types` int32 [1, L] (sentence numbers); longer text
     is cut off, shorter padded, as the tokenizer does it.
 
-    With `word_pieces` all are [1, W, P], a row per word, 0 beyond the end.
+    With `word_pieces` all are [1, W, P], a row per word, 0 beyond the end; with `sentence_pieces` those of `word_row`.
     """
+    if spec.sentence_pieces:
+        row = word_row(spec, tokenizer, words_of(text))
+        return {name: tensor[None] for name, tensor in row.items()}
     if spec.word_pieces:
         ids, mask = word_grid(spec, tokenizer.encode_words(words_of(text)[: spec.max_tokens]))
         return {"ids": ids[None], "mask": mask[None], "types": np.zeros_like(ids)[None]}

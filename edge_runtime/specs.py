@@ -102,6 +102,9 @@ class TextStream(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kin
     word_pieces: Annotated[int, Meta(ge=0)] = 0
     """Encode each word (what white space parts) by itself in at most this many pieces, so that a tag belongs to a
     word; 0 = the sentence is one run of pieces."""
+    sentence_pieces: Annotated[int, Meta(ge=0)] = 0
+    """With `word_pieces`: the pieces of all words follow each other in one row of this many, between the tokenizer's
+    marks, so that a model reads words in their sentence; 0 = a row of pieces for each word."""
     tokenizer: Literal["sentencepiece", "huggingface"] = "sentencepiece"
     """The bundle's file that makes pieces of text: `tokenizer.model` or `tokenizer.json`."""
 

@@ -48,6 +48,11 @@ class Tokenizer(Protocol):
         """Piece ids of each word by itself; a word that normalises to nothing is the unknown piece."""
         ...
 
+    @property
+    def marks(self) -> tuple[list[int], list[int]]:
+        """Piece ids that the model was trained to see before and after a sentence."""
+        ...
+
     def lay_out(self, text: str, length: int) -> Pieces:
         """`text` in `length` pieces: with the marks that the model was trained with, cut off or padded."""
         ...
@@ -76,6 +81,10 @@ class SentencePieceTokenizer:
         unknown = [int(self._processor.unk_id())]
         encoded: list[list[int]] = self._processor.EncodeAsIds(list(words))
         return [pieces or unknown for pieces in encoded]
+
+    @property
+    def marks(self) -> tuple[list[int], list[int]]:
+        return [], []
 
     def lay_out(self, text: str, length: int) -> Pieces:
         ids = self.encode(text)[:length]
@@ -123,6 +132,12 @@ class HuggingFaceTokenizer:
         unknown = [self._id_of("[UNK]", "<unk>")]
         encoded = self._bare.encode_batch(list(words), add_special_tokens=False)
         return [list(pieces.ids) or unknown for pieces in encoded]
+
+    @property
+    def marks(self) -> tuple[list[int], list[int]]:
+        made = self._bare.encode("a")
+        text = [place for place, special in enumerate(made.special_tokens_mask) if not special] or [len(made.ids)]
+        return list(made.ids[: text[0]]), list(made.ids[text[-1] + 1 :])
 
     def lay_out(self, text: str, length: int) -> Pieces:
         if length != self._length:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pytest
@@ -8,10 +10,20 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import BundleError
 from edge_runtime.messages import Sample, words_of
-from edge_runtime.preprocess import image_tensor, text_tensors, window_tensors, word_grid
+from edge_runtime.preprocess import (
+    LATIN,
+    LETTER_KINDS,
+    LETTERS,
+    image_tensor,
+    letter,
+    text_tensors,
+    window_tensors,
+    word_grid,
+    word_row,
+)
 from edge_runtime.specs import CLIP_SIGMA
 from edge_runtime.streams import NS_PER_MS, CameraStream, Channel, SensorStream, TextStream
-from edge_runtime.tokenizer import SentencePieceTokenizer
+from edge_runtime.tokenizer import Pieces, SentencePieceTokenizer
 from tests import tiny
 from tests.conftest import noise
 
@@ -204,3 +216,64 @@ def test_words_and_pieces_beyond_the_grid_are_cut_off() -> None:
         sentence["ids"].shape == (1, 2, 2)
         and (sentence["ids"][0] == word_grid(spec, WORDS.encode_words(["stop", "now"]))[0]).all()
     )
+
+
+class Cut:
+    """A tokenizer of letters: a piece each, of the same number as in the alphabet, between the marks 90 and 91, 92."""
+
+    size = 100
+    marks = ([90], [91, 92])
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(char) - ord("a") + 1 for char in text]
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        return [self.encode(word) for word in words]
+
+    def lay_out(self, text: str, length: int) -> Pieces:
+        raise NotImplementedError
+
+
+def test_words_in_their_sentence_follow_each_other_between_the_marks() -> None:
+    spec = TextStream(5, 1000, word_pieces=3, sentence_pieces=14)
+    row = text_tensors(spec, Cut(), " abc  d efghi ")
+    assert {name: tensor.dtype for name, tensor in row.items()} == dict.fromkeys(row, np.int32) | {"mask": np.float32}
+    assert row["ids"].tolist() == [[90, 1, 2, 3, 4, 5, 6, 7, 91, 92, 0, 0, 0, 0]]
+    assert row["words"].tolist() == [[0, 1, 1, 1, 2, 3, 3, 3, 0, 0, 0, 0, 0, 0]]
+    assert row["mask"].tolist() == [[1.0] * 10 + [0.0] * 4] and not row["types"].any()
+    assert row["starts"].tolist() == [[1, 4, 5, 0, 0]]
+    assert row["letters"][0, :, :5].tolist() == [
+        [97, 98, 99, 0, 0], [100, 0, 0, 0, 0], [*b"efghi"], [0] * 5, [0] * 5
+    ]  # fmt: skip
+
+
+@given(st.lists(st.text("abcdefgh", min_size=1, max_size=9), max_size=9), st.integers(1, 6), st.integers(0, 14))
+def test_every_word_that_is_read_keeps_its_first_piece_and_the_longest_lose_their_last(
+    words: list[str], most: int, spare: int
+) -> None:
+    spec = TextStream(6, 1000, word_pieces=most, sentence_pieces=6 + 3 + spare)
+    row = word_row(spec, Cut(), words)
+    read = words[:6]
+    assert np.count_nonzero(row["starts"]) == len(read)
+    kept = [np.flatnonzero(row["words"] == index + 1) for index in range(len(read))]
+    for word, places, start in zip(read, kept, row["starts"], strict=False):
+        assert places[0] == start and row["ids"][places].tolist() == Cut().encode(word)[: len(places)]
+    longest = max((len(places) for places in kept), default=0)
+    assert longest <= most and all(len(places) in (longest, len(word)) for places, word in zip(kept, read, strict=True))
+    # One piece more a word would not have fitted, or there was none.
+    more = sum(min(len(word), longest + 1) for word in read)
+    assert longest in (most, max(map(len, read), default=0)) or more > 6 + spare
+
+
+def test_a_row_that_is_too_short_for_its_words_leaves_the_last_out() -> None:
+    row = word_row(TextStream(4, 1000, word_pieces=2, sentence_pieces=5), Cut(), ["ab", "cd", "ef"])
+    assert (row["ids"].tolist(), row["starts"].tolist()) == ([90, 1, 3, 91, 92], [1, 2, 0, 0])
+
+
+def test_letters_are_told_apart_in_latin_and_by_kind_elsewhere_and_long_words_by_both_ends() -> None:
+    assert [letter(char) for char in "aZé"] == [97, 90, 233]
+    assert [letter(char) - LATIN for char in "ДдΩ४語、"] == [0, 1, 0, 2, 3, 4]
+    assert letter("\U0010ffff") == LETTER_KINDS - 1
+    spec = TextStream(1, 1000, word_pieces=1, sentence_pieces=4)
+    (shown,) = word_row(spec, Cut(), ["abcdefgh" + "i" * 20 + "stuvwxyz"])["letters"]
+    assert shown.tolist() == [*b"abcdefghstuvwxyz"] and len(shown) == LETTERS

@@ -188,6 +188,16 @@ def test_words_are_encoded_one_by_one_and_without_marks(wordpiece: bytes) -> Non
     assert tokenizer.encode("the light") == encoded[0] + encoded[1]
 
 
+def test_marks_are_what_the_file_puts_around_a_sentence(wordpiece: bytes) -> None:
+    vocabulary = json.loads(wordpiece)["model"]["vocab"]
+    assert HuggingFaceTokenizer(wordpiece).marks == ([vocabulary["[CLS]"]], [vocabulary["[SEP]"]])
+    assert HuggingFaceTokenizer(_byte_level("right").to_str().encode()).marks == ([], [])
+    unigram = _unigram()
+    behind = [unigram.token_to_id("<sep>"), unigram.token_to_id("<cls>")]
+    assert HuggingFaceTokenizer(unigram.to_str().encode()).marks == ([], behind)
+    assert SentencePieceTokenizer(tokenizer_model()).marks == ([], [])
+
+
 def test_sentencepiece_has_no_marks_and_pads_behind_with_0() -> None:
     tokenizer = SentencePieceTokenizer(tokenizer_model())
     ids = tokenizer.encode("turn left")

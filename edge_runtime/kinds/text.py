@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
@@ -12,9 +12,12 @@ from edge_runtime.choose import newest_only
 from edge_runtime.kinds.kind import Admit, Field, Kind, Make, Preprocess, Read
 from edge_runtime.kinds.record import Time, none, unset
 from edge_runtime.messages import Message, Slice, Tensors, Utterance, Words
-from edge_runtime.preprocess import text_tensors
+from edge_runtime.preprocess import LETTERS, text_tensors
 from edge_runtime.specs import TextStream
 from edge_runtime.tokenizer import FILES, load_tokenizer
+
+MARKS = 2
+"""Pieces around a sentence, of most models that were trained with some."""
 
 
 class Sentence(Struct, frozen=True):
@@ -43,6 +46,15 @@ class Text(Kind[TextStream, Utterance, Sentence]):
     def files(self, spec: TextStream) -> tuple[str, ...]:
         return (FILES[spec.tokenizer],)
 
+    def problems(self, spec: TextStream) -> Iterator[str]:
+        if spec.sentence_pieces and not spec.word_pieces:
+            yield "sentence_pieces needs word_pieces: at most how many each word may have"
+        elif spec.sentence_pieces and spec.sentence_pieces < spec.max_tokens + MARKS:
+            yield (
+                f"sentence_pieces is {spec.sentence_pieces}; {spec.max_tokens} words (max_tokens) and {MARKS} marks "
+                f"need at least {spec.max_tokens + MARKS}"
+            )
+
     def admission(self, spec: TextStream) -> Admit:
         """Takes `Words`; refuses empty text and control characters; cuts what is too long."""
 
@@ -60,6 +72,16 @@ class Text(Kind[TextStream, Utterance, Sentence]):
         return newest_only(name, spec, messages, reference_ns, now_ns, too_old="expired")
 
     def fields(self, spec: TextStream) -> dict[str, Field]:
+        if spec.sentence_pieces:
+            pieces, words = (1, spec.sentence_pieces), (1, spec.max_tokens)
+            return {
+                "ids": Field("int32", pieces),
+                "mask": Field("float32", pieces),
+                "types": Field("int32", pieces),
+                "words": Field("int32", pieces),
+                "starts": Field("int32", words),
+                "letters": Field("int32", (*words, LETTERS)),
+            }
         shape = (1, spec.max_tokens, spec.word_pieces) if spec.word_pieces else (1, spec.max_tokens)
         return {"ids": Field("int32", shape), "mask": Field("float32", shape), "types": Field("int32", shape)}
 

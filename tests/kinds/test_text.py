@@ -53,6 +53,24 @@ def test_tensors_are_a_row_of_pieces_or_a_grid_of_words() -> None:
     assert {name: shape for name, (_, shape, _) in shapes(words).items()} == dict.fromkeys(
         ("ids", "mask", "types"), (1, 8, 3)
     )
+    in_sentence = replace(words, sentence_pieces=12)
+    assert {name: (dtype, shape) for name, (dtype, shape, _) in shapes(in_sentence).items()} == {
+        "ids": ("int32", (1, 12)),
+        "mask": ("float32", (1, 12)),
+        "types": ("int32", (1, 12)),
+        "words": ("int32", (1, 12)),
+        "starts": ("int32", (1, 8)),
+        "letters": ("int32", (1, 8, 16)),
+    }
+
+
+def test_every_word_must_have_room_for_a_piece() -> None:
+    assert not list(ROW.problems(replace(SPEC, word_pieces=3, sentence_pieces=10)))
+    assert list(ROW.problems(replace(SPEC, sentence_pieces=10))) == [
+        "sentence_pieces needs word_pieces: at most how many each word may have"
+    ]
+    (small,) = ROW.problems(replace(SPEC, word_pieces=3, sentence_pieces=9))
+    assert small == "sentence_pieces is 9; 8 words (max_tokens) and 2 marks need at least 10"
 
 
 def test_the_newest_sentence_is_what_is_read() -> None:

@@ -28,6 +28,9 @@ class Text(Modality[TextRecipe, TextStream]):
     inputs = {  # noqa: RUF012  # never changed
         "ids": Input("NL SentencePiece ids, 0 beyond the end", "ids"),
         "mask": Input("NL 1 = a piece", "text_mask"),
+        "words": Input("NL number of the word that a piece belongs to, from 1; 0 = a mark or padding", "piece_words"),
+        "starts": Input("NW place of each word's first piece; 0 = no word", "word_starts"),
+        "letters": Input("NWC each character as preprocess.letter numbers it, 0 beyond the word's end", "word_letters"),
     }
 
     def network(self, recipe: TextRecipe, spec: TextStream, vocabulary: int, features: int) -> nn.Module:
@@ -38,7 +41,7 @@ class Text(Modality[TextRecipe, TextStream]):
         return encoder(recipe, spec.max_tokens, vocabulary, features)
 
     def layout(self, field: str, shape: tuple[int, ...]) -> str:
-        return BY_WORD[field] if len(shape) == 3 else super().layout(field, shape)
+        return BY_WORD[field] if len(shape) == 3 and field in BY_WORD else super().layout(field, shape)
 
     def messages(self, name: str, spec: TextStream, row: SampleRow) -> Iterator[RawMessage]:
         if text := row.fields.text("text"):
