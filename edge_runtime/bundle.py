@@ -38,7 +38,7 @@ from edge_runtime.signing import verify
 from edge_runtime.specs import CLIP_SIGMA
 from edge_runtime.streams import Name, StreamSpec, kind, kind_of
 from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
-from edge_runtime.tensors import DType, TensorSpec
+from edge_runtime.tensors import DType, TensorSpec, fits
 from edge_runtime.tokenizer import TOKENIZER as TOKENIZER  # noqa: PLC0414  # a name of the format, given on
 from edge_runtime.tokenizer import TOKENIZER_JSON as TOKENIZER_JSON  # noqa: PLC0414
 
@@ -383,7 +383,7 @@ def _head_problems(
         yield f"head.output {head.output!r} is no stage's output; there are {sorted(map(str, outputs))}"
         return
     expected = head.shape(streams)
-    if expected is not None and spec.shape != expected:
+    if expected is not None and not fits(spec.shape, expected):
         yield f"head.output has shape {list(spec.shape)}; a {head.kind} head of {head.summary} needs {list(expected)}"
     if spec.dtype not in ("float32", "float16"):
         yield f"head.output is {spec.dtype}; a head reads float32 or float16"

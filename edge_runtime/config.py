@@ -16,6 +16,7 @@ from edge_runtime import endpoints, plugins
 from edge_runtime.errors import ConfigError
 from edge_runtime.plain_file import read_plain
 from edge_runtime.specs import NS_PER_MS, Name, Positive
+from edge_runtime.zones import PICTURE, Zone, ZoneName
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -163,6 +164,21 @@ class RecordingSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field
     loop: bool = False
 
 
+class DetectionsSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="detections"):
+    """What a detection head sees, as readings of a stream of sensors: its channels `<class>.<zone>.<figure>`."""
+
+    stream: str
+    decisions: str = ""
+    """Where the decisions with `detections` are published, by a sink of kind `zmq`; unless given, this runtime's own.
+    """
+    name: str = ""
+    """Of the runtime that publishes them; unless given, whoever publishes there."""
+    head: str = ""
+    """The side head that looks; unless given, the first head."""
+    zones: dict[ZoneName, Zone] = {}
+    """Unless given, the configuration's."""
+
+
 SourceConfig = (
     ZmqSource
     | CameraSource
@@ -174,6 +190,7 @@ SourceConfig = (
     | ProcessSource
     | WorldSource
     | RecordingSource
+    | DetectionsSource
 )
 
 
@@ -299,6 +316,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     realtime: RealtimeConfig | None = None
     metrics: MetricsSink | None = None
     """Short for the sink of this kind."""
+    zones: dict[ZoneName, Zone] = {}
+    """Parts of the cameras' pictures, by name: what a detection head sees is told with the zones that it stands in."""
     stream: dict[str, StreamConfig] = {}
     """By the bundle's name of the stream."""
     trusted_keys: tuple[str, ...] = ()
@@ -319,10 +338,15 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def sources(self) -> tuple[SourceConfig, ...]:
-        """All rows, with those in place of `world` that it is short for."""
+        """All rows, with those in place of `world` that it is short for, and zones where rows draw none."""
         rows: list[SourceConfig] = []
         for row in self.source:
-            rows += row.rows if isinstance(row, WorldSource) else (row,)
+            if isinstance(row, WorldSource):
+                rows += row.rows
+            elif isinstance(row, DetectionsSource) and not row.zones:
+                rows.append(msgspec.structs.replace(row, zones=self.zones))
+            else:
+                rows.append(row)
         return tuple(rows)
 
     @property
@@ -355,16 +379,26 @@ def load_config(path: Path) -> Config:
     for earlier, row in (("publish", 'kind = "zmq"'), ("record", 'kind = "recording"')):
         if earlier in data:
             log.warning("%s: [%s] is deprecated; write [[sink]] with %s", where, earlier, row)
+    _check(config, where)
+    return _absolute(config, path.resolve().parent)
+
+
+def _check(config: Config, where: str) -> None:
+    """What the types cannot say. Raises ConfigError."""
+    if PICTURE in config.zones:
+        raise ConfigError(f"{where}: zones: {PICTURE!r} is the whole picture already; choose another name")
     for item in config.sinks:
         if isinstance(item, MetricsSink):
             if find_spec("prometheus_client") is None:
                 raise ConfigError(f"{where}: metrics need prometheus-client; pip install 'edge-runtime[metrics]'")
             if not item.bind.startswith("tcp://"):
                 raise ConfigError(f"{where}: metrics: bind is {item.bind!r}; expected tcp://ADDRESS:PORT")
-    for item in (*config.source, *config.sinks):
-        if (endpoint := getattr(item, "bind", None)) is not None:
+    for source in config.source:
+        if isinstance(source, DetectionsSource) and source.decisions:
+            endpoints.parse(source.decisions)
+    for row in (*config.source, *config.sinks):
+        if (endpoint := getattr(row, "bind", None)) is not None:
             check_endpoint(endpoint, config.insecure_public_bind)
-    return _absolute(config, path.resolve().parent)
 
 
 def _rows(data: dict[str, Any], key: str, kinds: Any, group: str, where: str) -> tuple[Any, ...]:

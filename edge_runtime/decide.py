@@ -16,6 +16,9 @@ from edge_runtime.heads.policy import DecisionPolicy, Inputs, PolicyState, Step,
 from edge_runtime.messages import AlignedSet, Inference
 from edge_runtime.streams import StreamSpec
 
+FEW = 256
+"""So many values are looked at faster one by one than all at once."""
+
 
 def blocking_input(streams: Mapping[str, StreamSpec], aligned: AlignedSet) -> str | None:
     """Why these inputs forbid a decision by the model, or None. E.g. `camera.front missing`."""
@@ -31,7 +34,9 @@ def blocking_input(streams: Mapping[str, StreamSpec], aligned: AlignedSet) -> st
 
 
 def finite(output: NDArray[np.float32]) -> bool:
-    """Whether all values are numbers and none is infinite; quick for the few that a head gives."""
+    """Whether all values are numbers and none is infinite; quick for the few that most heads give."""
+    if output.size > FEW:
+        return bool(np.isfinite(output).all())
     return all(map(math.isfinite, output.ravel().tolist()))
 
 
@@ -51,11 +56,11 @@ def decide(
     depends on them is asked. What does not count (a heartbeat) lets no label win and leaves the hysteresis as it was.
     """
     if blocked is not None:
-        return head.safe(policy, blocked), PolicyState()
+        return head.safe(policy, blocked), head.after_outage(state)
     if inference.output is None:
-        return head.safe(policy, inference.error or "no output"), PolicyState()
+        return head.safe(policy, inference.error or "no output"), head.after_outage(state)
     if not finite(inference.output):
-        return head.safe(policy, "output not finite"), PolicyState()
+        return head.safe(policy, "output not finite"), head.after_outage(state)
     if counts:
         return head.decide(policy, state, inference.output[0], inputs)
     return head.decide(uncounted(policy), state, inference.output[0], inputs)[0], state

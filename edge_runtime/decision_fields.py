@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from edge_runtime.messages import Slice, Verdict
+from edge_runtime.messages import Detection, Slice, Verdict
 from edge_runtime.pipeline import Outcome, Pipeline
 from edge_runtime.wire import BundleId, InputState, Latency
 
@@ -37,6 +37,7 @@ class Prediction(Struct, frozen=True):
     precision: dict[str, str]
     values: dict[str, float] | UnsetType = UNSET
     heads: dict[str, Verdict] | UnsetType = UNSET
+    detections: tuple[Detection, ...] | UnsetType = UNSET
 
 
 def answer_fields(outcome: Outcome) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def answer_fields(outcome: Outcome) -> dict[str, Any]:
         "inputs": {name: input_state(part) for name, part in outcome.aligned.slices.items()},
         "values": verdict.values if isinstance(verdict.values, UnsetType) else dict(verdict.values),
         "heads": dict(outcome.side) if outcome.side else UNSET,
+        "detections": verdict.detections,
     }
 
 

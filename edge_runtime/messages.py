@@ -40,6 +40,9 @@ class Frame(Message, frozen=True):
     picture that nobody records only its `pixels`."""
     pixels: NDArray[np.uint8] | None = None
     """[height, width, 3] uint8 BGR as the stream's model takes it; None until a stream has taken it."""
+    size: tuple[int, int] | None = None
+    """Width and height of the picture that `pixels` were made of, as it was decoded; None until a stream has taken it.
+    """
 
     @property
     def encoded(self) -> bytes | memoryview | None:
@@ -124,6 +127,22 @@ class Inference(Struct, frozen=True):
     """Name of a head beside the first to its raw values."""
 
 
+class Detection(Struct, frozen=True, rename={"label": "class"}):
+    """One thing that was seen in a camera's picture; in JSON `label` is called `class`."""
+
+    label: str
+    score: float
+    """0 to 1."""
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom, in shares of the camera's picture (0 to 1), whatever of it the model was shown."""
+    track: int | UnsetType = UNSET
+    """The same number for the same thing from one picture to the next; none is given twice."""
+    moving: bool | UnsetType = UNSET
+    """Whether it has moved lately, where it is tracked."""
+    zones: tuple[str, ...] | UnsetType = UNSET
+    """Zones of the configuration that it stands in; missing where there are none."""
+
+
 class Verdict(Struct, frozen=True):
     """What a head and its policy say: the part of a decision that is a pure function of the model's output."""
 
@@ -136,3 +155,5 @@ class Verdict(Struct, frozen=True):
     """A tag per word, or all labels that hold; see the heads."""
     values: Mapping[str, float] | UnsetType = UNSET
     """Of a regression head: each value by name, in its unit."""
+    detections: tuple[Detection, ...] | UnsetType = UNSET
+    """Of a detection head: what was seen, the surest first; empty where it looked and saw nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -24,6 +25,7 @@ from edge_runtime.infer.stages import StageGraph
 from edge_runtime.kinds.kind import Partly
 from edge_runtime.messages import AlignedSet, Inference, Message, Slice, Tensors, Verdict, Words
 from edge_runtime.streams import kind, kind_of, preprocessors
+from edge_runtime.zones import Zones
 
 log = logging.getLogger("edge_runtime.pipeline")
 
@@ -52,9 +54,11 @@ class Pipeline:
         cache: bool = True,
         plan: Mapping[str, str] | None = None,
         restarts: bool = True,
+        zones: Zones = MappingProxyType({}),
     ) -> None:
         """`plan` (stage to precision) replaces the manifest's. `restarts`: whether engines that failed are opened again
-        here, while a decision waits; otherwise by somebody else, beside a loop: `open_graph` and `adopt`.
+        here, while a decision waits; otherwise by somebody else, beside a loop: `open_graph` and `adopt`. `zones`:
+        of the cameras' pictures.
         """
         manifest = bundle.manifest
         self.bundle = bundle
@@ -77,6 +81,7 @@ class Pipeline:
         self._states: dict[str, PolicyState] = {}
         self._down: str | None = None
         self._restarts = restarts
+        self._zones = zones
         self.device_lost = False
         """Whether the engines failed with a device that nothing brings back in this process."""
         self.answered = 0
@@ -101,7 +106,7 @@ class Pipeline:
         aligned = align(self.streams, self._history.messages, reference_ns, now_ns, pair=self._rules > 1)
         blocked = blocking_input(self.streams, aligned) if blocking else None
         inference = Inference(None) if blocked is not None else self._infer(aligned, now_ns)
-        inputs = Inputs(self.streams, aligned)
+        inputs = Inputs(self.streams, aligned, self._zones)
         verdicts: dict[str, Verdict] = {}
         for name, head, policy in self._heads:
             answer = inference if not name else Inference(inference.side.get(name), error=inference.error)

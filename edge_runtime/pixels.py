@@ -7,6 +7,7 @@ same picture as raw pixels give nearly, not exactly, the same: what came is reco
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +25,12 @@ def pixels(spec: CameraStream, picture: bytes | memoryview | NDArray[np.uint8]) 
 
     Raises pictures.PictureError where it cannot be decoded.
     """
-    return fitted(spec, picture if isinstance(picture, np.ndarray) else pictures.decode(picture, fewest(spec)))
+    return fitted(spec, decoded(spec, picture))
+
+
+def decoded(spec: CameraStream, picture: bytes | memoryview | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`picture` as [h, w, 3] uint8 BGR, as far as `fitted` needs it. Raises pictures.PictureError."""
+    return picture if isinstance(picture, np.ndarray) else pictures.decode(picture, fewest(spec))
 
 
 def fewest(spec: CameraStream) -> pictures.Fewest | None:
@@ -32,22 +38,45 @@ def fewest(spec: CameraStream) -> pictures.Fewest | None:
     return None if spec.scaling == "whole" else partial(_scaled_size, spec)
 
 
+class _Area(NamedTuple):
+    left: int
+    top: int
+    width: int
+    height: int
+
+
 def fitted(spec: CameraStream, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """`image` [h, w, 3] BGR, decoded, as [height, width, 3]; itself, or a view, where nothing is to be scaled."""
-    height, width = image.shape[:2]
+    kept, filled = _areas(spec, image.shape[1], image.shape[0])
+    if spec.fit == "crop":
+        image = image[kept.top : kept.top + kept.height, kept.left : kept.left + kept.width]
+    scaled = _scaled(image, filled.width, filled.height, halving=spec.scaling == "reduced")
+    if (filled.width, filled.height) == (spec.width, spec.height):
+        return scaled
+    boxed = np.full((spec.height, spec.width, 3), LETTERBOX_LEVEL, np.uint8)
+    boxed[filled.top : filled.top + filled.height, filled.left : filled.left + filled.width] = scaled
+    return boxed
+
+
+def unfitted(spec: CameraStream, size: tuple[int, int], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`boxes` [n, 4] (left, top, right, bottom, in shares of what `fitted` made) in shares of the picture that it was
+    made of, whose width and height are `size`: stretching, cutting and grey bars undone. Not cut off at its edges.
+    """
+    kept, filled = _areas(spec, *size)
+    places = boxes * (spec.width, spec.height, spec.width, spec.height)
+    places = (places - (filled.left, filled.top) * 2) / ((filled.width, filled.height) * 2)
+    return np.asarray((places * ((kept.width, kept.height) * 2) + (kept.left, kept.top) * 2) / (size * 2))
+
+
+def _areas(spec: CameraStream, width: int, height: int) -> tuple[_Area, _Area]:
+    """What is kept of a picture of `width` x `height`, and what it fills of the model's."""
+    kept = _Area(0, 0, width, height)
     if spec.fit == "crop":
         kept_width = max(1, min(width, round(height * spec.width / spec.height)))
         kept_height = max(1, min(height, round(width * spec.height / spec.width)))
-        left, top = (width - kept_width) // 2, (height - kept_height) // 2
-        image = image[top : top + kept_height, left : left + kept_width]
+        kept = _Area((width - kept_width) // 2, (height - kept_height) // 2, kept_width, kept_height)
     inner_width, inner_height = _scaled_size(spec, width, height)
-    scaled = _scaled(image, inner_width, inner_height, halving=spec.scaling == "reduced")
-    if (inner_width, inner_height) == (spec.width, spec.height):
-        return scaled
-    boxed = np.full((spec.height, spec.width, 3), LETTERBOX_LEVEL, np.uint8)
-    left, top = (spec.width - inner_width) // 2, (spec.height - inner_height) // 2
-    boxed[top : top + inner_height, left : left + inner_width] = scaled
-    return boxed
+    return kept, _Area((spec.width - inner_width) // 2, (spec.height - inner_height) // 2, inner_width, inner_height)
 
 
 def _scaled_size(spec: CameraStream, width: int, height: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from edge_runtime.bundles import PREFIX, bundle_path
 from edge_runtime.config import EngineConfig
 from edge_runtime.decision_fields import answer_fields
 from edge_runtime.errors import UserError
-from edge_runtime.messages import Message, Verdict
+from edge_runtime.messages import Detection, Message, Verdict
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.recording.reader import Recording
 from edge_runtime.recording.records import Session
@@ -39,6 +39,7 @@ class Answer(Struct, frozen=True):
     inputs: dict[str, InputState]
     values: dict[str, float] | UnsetType = UNSET
     heads: dict[str, Verdict] | UnsetType = UNSET
+    detections: tuple[Detection, ...] | UnsetType = UNSET
 
     def differences(self, other: Answer) -> list[str]:
         """The fields that are not equal."""
@@ -58,7 +59,7 @@ def recorded_answer(decision: DecisionMessage) -> Answer:
     return Answer(
         decision.seq, decision.captured_ns, taken_ns(decision), decision.label, decision.confidence,
         decision.probabilities, decision.tags, decision.source, decision.reason, decision.inputs,
-        decision.values, decision.heads,
+        decision.values, decision.heads, decision.detections,
     )  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def replay(
 
 
 def _what_decides(session: Session) -> tuple[object, ...]:
-    return session.bundle, session.bundle_path, session.engine
+    return session.bundle, session.bundle_path, session.engine, session.zones
 
 
 def _fitting(spec: StreamSpec | None, message: Message) -> Message | None:

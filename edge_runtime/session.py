@@ -82,7 +82,7 @@ class Session:
         self._clock = clock
         self._books = books
         self._tap = tap
-        self.pipeline = Pipeline(bundle, config.engine, restarts=False)
+        self.pipeline = Pipeline(bundle, config.engine, restarts=False, zones=config.zones)
         try:
             self.mailboxes = {
                 name: Mailbox(

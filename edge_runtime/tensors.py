@@ -24,6 +24,11 @@ class TensorSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """For people: axis order and unit, e.g. `NHWC BGR 0..255`."""
 
 
+def fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether `shape` is `expected`, in which -1 stands for any size."""
+    return len(shape) == len(expected) and all(want in (-1, size) for size, want in zip(shape, expected, strict=True))
+
+
 def zeros(spec: TensorSpec) -> Tensor:
     """A zero array that meets `spec`."""
     return np.zeros(spec.shape, dtype=spec.dtype)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from edge_runtime.messages import Verdict
+from edge_runtime.messages import Detection, Verdict
 
 SCHEMA = 1
 MAX_INPUT_BYTES = 64 << 10
@@ -101,6 +101,9 @@ class DecisionMessage(Struct, frozen=True):
     """Since schema 2, and of a regression head only: each value by name, in its unit."""
     heads: dict[str, Verdict] | UnsetType = UNSET
     """Since schema 2: what the heads beside the first say, by name. Nothing is meant to act on it."""
+    detections: tuple[Detection, ...] | UnsetType = UNSET
+    """Since schema 2, and of a detection head only: what was seen, the surest first, at most 64. Empty: it looked and
+    saw nothing; missing: it could not look."""
 
 
 class StreamHealth(Struct, frozen=True):

@@ -154,6 +154,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, object]]] = {
     "process": ('command=["a"]', {"name": "", "restart": True, "environment": {}}),
     "world": ("", {"seed": 1, "duration_s": 75.0, "unplug": (), "unplug_at_s": 20.0, "score": None}),
     "recording": ('path="/v"', {"speed": 1.0, "loop": False}),
+    "detections": ('stream="c"', {"decisions": "", "name": "", "head": "", "zones": {}}),
 }
 
 

@@ -28,7 +28,7 @@ from edge_runtime.errors import UserError
 from edge_runtime.kinds.record import wall_time
 from edge_runtime.messages import Frame, Slice
 from edge_runtime.pictures import PictureError, decode
-from edge_runtime.pixels import LETTERBOX_LEVEL, fewest, fitted, pixels
+from edge_runtime.pixels import LETTERBOX_LEVEL, fewest, fitted, pixels, unfitted
 from edge_runtime.recording.recorder import Recorder
 from edge_runtime.recording.records import encode
 from edge_runtime.streams import CameraStream, kind_of
@@ -344,3 +344,29 @@ def test_a_recorded_picture_that_cannot_be_decoded_ends_a_replay_in_one_line(tmp
     bundle = tiny.write_bundle(tmp_path / "bundle")
     with pytest.raises(UserError, match="picture 0 of camera: corrupt"):
         replayed(path, open_bundle(bundle, allow_unsigned=True))
+
+
+@given(
+    st.sampled_from(["stretch", "letterbox", "crop"]), st.integers(1, 400), st.integers(1, 400),
+    st.integers(1, 99), st.integers(1, 99),
+)  # fmt: skip
+def test_places_are_found_again_behind_every_fit(fit: str, width: int, height: int, wide: int, high: int) -> None:
+    """A light gradient says of each of the model's pixels where it came from: `unfitted` says the same."""
+    camera = spec(wide, high, fit=fit)
+    across = np.broadcast_to(np.linspace(0, 255, width) if width > 1 else np.zeros(1), (height, width))
+    down = np.broadcast_to((np.linspace(0, 255, height) if height > 1 else np.zeros(1))[:, None], (height, width))
+    image = np.stack([across, down, np.full((height, width), 255)], axis=-1).astype(np.uint8)
+    made = fitted(camera, image)
+    y, x = np.mgrid[0:high, 0:wide]
+    middles = np.stack([(x + 0.5) / wide, (y + 0.5) / high], axis=-1).reshape(-1, 2)
+    there = unfitted(camera, (width, height), np.concatenate([middles, middles], axis=1))[:, :2]
+    inside = (made[..., 2] > 200).ravel() if fit == "letterbox" else np.ones(wide * high, bool)
+    said = made.reshape(-1, 3)[inside].astype(float)
+    for axis, size, ours in ((0, width, wide), (1, height, high)):
+        if size > 1:
+            # The first pixel's middle is 0, the last one's 255; a made pixel blends those that it covers.
+            expected = ((there[inside, axis] * size - 0.5) / (size - 1) * 255).clip(0, 255)
+            blur = 255 / (size - 1) + 255 / max(1, ours) + 2
+            assert np.abs(said[:, axis] - expected).max(initial=0) <= blur
+    outside = there[~inside]
+    assert ((outside < 0) | (outside > 1)).any(axis=1).all(), "a grey bar is nowhere in the picture"

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from edge_runtime import schema
-from edge_runtime.messages import Verdict
+from edge_runtime.messages import Detection, Verdict
 from edge_runtime.wire import (
     MAX_INPUT_BYTES,
     MAX_NAME,
@@ -57,7 +57,8 @@ class SchemaOne(msgspec.Struct, frozen=True):
 def test_readers_of_schema_1_go_on_where_there_are_values_and_side_heads() -> None:
     beside = Verdict("cold", 0.9, {"cold": 0.9, "warm": 0.1}, "model")
     plain = decision(1)
-    message = msgspec.structs.replace(plain, values={"power_w": 1.5}, heads={"state": beside})
+    seen = Detection("person", 0.9, (0.1, 0.2, 0.3, 0.4), 7, True, ("door",))
+    message = msgspec.structs.replace(plain, values={"power_w": 1.5}, heads={"state": beside}, detections=(seen,))
     raw = msgspec.json.encode(message)
     old = msgspec.json.decode(raw, type=SchemaOne)
     assert (old.schema, old.label, old.source) == (1, plain.label, plain.source)
@@ -65,7 +66,9 @@ def test_readers_of_schema_1_go_on_where_there_are_values_and_side_heads() -> No
     validator = jsonschema.Draft202012Validator(json.loads(schema.path("decision").read_text()))
     validator.validate(json.loads(raw))
     assert json.loads(raw)["heads"]["state"]["label"] == "cold"
-    assert not {"values", "heads"} & set(json.loads(msgspec.json.encode(plain))), "and without them nothing is new"
+    assert not {"values", "heads", "detections"} & set(json.loads(msgspec.json.encode(plain))), (
+        "and without them nothing is new"
+    )
 
 
 def given(text: str) -> InputMessage:

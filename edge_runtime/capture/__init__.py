@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_runtime import config, plugins
 from edge_runtime.capture.cameras import CameraSource, ImagesSource, VideoSource
+from edge_runtime.capture.detections_source import DetectionsSource
 from edge_runtime.capture.files import FileSource, StdinSource, Timeline
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.process_source import ProcessSource
@@ -16,7 +17,7 @@ from edge_runtime.capture.source import Source
 from edge_runtime.capture.wav_source import WavSource
 from edge_runtime.capture.zmq_source import ZmqSource
 from edge_runtime.errors import ConfigError
-from edge_runtime.streams import KINDS, AudioStream, CameraStream, StreamSpec, TextStream, kind
+from edge_runtime.streams import KINDS, AudioStream, CameraStream, SensorStream, StreamSpec, TextStream, kind
 
 
 @dataclass
@@ -37,6 +38,12 @@ def _recording(item: config.RecordingSource, at: _Setting) -> Source:
     return RecordingSource(at.intake, item, at.streams)
 
 
+def _detections(item: config.DetectionsSource, at: _Setting) -> Source:
+    spec = at.streams[item.stream]
+    assert isinstance(spec, SensorStream), "the table says so"
+    return DetectionsSource(at.intake, item, spec, at.decisions)
+
+
 _Maker = tuple[tuple[type, ...], Callable[[Any, _Setting], Source]]
 _ANY = tuple(row.spec for row in KINDS)
 
@@ -53,6 +60,7 @@ SOURCES: dict[type, _Maker] = {
     config.VideoSource: ((CameraStream,), lambda item, at: VideoSource(at.intake, item)),
     config.ImagesSource: ((CameraStream,), lambda item, at: ImagesSource(at.intake, item)),
     config.WavSource: ((AudioStream,), lambda item, at: WavSource(at.intake, item)),
+    config.DetectionsSource: ((SensorStream,), _detections),
     config.StdinSource: ((TextStream,), lambda item, at: StdinSource(at.intake, item.stream)),
     config.FileSource: (
         tuple(ROW_READERS),

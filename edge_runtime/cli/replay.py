@@ -103,7 +103,7 @@ def replay(
         if backend != "recorded":
             engine = msgspec.structs.replace(engine, backend=backend)
         parts.append((session, bundle_of(session)))
-        return Pipeline(parts[-1][1], engine)
+        return Pipeline(parts[-1][1], engine, zones=session.zones)
 
     bundle_of(recording.session)  # what is wrong with it is told before --out is written
     console = Console(stderr=True)

@@ -7,9 +7,10 @@ not decide. Its row is its place in `Head`, by which manifests are read. What th
 
 from __future__ import annotations
 
+from edge_runtime.heads.detection import DetectionHead
 from edge_runtime.heads.regression import RegressionHead
 from edge_runtime.heads.sigmoid import SigmoidHead
 from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.heads.tagging import TaggingHead
 
-Head = SoftmaxHead | SigmoidHead | TaggingHead | RegressionHead
+Head = SoftmaxHead | SigmoidHead | TaggingHead | RegressionHead | DetectionHead

@@ -51,7 +51,8 @@ class HeadKind(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"
         raise NotImplementedError
 
     def shape(self, streams: Mapping[str, StreamSpec]) -> tuple[int, ...] | None:
-        """The shape that its output must have; None where `problems` has said why there is none."""
+        """The shape that its output must have, -1 for a size that is the graph's own; None where `problems` has said
+        why there is none."""
         raise NotImplementedError
 
     def problems(self, policy: DecisionPolicy, streams: Mapping[str, StreamSpec]) -> Iterator[str]:
@@ -70,6 +71,15 @@ class HeadKind(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"
     def safe(self, policy: DecisionPolicy, reason: str) -> Verdict:
         """The safe answer and its reason."""
         return Verdict(policy.safe_label, 0.0, {}, "safe", reason)
+
+    def wrong(self, output: NDArray[np.float32]) -> str | None:
+        """In words, why no graph that is right for this head gives `output` (finite, without its first axis); None
+        where it may."""
+        return None
+
+    def after_outage(self, state: PolicyState) -> PolicyState:
+        """What is left of `state` where there was no answer of the model: after it, its first stands on its own."""
+        return PolicyState()
 
     def ignored(self, policy: DecisionPolicy, acts: bool = True) -> Iterator[str]:
         """The settings that somebody set though this head does not read them. `acts`: it is the bundle's first head,

@@ -11,6 +11,8 @@ from msgspec.structs import replace
 
 from edge_runtime.messages import AlignedSet, Verdict
 from edge_runtime.streams import Name, Positive, StreamSpec
+from edge_runtime.tracking import Tracks
+from edge_runtime.zones import Zones
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 
@@ -44,11 +46,13 @@ class DecisionPolicy(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PolicyState(Struct, frozen=True):
-    """What hysteresis remembers from one decision to the next."""
+    """What a head remembers from one decision to the next."""
 
     label: str | None = None
     candidate: str | None = None
     wins: int = 0
+    tracks: Tracks = Tracks()
+    """What a detection head follows."""
 
 
 class Inputs(Struct, frozen=True):
@@ -56,6 +60,8 @@ class Inputs(Struct, frozen=True):
 
     streams: Mapping[str, StreamSpec]
     aligned: AlignedSet
+    zones: Zones = {}
+    """Of the cameras' pictures, as the configuration draws them."""
 
 
 Step = tuple[Verdict, PolicyState]

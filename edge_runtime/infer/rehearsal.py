@@ -69,6 +69,8 @@ def _decide(bundle: Bundle, graph: StageGraph, present: frozenset[str]) -> None:
             raise BundleError(
                 f"{where}: {name} reads {head.output}, which is not finite; look for a division by zero in the graph"
             )
+        if (problem := head.wrong(output[0])) is not None:
+            raise BundleError(f"{where}: {name} reads {head.output}: {problem}")
         head.decide(policy, PolicyState(), output[0], None)
 
 

@@ -15,7 +15,7 @@ from edge_runtime.admit import FreezeDetector, Refusal, admit_image, decode_jpeg
 from edge_runtime.kinds.kind import Admit, Field, Kind, Make, Preprocess, Read
 from edge_runtime.kinds.record import Time, none, unset
 from edge_runtime.messages import Frame, Slice, Tensors
-from edge_runtime.pixels import fewest, fitted, pixels
+from edge_runtime.pixels import decoded, fewest, fitted, pixels
 from edge_runtime.specs import CameraStream
 
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
@@ -69,8 +69,8 @@ class Camera(Kind[CameraStream, Frame, CompressedImage]):
                 return image
             if frozen := freeze.admit(image, jpeg):
                 return frozen
-            taken = fitted(spec, image)
-            return lambda stream, seq, captured_ns, id: Frame(stream, seq, captured_ns, picture, taken, id=id)
+            taken, size = fitted(spec, image), (image.shape[1], image.shape[0])
+            return lambda stream, seq, captured_ns, id: Frame(stream, seq, captured_ns, picture, taken, size, id=id)
 
         return admit
 
@@ -119,7 +119,8 @@ class Camera(Kind[CameraStream, Frame, CompressedImage]):
     def fitted(self, spec: CameraStream, message: Frame) -> Frame:
         """With the pixels that the stream takes."""
         try:
-            return replace(message, pixels=pixels(spec, message.picture))
+            image = decoded(spec, message.picture)
+            return replace(message, pixels=fitted(spec, image), size=(image.shape[1], image.shape[0]))
         except pictures.PictureError as error:
             raise ValueError(f"picture {message.seq} of {message.stream}: {error}") from None
 

@@ -115,7 +115,7 @@ class Recorder(Sink):
         start = Session(
             FORMAT, config.name, version("edge-runtime"), bundle, config.bundle, config.engine,
             self._start_ns, self._start_wall_ns, msgspec.UNSET if self._jpeg_quality is None else self._jpeg_quality,
-            RULES,
+            RULES, config.zones,
         )  # fmt: skip
         self._add(self._clock.now_ns(), SESSION, _Begin(start, dict(streams)))
 

@@ -12,6 +12,7 @@ from edge_runtime.kinds.record import schema_of, wall_time
 from edge_runtime.messages import Message
 from edge_runtime.streams import StreamSpec, kind_of, kind_of_message
 from edge_runtime.wire import BundleId, DecisionMessage, StatusMessage
+from edge_runtime.zones import Zone
 
 FORMAT = 1
 STREAMS, DECISION, STATUS, SESSION = "/streams/", "/decision", "/status", "/session"
@@ -36,6 +37,8 @@ class Session(Struct, frozen=True):
     """Where given, decoded pictures were not kept losslessly, and a replay need not decide the same."""
     rules: int = 1
     """By which rules it decided: see `align.RULES`."""
+    zones: dict[str, Zone] = {}
+    """Of the cameras' pictures, as the configuration draws them."""
 
 
 NAMES: dict[type, str] = {
