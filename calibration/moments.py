@@ -5,10 +5,15 @@ What training, calibration and evaluation read, whatever the data's layout.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import msgspec
+import numpy as np
 
 from edge_runtime.admit import Refusal
 from edge_runtime.align import History, align
@@ -18,13 +23,27 @@ from edge_runtime.streams import StreamSpec, kind_of
 
 
 @dataclass(frozen=True, slots=True)
+class Later:
+    """Content that is read from its file each time it is looked at, by whichever process does."""
+
+    path: Path
+    load: Callable[[Path], Any]
+    """Raises UserError. A function of a module, so that it can go to another process."""
+
+
+@dataclass(frozen=True, slots=True)
 class RawMessage:
     """A message as a sender would send it."""
 
     stream: str
     captured_ns: int
-    content: Any
-    """What the kind of the stream takes: see `Kind.content`."""
+    held: Any
+    """The content, or a `Later` that reads it."""
+
+    @property
+    def content(self) -> Any:
+        """What the kind of the stream takes: see `Kind.content`. Raises UserError where a file cannot be read."""
+        return self.held.load(self.held.path) if isinstance(self.held, Later) else self.held
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +124,35 @@ def replay(
         history.decided(moment.reference_ns)
         for part in aligned.slices.values():
             history.settle(part, moment.reference_ns)
+
+
+def digest(moments: Iterable[LabelledSet]) -> str:
+    """sha256 (hex) over everything that `moments` hold, the bytes of their files too. Raises UserError."""
+    total = hashlib.sha256()
+    for moment in moments:
+        about = [moment.id, moment.group, moment.reference_ns, moment.label, moment.label_without, moment.condition]
+        about += [moment.tags, moment.cluster, moment.values, moment.side, len(moment.messages)]
+        total.update(msgspec.json.encode(about, order="deterministic"))
+        for raw in moment.messages:
+            total.update(f"{raw.stream} {raw.captured_ns} ".encode())
+            total.update(_bytes_of(raw))
+    return total.hexdigest()
+
+
+def _bytes_of(raw: RawMessage) -> bytes:
+    if isinstance(raw.held, Later):
+        try:
+            return hashlib.sha256(raw.held.path.read_bytes()).digest()
+        except OSError:
+            raw.held.load(raw.held.path)  # says what is wrong
+            raise
+    return msgspec.json.encode(raw.content, enc_hook=_described, order="deterministic")
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape} {hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()}"
+    raise TypeError(f"a message holds {type(value).__name__}")
 
 
 def _admissions(streams: Mapping[str, StreamSpec]) -> dict[str, Admit]:

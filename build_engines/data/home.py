@@ -26,7 +26,7 @@ from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
 from build_engines.modalities.sensors import fit_channels
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from build_engines.rows import Row, read_json_lines
-from calibration.moments import LabelledSet, RawMessage
+from calibration.moments import LabelledSet, Later, RawMessage
 from edge_runtime.capture.tables import is_missing, read_rows
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Sample, Words
@@ -63,7 +63,7 @@ def read(
     camera, text, sensors = stream_names(streams)
     for row in read_json_lines(data / split / MARKER):
         messages = (
-            RawMessage(camera, AT_NS, read_file(data / str(row["image"]))),
+            RawMessage(camera, AT_NS, Later(data / str(row["image"]), read_file)),
             RawMessage(sensors, AT_NS, _values(row)),
             RawMessage(text, AT_NS, Words(row.text("text"), row.text("lang") or None)),
         )

@@ -8,14 +8,15 @@ are of one moment, or one place, `samples` can say so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-from build_engines.data.datasets import Prepared, answer_names, digest_of, read_file
+from build_engines.data.datasets import Prepared, answer_names, digest_of
 from build_engines.data.mirror import Mirror
 from build_engines.data.paired import PairedSource, build_arrays
+from build_engines.modalities.vision.files import read_image
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
-from calibration.moments import LabelledSet, RawMessage
-from edge_runtime.admit import Refusal, decode_picture
+from calibration.moments import LabelledSet, Later, RawMessage
 from edge_runtime.capture.picture_files import PICTURES, picture_files
 from edge_runtime.errors import UserError
 from edge_runtime.streams import CameraStream, StreamSpec, streams_of
@@ -33,7 +34,9 @@ def read(
         raise UserError(f"the images layout feeds one camera; the bundle has {len(cameras)}")
     for path in _files(data, split):
         name = path.relative_to(data).as_posix()
-        yield LabelledSet(name, name, AT_NS, path.parent.name, (_message(cameras[0], read_file(path)),))
+        yield LabelledSet(
+            name, name, AT_NS, path.parent.name, (RawMessage(cameras[0], AT_NS, Later(path, read_image)),)
+        )
 
 
 def _files(data: Path, split: str) -> list[Path]:
@@ -48,17 +51,10 @@ def _files(data: Path, split: str) -> list[Path]:
     return files
 
 
-def _message(stream: str, picture: bytes) -> RawMessage:
-    """The picture as a JPEG's bytes, which admission judges, or decoded, where it is something else by its content."""
-    image = None if picture.startswith(b"\xff\xd8") else decode_picture(picture)
-    return RawMessage(stream, AT_NS, picture if image is None or isinstance(image, Refusal) else image)
-
-
 def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     """Arrays of the training split and of the one that is evaluated. Raises UserError, for a folder that is no label of
     the recipe too.
     """
-    del work  # small enough to need no cache
     streams, names = dict(recipe.streams), answer_names(recipe)
     for split in ("train", recipe.evaluate_split):
         if unknown := sorted({file.parent.name for file in _files(data, split)} - set(names)):
@@ -66,9 +62,9 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     mirror = recipe.train.augment.mirror
     change = None if mirror is None else Mirror(mirror, None, names, {})
     arrays = {
-        split: build_arrays(recipe, streams, read(data, split, streams), data, split)
+        split: build_arrays(recipe, streams, partial(read, data, split, streams), data, split, work)
         for split in ("train", recipe.evaluate_split)
     }
     source = PairedSource(recipe, None, arrays["train"], {}, change=change)
     plain = PairedSource(recipe, None, arrays[recipe.evaluate_split], {}, training=False)
-    return Prepared(streams, None, source, list(plain.in_order()), digest_of(data / "train"))
+    return Prepared(streams, None, source, plain.in_order(), digest_of(data / "train"))

@@ -3,80 +3,107 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.data.arrays import Arrays, stream_arrays
+from build_engines.data.columns import read_columns, write_columns
 from build_engines.data.datasets import Batch, Inputs, Ints, answer_names, in_step, names_of
 from build_engines.data.tokenizer import SamplingEncoder
 from build_engines.heads import build_of
-from build_engines.memory import Guard
 from build_engines.modalities import MODALITIES, encoder_fields
 from build_engines.recipe import Recipe
-from calibration.moments import LabelledSet, replay
+from calibration.moments import LabelledSet, digest, replay
+from calibration.spread import spread
 from edge_runtime.errors import UserError
 from edge_runtime.kinds.kind import Preprocess
 from edge_runtime.messages import AlignedSet, Utterance
 from edge_runtime.streams import CameraStream, StreamSpec, TextStream, preprocessors, streams_of
 
-FORM = 2
-"""Of the arrays that `build_arrays` gives: caches of another form are not read."""
+FORM = 3
+"""Of the rows that are kept: caches of another form are not read."""
+IN_MEMORY = ("presence", "labels", "side ")
+"""Columns of which a row is some bytes, by the beginning of their names."""
 Change = Callable[[Batch, np.random.Generator], Batch]
+Row = Mapping[str, "NDArray[Any] | str"]
+Read = Callable[[], Iterable[LabelledSet]]
+"""Gives the moments, afresh each time."""
 
 
 def build_arrays(
-    recipe: Recipe, streams: Mapping[str, StreamSpec], sets: Iterable[LabelledSet], data: Path, split: str
+    recipe: Recipe, streams: Mapping[str, StreamSpec], read: Read, data: Path, split: str, work: Path, name: str = ""
 ) -> Arrays:
-    """`sets` through the device's admission, alignment and preprocessing, one row a labelled moment.
+    """The moments through the device's admission, alignment and preprocessing, one row a labelled moment, by all cores.
 
-    `<encoder> <field>` [N, ...] of every encoder but the text's, `texts` [N], `presence` [N, modalities] and `labels`
-    [N, 2]: what is right with everything known, and without the first stream that changes it; a label's number, or
-    [V] values. `side <name>` [N] or [N, V]: the same, with everything known, for the heads beside the first. Zeros
-    where a stream is absent. Raises UserError for a label that the recipe lacks, a value that the data lacks, a
-    picture that the device refuses, a split without any moment, and one that memory does not hold.
+    `<encoder> <field>` [N, ...] of every encoder but the text's, on disk below `work`; in memory `texts` [N],
+    `presence` [N, modalities] and `labels` [N, 2]: what is right with everything known, and without the first stream
+    that changes it; a label's number, or [V] values. `side <name>` [N] or [N, V]: the same, with everything known, for
+    the heads beside the first. Zeros where a stream is absent.
+
+    What lies there already is used, if the same would be made again; other rows of that `name` (default: the split's)
+    are deleted. Raises UserError for a label that the recipe lacks, a value that the data lacks, a picture that the
+    device refuses, a split without any moment, and a full disk.
     """
+    name, recipe = name or split, msgspec.structs.replace(recipe, streams=dict(streams))
+    about = [FORM, digest(read()), recipe.streams, recipe.output_head, recipe.heads, recipe.modalities]
+    key = hashlib.sha256(msgspec.json.encode(about, order="deterministic")).hexdigest()[:16]
+    folder = work / f"{name}-{key}"
+    columns = read_columns(folder)
+    if columns is None:
+        for old in work.glob(f"{name}-*"):
+            shutil.rmtree(old)
+        rows = spread(partial(_rows_of, recipe, data), read(), group=_group)
+        columns = write_columns(folder, rows)
+    if "labels" not in columns:
+        raise UserError(f"data {data}: the split {split!r} has no labelled moment")
+    return {name: np.asarray(column) if name.startswith(IN_MEMORY) else column for name, column in columns.items()}
+
+
+def _group(moment: LabelledSet) -> str:
+    return moment.group
+
+
+def _rows_of(recipe: Recipe, data: Path) -> Callable[[Iterator[LabelledSet]], Iterator[Row]]:
+    return partial(_rows, recipe, data)
+
+
+def _rows(recipe: Recipe, data: Path, sets: Iterator[LabelledSet]) -> Iterator[Row]:
+    """What `build_arrays` keeps of each of `sets`."""
     head, others = recipe.output_head, {name: head for name, head in recipe.heads.items() if name}
-    columns: dict[str, list[NDArray[np.generic]]] = {}
-    texts: list[str] = []
-    labels: list[NDArray[np.generic]] = []
     refused: Counter[str] = Counter()
-    pictures = streams_of(streams, CameraStream)
-    plain = {name: spec for name, spec in streams.items() if not isinstance(spec, TextStream)}
+    pictures = streams_of(recipe.streams, CameraStream)
+    plain = {name: spec for name, spec in recipe.streams.items() if not isinstance(spec, TextStream)}
     preprocess = preprocessors(plain, _no_file)
-    recipe = msgspec.structs.replace(recipe, streams=dict(streams))
-    # Twice, when all rows are put together into one array.
-    guard = Guard(f"data {data}: the split {split!r}", "take fewer rows, or smaller pictures", copies=2)
-    for moment, aligned in replay(streams, sets, refused=refused):
+    for moment, aligned in replay(recipe.streams, sets, refused=refused):
+        row: dict[str, NDArray[Any] | str] = dict(_tensors(recipe, preprocess, aligned))
         slices = [aligned.slices[name] for name in recipe.modalities]
-        for name, value in _tensors(recipe, preprocess, aligned).items():
-            columns.setdefault(name, []).append(value)
-            guard.keep(value.nbytes)
-        columns.setdefault("presence", []).append(np.array([part.present for part in slices], np.float32))
+        row["presence"] = np.array([part.present for part in slices], np.float32)
         utterance = aligned.slices[recipe.model.text.stream].newest if recipe.model.text else None
-        texts.append(utterance.text if isinstance(utterance, Utterance) else "")
+        row["texts"] = utterance.text if isinstance(utterance, Utterance) else ""
         other = next(iter(moment.label_without.values()), moment.label)
         try:
             truths = [
                 build_of(head).truth(head, "", variant)
                 for variant in (moment, dataclasses.replace(moment, label=other))
             ]
-            labels.append(np.stack(truths))
+            row["labels"] = np.stack(truths)
             for name, beside in others.items():
-                columns.setdefault(f"side {name}", []).append(build_of(beside).truth(beside, name, moment))
+                row[f"side {name}"] = np.asarray(build_of(beside).truth(beside, name, moment))
         except UserError as error:
             raise UserError(f"data {data}: {error}") from None
         for reason in refused:
             if reason.split(" ")[0] in pictures:
                 raise UserError(f"data {data}: {moment.id}: the device refuses its picture ({reason})")
-    if not labels:
-        raise UserError(f"data {data}: the split {split!r} has no labelled moment")
-    arrays: Arrays = {name: np.stack(values) for name, values in columns.items()}
-    return arrays | {"texts": np.array(texts), "labels": np.stack(labels)}
+        yield row
 
 
 def _no_file(name: str) -> bytes:
@@ -87,12 +114,12 @@ def _array_name(encoder: str, field: str) -> str:
     return f"{encoder} {field}"
 
 
-def _tensors(recipe: Recipe, preprocess: Mapping[str, Preprocess], aligned: AlignedSet) -> Arrays:
+def _tensors(recipe: Recipe, preprocess: Mapping[str, Preprocess], aligned: AlignedSet) -> dict[str, NDArray[Any]]:
     """What each encoder but the text's reads in one moment, the batch axis of one taken off: `<encoder> <field>`.
 
     An encoder of several streams has theirs on the first axis. Zeros where a stream is absent.
     """
-    arrays: Arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for name, encoder in recipe.model.encoders.items():
         if name == "text":
             continue
@@ -120,14 +147,14 @@ class PairedSource:
     ) -> None:
         """`aux`: auxiliary label to its class for each moment [N], negative where it has none. `training` = False
         cuts words the one most probable way. `change` is made to each batch of an epoch."""
-        self._arrays = arrays
+        self.arrays = arrays
         self._fields = {
             name: tuple(encoder_fields(recipe.streams[encoder.streams[0]]))
             for name, encoder in recipe.model.encoders.items()
         }
         """Encoder to the fields that it reads, in order."""
-        self._labels = arrays["labels"]
-        self._side = {name[5:]: values for name, values in arrays.items() if name.startswith("side ")}
+        self._labels = np.asarray(arrays["labels"])
+        self._side = {name[5:]: np.asarray(values) for name, values in arrays.items() if name.startswith("side ")}
         self._aux = aux
         self._change = change
         self._batch = min(recipe.train.batch, len(self._labels))
@@ -156,17 +183,16 @@ class PairedSource:
             batch = self._rows(order[step * self._batch : (step + 1) * self._batch], encoded)
             yield batch if self._change is None else self._change(batch, rng)
 
-    def in_order(self) -> Iterator[Batch]:
+    def in_order(self) -> InOrder:
         """All moments in the order they were recorded."""
         encoded = self._encode()
-        for start in range(0, len(self._labels), self._batch):
-            yield self._rows(np.arange(start, min(start + self._batch, len(self._labels))), encoded)
+        return InOrder(len(self._labels), self._batch, lambda index: self._rows(index, encoded))
 
     def _encode(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
         return self._encoder.encode([str(text) for text in self._unique]) if self._encoder else None
 
     def _rows(self, index: Ints, encoded: tuple[NDArray[np.int32], NDArray[np.float32]] | None) -> Batch:
-        arrays = self._arrays
+        arrays = self.arrays
         inputs: dict[str, Inputs] = {}
         for name, fields in self._fields.items():
             if name != "text":
@@ -183,6 +209,26 @@ class PairedSource:
             aux={name: values[index] for name, values in self._aux.items()},
             side={name: values[index] for name, values in self._side.items()},
         )
+
+
+class InOrder(Sequence[Batch]):
+    """Batches of rows that follow each other, each made when it is asked for."""
+
+    def __init__(self, rows: int, batch: int, make: Callable[[Ints], Batch]) -> None:
+        self._rows, self._batch, self._make = rows, batch, make
+
+    def __len__(self) -> int:
+        return (self._rows + self._batch - 1) // self._batch
+
+    @overload
+    def __getitem__(self, place: int) -> Batch: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Batch]: ...
+    def __getitem__(self, place: int | slice) -> Batch | Sequence[Batch]:
+        if isinstance(place, slice):
+            return [self[index] for index in range(len(self))[place]]
+        start = range(len(self))[place] * self._batch
+        return self._make(np.arange(start, min(start + self._batch, self._rows)))
 
 
 def counted(answers: NDArray[np.generic], kinds: int) -> NDArray[np.float64]:

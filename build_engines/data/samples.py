@@ -1,6 +1,6 @@
 """The layout of labelled single moments: `DATA/<split>/samples.jsonl`, a row a moment.
 
-A row has `id`, a label, and what there is of the fields of each modality: `image` (JPEG file, relative to DATA),
+A row has `id`, a label, and what there is of the fields of each modality: `image` (JPEG or PNG file, relative to DATA),
 `audio` (WAV file, likewise), `sensors`, `text`. The recipe's `[dataset]` says what the other fields mean. What is null,
 empty or not there never arrives, as on a device.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from build_engines.data.datasets import (
     Prepared,
     answer_names,
     digest_of,
-    read_file,
 )
 from build_engines.data.mirror import Mirror
 from build_engines.data.paired import PairedSource, build_arrays
@@ -94,13 +94,13 @@ class _Reader:
         """What the row holds for one stream."""
         spec = self._streams[stream]
         categories = self._dataset.categories
-        yield from modality_of(spec).messages(stream, spec, SampleRow(row, AT_NS, self._path, self._read, categories))
+        yield from modality_of(spec).messages(stream, spec, SampleRow(row, AT_NS, self._path, categories))
 
     def _path(self, file: str) -> Path:
-        return self._data / file
-
-    def _read(self, file: str) -> bytes:
-        return read_file(self._data / file)
+        path = self._data / file
+        if not path.is_file():
+            raise UserError(f"data {path}: cannot be read (no such file); the data folder is incomplete")
+        return path
 
     def _target(self, row: Row, name: str, field: str) -> float:
         value = self._field(row, field)
@@ -150,7 +150,6 @@ def _word(value: Any) -> str:
 
 def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     """Arrays of the training split and of the one that is evaluated. Raises UserError."""
-    del work  # small enough to need no cache
     splits = {split: list(_rows(data, split, recipe.dataset)) for split in ("train", recipe.evaluate_split)}
     readers = {split: _Reader(data, recipe.streams, recipe.dataset) for split in splits}
     _refuse_shared_groups(recipe, data, splits, readers)
@@ -164,7 +163,8 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     prepared: dict[str, tuple[Arrays, dict[str, Ints]]] = {}
     classes = _aux_classes(recipe, splits["train"], readers["train"])
     for split, rows in splits.items():
-        arrays = build_arrays(recipe, streams, read(data, split, streams, recipe.dataset), data, split)
+        moments = partial(read, data, split, streams, recipe.dataset)
+        arrays = build_arrays(recipe, streams, moments, data, split, work)
         prepared[split] = arrays, _aux(recipe, classes, rows, readers[split])
     mirror = recipe.train.augment.mirror
     change = None
@@ -173,7 +173,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
         change = Mirror(mirror, spec, answer_names(recipe), classes)
     source = PairedSource(recipe, tokenizer, *prepared["train"], change=change)
     plain = PairedSource(recipe, tokenizer, *prepared[recipe.evaluate_split], training=False)
-    return Prepared(streams, tokenizer, source, list(plain.in_order()), digest_of(data / "train"))
+    return Prepared(streams, tokenizer, source, plain.in_order(), digest_of(data / "train"))
 
 
 def _refuse_shared_groups(

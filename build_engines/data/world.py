@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,13 +19,14 @@ import numpy as np
 from msgspec import Struct
 
 from build_engines.data.arrays import Arrays
+from build_engines.data.columns import joined
 from build_engines.data.datasets import Ints, Prepared, digest_of, read_file
-from build_engines.data.paired import FORM, PairedSource, build_arrays
+from build_engines.data.paired import PairedSource, build_arrays
 from build_engines.data.tokenizer import train_tokenizer
 from build_engines.modalities.sensors import fit_channels
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe, WorldRecipe
 from build_engines.rows import read_json_lines
-from calibration.moments import LabelledSet, RawMessage
+from calibration.moments import LabelledSet, Later, RawMessage
 from edge_runtime.errors import UserError
 from edge_runtime.messages import Words
 from edge_runtime.streams import SensorStream, StreamSpec, TextStream, streams_of
@@ -84,7 +86,7 @@ def read(
 
 def _content(folder: Path, line: Line) -> object:
     if line.frame is not None:
-        return read_file(folder / line.frame)
+        return Later(folder / line.frame, read_file)
     if line.values is not None:
         return {name: value for name, value in line.values.items() if value is not None}
     return Words(line.text or "", line.lang)
@@ -115,7 +117,7 @@ def _record(out: Path, split: str, episodes: int, plan: WorldRecipe, seed: int, 
 
 
 def prepare(recipe: Recipe, data: Path, work: Path, learner: Path | None = None) -> Prepared:
-    """Arrays of both splits, recorded first where absent; cached in `work` under a digest of all they depend on.
+    """Rows of both splits, recorded first where absent; kept in `work`.
 
     `learner` is a folder of `record_learner`, added to what is trained on.
     """
@@ -131,43 +133,18 @@ def prepare(recipe: Recipe, data: Path, work: Path, learner: Path | None = None)
         sentences = sorted({line.text for line in train_lines if line.text})
         tokenizer = train_tokenizer(recipe.tokenizer, sentences)
     digest = digest_of(data / "train")
-    train = _arrays(recipe, streams, data, "train", digest, work)
+    train = build_arrays(recipe, streams, partial(read, data, "train", streams), data, "train", work)
     if learner is not None:
-        own = digest_of(learner / "train")
-        more = _arrays(recipe, streams, learner, "train", own, work, "learner")
-        train = {name: np.concatenate([array, more[name]]) for name, array in train.items()}
-        digest = hashlib.sha256(f"{digest} {own}".encode()).hexdigest()
-    val = _arrays(recipe, streams, data, "val", digest_of(data / "val"), work)
+        own = partial(read, learner, "train", streams)
+        more = build_arrays(recipe, streams, own, learner, "train", work, "learner")
+        train = {name: joined(array, more[name]) for name, array in train.items()}
+        digest = hashlib.sha256(f"{digest} {digest_of(learner / 'train')}".encode()).hexdigest()
+    val = build_arrays(recipe, streams, partial(read, data, "val", streams), data, "val", work)
     source = PairedSource(recipe, tokenizer, train, _scene(train))
     plain = PairedSource(recipe, tokenizer, val, _scene(val), training=False)
-    return Prepared(streams, tokenizer, source, list(plain.in_order()), digest)
+    return Prepared(streams, tokenizer, source, plain.in_order(), digest)
 
 
 def _scene(arrays: Arrays) -> dict[str, Ints]:
     """The auxiliary label: what is right without the sentence."""
-    return {"scene": arrays["labels"][:, 1].astype(np.int64)}
-
-
-def _arrays(
-    recipe: Recipe,
-    streams: Mapping[str, StreamSpec],
-    data: Path,
-    split: str,
-    digest: str,
-    work: Path,
-    name: str | None = None,
-) -> Arrays:
-    name = name or split
-    key = hashlib.sha256(
-        msgspec.json.encode([FORM, digest, streams, recipe.labels, recipe.modalities], order="deterministic")
-    ).hexdigest()[:16]
-    cache = work / f"{name}-{key}.npz"
-    if cache.is_file():
-        with np.load(cache, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    built = build_arrays(recipe, streams, read(data, split, streams), data, split)
-    work.mkdir(parents=True, exist_ok=True)
-    for old in work.glob(f"{name}-*.npz"):
-        old.unlink()
-    np.savez(cache, **built)  # type: ignore[arg-type]  # the stub takes array names for flags
-    return built
+    return {"scene": np.asarray(arrays["labels"])[:, 1].astype(np.int64)}

@@ -57,9 +57,7 @@ class SampleRow:
     at_ns: int
     """Capture time of the moment."""
     path: Callable[[str], Path]
-    """A file's name in the row to where it is."""
-    read: Callable[[str], bytes]
-    """A file's name in the row to its bytes. Raises UserError."""
+    """A file's name in the row to where it is. Raises UserError where there is none."""
     categories: Mapping[str, Mapping[str, float]]
     """Channel to the number that stands for each word of it."""
 

@@ -29,7 +29,7 @@ def _sound(function: Callable[[NDArray[np.float64], np.random.Generator], NDArra
         if isinstance(pcm, Refusal):
             return raw
         values = np.clip(function(pcm / 32768.0, rng), -1.0, 32767 / 32768)
-        return replace(raw, content=np.round(values * 32768.0).astype(np.int16))
+        return replace(raw, held=np.round(values * 32768.0).astype(np.int16))
 
     return change
 

@@ -28,13 +28,13 @@ def _bias(spec: SensorStream) -> Change:
         for channel in spec.channels:
             if channel.name in values:
                 values[channel.name] = min(channel.maximum, values[channel.name] + channel.std)
-        return replace(raw, content=values)
+        return replace(raw, held=values)
 
     return change
 
 
 def _not_a_number(raw: RawMessage, rng: np.random.Generator) -> RawMessage:
-    return replace(raw, content=dict.fromkeys(_values(raw), float("nan")))
+    return replace(raw, held=dict.fromkeys(_values(raw), float("nan")))
 
 
 def _values(raw: RawMessage) -> dict[str, float]:

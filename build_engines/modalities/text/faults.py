@@ -40,4 +40,4 @@ class Misheard:
             elif error == 2:
                 heard.append(self._heard[int(rng.integers(len(self._heard)))])
         # Recognition that hears nothing sends nothing; a sentence that loses all its words keeps one.
-        return replace(raw, content=Words(gap.join(heard or units[:1]), raw.content.lang))
+        return replace(raw, held=Words(gap.join(heard or units[:1]), raw.content.lang))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from build_engines.modalities.faults import Fault
 from build_engines.modalities.modality import Input, Modality, SampleRow
 from build_engines.modalities.vision.faults import picture_faults
+from build_engines.modalities.vision.files import read_image
 from build_engines.modalities.vision.recipe import VisionRecipe
-from calibration.moments import RawMessage
+from calibration.moments import Later, RawMessage
 from edge_runtime.specs import CameraStream
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Vision(Modality[VisionRecipe, CameraStream]):
-    """In a row: `image`, a JPEG file."""
+    """In a row: `image`, a JPEG or PNG file."""
 
     spec = CameraStream
     recipe = VisionRecipe
@@ -41,7 +42,7 @@ class Vision(Modality[VisionRecipe, CameraStream]):
 
     def messages(self, name: str, spec: CameraStream, row: SampleRow) -> Iterator[RawMessage]:
         if file := row.fields.file("image"):
-            yield RawMessage(name, row.at_ns, row.read(file))
+            yield RawMessage(name, row.at_ns, Later(row.path(file), read_image))
 
     def faults(self, name: str, spec: CameraStream, tagged: bool) -> dict[str, Fault]:
         return picture_faults(name)

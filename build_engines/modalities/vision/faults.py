@@ -33,7 +33,7 @@ def _picture(function: Callable[[NDArray[np.uint8], np.random.Generator], Any]) 
         if image is None:
             return raw
         values = np.clip(function(image.astype(np.uint8), rng), 0, 255).astype(np.uint8)
-        return replace(raw, content=cv2.imencode(".jpg", values, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes())
+        return replace(raw, held=cv2.imencode(".jpg", values, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes())
 
     return change
 
@@ -77,5 +77,5 @@ def frozen(moments: Moments, stream: str) -> Iterator[LabelledSet]:
         else:
             shown = first
         for moment in group:
-            messages = (replace(raw, content=shown) if raw.stream == stream else raw for raw in moment.messages)
+            messages = (replace(raw, held=shown) if raw.stream == stream else raw for raw in moment.messages)
             yield replace(moment, messages=tuple(messages))

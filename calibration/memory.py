@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge_runtime.errors import UserError
-
-MIB = 1 << 20
-
 
 def available_bytes(root: Path = Path("/")) -> int | None:
     """What may still be used without swapping or being killed for it; None where the system does not tell (not Linux).
@@ -18,27 +14,6 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     """
     limits = [*_machine(root), *_groups(root)]
     return min(limits) if limits else None
-
-
-class Guard:
-    """Ends a job in words before the system ends it without: it is told of what the job keeps. One thread."""
-
-    def __init__(self, subject: str, mend: str, copies: int = 1, root: Path = Path("/")) -> None:
-        """`subject` is being kept, and `mend` helps where there is too much; kept `copies` times over at the end."""
-        self._subject = subject
-        self._mend = mend
-        self._copies = copies
-        self._available = available_bytes(root)
-        self._total = 0
-
-    def keep(self, size: int) -> None:
-        """So many bytes more. Raises UserError where the memory that was left at the start would not do."""
-        self._total += size
-        if self._available is not None and self._total * self._copies > self._available:
-            raise UserError(
-                f"{self._subject}: needs more than {self._total * self._copies // MIB} MiB of memory, "
-                f"{self._available // MIB} MiB are available; {self._mend}"
-            )
 
 
 def _machine(root: Path) -> Iterator[int]:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from build_engines.memory import Guard, available_bytes
-from edge_runtime.errors import UserError
+from calibration.memory import available_bytes
 
 GIB = 1 << 30
 
@@ -57,15 +56,3 @@ def test_this_machine_tells() -> None:
 )
 def test_the_tightest_limit_counts(tmp_path: Path, own: str, files: dict[str, str], expected: int) -> None:
     assert available_bytes(machine(tmp_path, proc__self__cgroup=own, **files)) == expected
-
-
-def test_what_does_not_fit_is_one_line_before_it_is_kept(tmp_path: Path) -> None:
-    guard = Guard("data x", "take smaller pictures", copies=2, root=machine(tmp_path, 100 << 20))
-    guard.keep(40 << 20)
-    guard.keep(10 << 20)
-    with pytest.raises(UserError, match=r"^data x: needs more than 102 MiB .* 100 MiB are available; take smaller"):
-        guard.keep(1 << 20)
-
-
-def test_nothing_is_refused_where_nothing_is_known(tmp_path: Path) -> None:
-    Guard("data x", "", root=tmp_path).keep(1 << 60)

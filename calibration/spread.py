@@ -1,0 +1,266 @@
+"""The same work on many items by all cores: pieces go to worker processes, results come back in the items' order.
+
+The processes are started where there is enough to do, and wait for the next work until this process ends. They begin
+empty: no fork of a process that has threads, and nothing of the main program runs in them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import multiprocessing
+import os
+import queue
+import subprocess
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import chain, islice
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from calibration.memory import available_bytes
+from edge_runtime.errors import EdgeError, UserError
+
+WORKERS = "BUILD_ENGINES_WORKERS"
+"""Environment variable: how many processes; 1 = this one alone."""
+WORKER_BYTES = 400 << 20
+"""A worker with its libraries, an engine and the pieces on their way to it takes about so much memory."""
+ALONE = 192
+"""Fewer items are not worth starting processes for."""
+PIECE = 16
+"""Items in a piece."""
+AHEAD = 2
+"""Pieces that wait at a worker."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+Job = Callable[[Iterator[T]], Iterator[R]]
+"""One result for each item, in order, given before the next item is taken."""
+Make = Callable[[], "Job[T, R]"]
+"""Makes the job: once in each process that works. Can be pickled."""
+
+
+def cores() -> int:
+    """How many processes may work at once: the cores that this process may use, or as WORKERS says, as far as there is
+    memory for them. Raises UserError."""
+    if _office.inside:
+        return 1
+    told = os.environ.get(WORKERS, "")
+    if told and (not told.isdigit() or int(told) < 1):
+        raise UserError(f"{WORKERS} is {told!r}; give a number of processes, 1 or more")
+    wanted = int(told) if told else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    available = available_bytes()
+    return wanted if available is None else max(1, min(wanted, available // WORKER_BYTES))
+
+
+def spread(
+    make: Make[T, R],
+    items: Iterable[T],
+    group: Callable[[T], Hashable] | None = None,
+    alone: int = ALONE,
+    piece: int = PIECE,
+) -> Iterator[R]:
+    """The job's result for each of `items`, in order: the same for any number of processes.
+
+    Items of one `group` follow each other, and one process sees them all (None: each item is its own). Fewer than
+    `alone` items, or one core, and this process does the work. What the job raises is raised here, in its item's place.
+    """
+    rest = iter(items)
+    first = list(islice(rest, alone))
+    if len(first) < alone or cores() == 1 or not _office.busy.acquire(blocking=False):
+        yield from make()(chain(first, rest))
+        return
+    done = False
+    try:
+        yield from _office.hired().work(make, _pieces(chain(first, rest), group, piece))
+        done = True
+    finally:
+        if not done:  # what is still on its way would be taken for the next job's
+            _office.dismiss()
+        _office.busy.release()
+
+
+def _pieces(items: Iterable[T], group: Callable[[T], Hashable] | None, size: int) -> Iterator[tuple[bool, list[T]]]:
+    """Items in pieces, and whether a piece goes on with the group of the one before."""
+    piece: list[T] = []
+    before: Hashable = None
+    goes_on = False
+    for item in items:
+        own = group(item) if group is not None else None
+        if len(piece) >= size:
+            yield goes_on, piece
+            piece, goes_on = [], group is not None and own == before
+        piece.append(item)
+        before = own
+    if piece:
+        yield goes_on, piece
+
+
+_MAIN = """import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from calibration.spread import serve
+serve(int(sys.argv[2]))"""
+
+
+class _Worker:
+    """One process, as the one that hired it sees it."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = multiprocessing.Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _MAIN, json.dumps(sys.path), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
+            )  # fmt: skip
+        self.results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.waiting = 0
+        """Pieces whose results were not taken."""
+        # Somebody must always be listening: a worker that cannot get rid of its results takes no new piece.
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, what: object) -> None:
+        try:
+            self._connection.send(what)
+        except OSError:
+            raise self._lost() from None
+
+    def take(self) -> list[Any]:
+        """The results of its oldest piece."""
+        got = self.results.get()
+        self.waiting -= 1
+        if got is None:
+            raise self._lost()
+        if isinstance(got, BaseException):
+            raise got
+        results: list[Any] = got
+        return results
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self.results.put(self._connection.recv())
+        except (OSError, EOFError):
+            self.results.put(None)
+
+    def _lost(self) -> UserError:
+        return UserError(
+            f"a worker process ended (exit code {self._process.wait()}); if the system ended it for want of memory, "
+            f"set {WORKERS} to fewer"
+        )
+
+
+class _Crew:
+    def __init__(self, count: int) -> None:
+        self._workers = [_Worker() for _ in range(count)]
+
+    @property
+    def count(self) -> int:
+        return len(self._workers)
+
+    def work(self, make: Make[T, R], pieces: Iterable[tuple[bool, list[T]]]) -> Iterator[R]:
+        for worker in self._workers:
+            worker.send(make)
+        under_way: deque[_Worker] = deque()
+        worker = self._workers[0]
+        for goes_on, piece in pieces:
+            if not goes_on:
+                worker = min(self._workers, key=lambda one: one.waiting)
+            while worker.waiting >= AHEAD:
+                yield from under_way.popleft().take()
+            worker.send(piece)
+            worker.waiting += 1
+            under_way.append(worker)
+        while under_way:
+            yield from under_way.popleft().take()
+        for worker in self._workers:
+            worker.send(None)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.close()
+
+
+class _Office:
+    """The workers of this process."""
+
+    def __init__(self) -> None:
+        self.inside = False
+        """Whether this process is itself a worker."""
+        self.busy = threading.Lock()
+        self._crew: _Crew | None = None
+
+    def hired(self) -> _Crew:
+        count = cores()
+        if self._crew is not None and self._crew.count != count:
+            self.dismiss()
+        if self._crew is None:
+            self._crew = _Crew(count)
+        return self._crew
+
+    def dismiss(self) -> None:
+        if self._crew is not None:
+            self._crew.close()
+        self._crew = None
+
+
+_office = _Office()
+atexit.register(_office.dismiss)
+
+
+# The rest runs in a worker.
+
+
+def serve(descriptor: int) -> None:
+    """Do what comes by the connection `descriptor`, until it ends."""
+    _office.inside = True
+    _one_thread()
+    connection = Connection(descriptor)
+    try:
+        while True:
+            make = connection.recv()
+            try:
+                _do(connection, make)
+            except EdgeError as error:
+                connection.send(error)
+                return
+            except Exception as error:
+                connection.send(RuntimeError(f"in a worker process: {error}\n{traceback.format_exc()}"))
+                return
+    except (OSError, EOFError, KeyboardInterrupt):
+        return
+
+
+def _one_thread() -> None:
+    """There is a process for each core."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def _do(connection: Connection, make: Make[Any, Any]) -> None:
+    sizes: deque[int] = deque()
+
+    def fed() -> Iterator[Any]:
+        while (piece := connection.recv()) is not None:
+            sizes.append(len(piece))
+            yield from piece
+
+    results: list[Any] = []
+    for result in make()(fed()):
+        results.append(result)
+        if len(results) == sizes[0]:
+            sizes.popleft()
+            connection.send(results)
+            results = []
+
+
+def once_each(work: Callable[[T], R]) -> Callable[[Iterator[T]], Iterator[R]]:
+    """The job that does `work` to each item by itself."""
+    return lambda items: map(work, items)
