@@ -8,7 +8,6 @@ from itertools import combinations
 
 from msgspec import Struct
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from build_engines.evaluation import figures
@@ -17,6 +16,7 @@ from build_engines.evaluation.lateness import late
 from build_engines.evaluation.page import Cells, Section
 from build_engines.modalities import modality_of
 from build_engines.modalities.faults import Fault
+from build_engines.progress import progress
 from calibration.moments import LabelledSet
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.streams import max_age_ns
@@ -160,15 +160,11 @@ def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) ->
     """Measure every cell. `read` gives the labelled moments, afresh each time; a progress bar goes to `console`."""
     plan = list(_plan(pipeline))
     cells = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"), console=console or Console(quiet=True), transient=True,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("degrade", total=len(plan), note="")
+    with progress(console or Console(quiet=True), "degrade", len(plan)) as advance:
         for trial in plan:
-            bar.update(task, note=f"{trial.kind}: {trial.name}")
+            advance(0, f"{trial.kind}: {trial.name}")
             cells.append(_measure(pipeline, read, trial))
-            bar.advance(task)
+            advance()
     whole = evaluate(pipeline, read())
     constant, always = whole.pairs().constant()
     verdicts, passed = _verdicts(cells, always.figure, whole.build.figure)

@@ -14,7 +14,6 @@ import torch
 from msgspec import Struct
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -25,9 +24,11 @@ from build_engines.heads import build_of
 from build_engines.heads.training import class_weights, fit_offsets
 from build_engines.modalities import MODALITIES, encoder_fields
 from build_engines.modalities.text.word_network import WordEncoder
+from build_engines.model.ahead import ahead
 from build_engines.model.fused import FusedModel, Fusion
 from build_engines.model.lessons import Lessons
 from build_engines.model.weights import load_weights, save_weights
+from build_engines.progress import progress
 from build_engines.recipe import Recipe
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
@@ -97,13 +98,14 @@ def train(
     loss_of = LossOf(recipe, prepared)
     history: list[EpochRecord] = []
     done = 0
-    with _progress(console) as bar:
-        task = bar.add_task("train", total=steps, note="")
+    with progress(console, "train", steps, transient=False) as advance:
         for _ in range(plan.epochs):
             model.train()
             total = 0.0
-            for batch in prepared.train.epoch(rng):
-                loss = loss_of(model, batch)
+            batches = map(loss_of.changed, prepared.train.epoch(rng))
+            # Lessons draw by the same generator, between the batches.
+            for batch, mix in ahead(batches) if lessons is None else batches:
+                loss = loss_of(model, batch, mix)
                 if lessons is not None:
                     loss = loss + lessons.beside(rng)
                 optimiser.zero_grad()
@@ -115,11 +117,11 @@ def train(
                 # The average must not remember the random start: let its memory grow with the steps.
                 _average(averaged, model, min(plan.average, (1 + done) / (10 + done)))
                 total += float(loss.detach())
-                bar.advance(task)
+                advance(note=f"loss {total / (1 + (done - 1) % prepared.train.steps):.3f}" if not history else "")
             history.append(_score(averaged.eval(), recipe.output_head, prepared, total / prepared.train.steps))
             last = history[-1]
             note = f"loss {last.loss:.3f}  val {build_of(recipe.output_head).figure} {last.val_figure:.3f}"
-            bar.update(task, note=note)
+            advance(0, note)
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
     logits, labels = predict(averaged, prepared.val)
@@ -171,21 +173,13 @@ def _lessons(recipe: Recipe, prepared: Prepared, model: FusedModel) -> Lessons |
 def _learn_lists(lessons: Lessons, model: FusedModel, rng: np.random.Generator, console: Console) -> None:
     model.train()
     mean = float("nan")
-    with _progress(console) as bar:
-        task = bar.add_task("learn word lists", total=lessons.steps, note="")
+    with progress(console, "learn word lists", lessons.steps, transient=False) as advance:
         for done in range(lessons.steps):
             loss = lessons.step(rng)
             mean = loss if done == 0 else 0.98 * mean + 0.02 * loss
-            bar.update(task, advance=1, note=f"loss {mean:.3f}")
+            advance(note=f"loss {mean:.3f}")
     if not console.is_terminal:
         console.print(f"word lists: {lessons.steps} steps, loss {mean:.3f}")
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"), console=console,
-    )  # fmt: skip
 
 
 def _vocabulary(prepared: Prepared) -> int:
@@ -230,8 +224,8 @@ class LossOf:
         self.drop = torch.tensor([plan.modality_dropout.get(name, 0.0) for name in recipe.modalities])
         self.modalities = recipe.modalities
 
-    def __call__(self, model: FusedModel, batch: Batch) -> Tensor:
-        batch, mix = self._changed(batch)
+    def __call__(self, model: FusedModel, batch: Batch, mix: Mix | None = None) -> Tensor:
+        """Of a batch as `changed` gave it."""
         features, aux = encode(model, batch)
         presence = torch.from_numpy(batch.presence)
         dropped = (torch.rand_like(presence) < self.drop) & (presence > 0)
@@ -251,8 +245,9 @@ class LossOf:
         mixed = {name: (output, truth[mix.partner]) for name, (output, truth) in answers.items()}
         return mix.share * loss + (1 - mix.share) * self._judge(mixed, aux, others)
 
-    def _changed(self, batch: Batch) -> tuple[Batch, Mix | None]:
-        """`batch` with its pictures changed at random, and how they were mixed with each other."""
+    def changed(self, batch: Batch) -> tuple[Batch, Mix | None]:
+        """`batch` with its pictures changed at random, and how they were mixed with each other. One thread, not that
+        of the model."""
         if "vision" not in batch.inputs:
             return batch, None
         (vision,) = batch.inputs["vision"]

@@ -85,7 +85,7 @@ def test_a_mixed_batch_is_judged_by_both_labels_and_their_shares(recipe: Recipe,
     mixed, mix = Augmenter(plan.augment, alone.seed).mix(pictures[:, 0])
     assert mix is not None
     judge = LossOf(alone, prepared)
-    loss = float(judge(fused, batch).detach())
+    loss = float(judge(fused, *judge.changed(batch)).detach())
     with torch.no_grad():
         logits = fused.fusion(encode(fused, replace(batch, inputs={"vision": (mixed[:, None],)}))[0], torch.ones(6, 1))
     truth = torch.from_numpy(labels)
@@ -93,7 +93,7 @@ def test_a_mixed_batch_is_judged_by_both_labels_and_their_shares(recipe: Recipe,
     assert loss == pytest.approx(mix.share * float(own) + (1 - mix.share) * float(other), abs=1e-5)
     shared = replace(batch, rows={"vision": np.arange(6)[::-1].copy()})
     with pytest.raises(UserError, match="label of its own"):
-        LossOf(alone, prepared)(fused, shared)
+        LossOf(alone, prepared).changed(shared)
 
 
 def test_shifting_moves_up_to_the_stated_part() -> None:
