@@ -18,8 +18,9 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 from edge_runtime import sockets, zmtp
-from edge_runtime.capture.sender import Arrived, Limits, Sender
+from edge_runtime.capture.sender import OTHERS, OWN, STRANGER, Arrived, Limits, Sender
 from edge_runtime.clock import Clock, SleepWatch
+from edge_runtime.keyring import Client, Keyring
 
 MAX_SENDERS = 128
 """Connections at once; beyond that those that have been silent for longest give way."""
@@ -78,8 +79,14 @@ class Visitor:
 
     @property
     def key(self) -> Hashable:
-        """Whose messages these are: equal for a process at a Unix socket, a connection from this host, another host."""
+        """Whose messages these are: equal for a client with a key, and where there are none for a process at a Unix
+        socket, a connection from this host, another host."""
         return self.sender.key
+
+    @property
+    def client(self) -> Client | None:
+        """Who it is, where keys say so."""
+        return self.sender.client
 
 
 class Heard(NamedTuple):
@@ -100,8 +107,18 @@ class Door:
     must know its age demands stamps.
     """
 
-    def __init__(self, listening: socket.socket, limits: Limits, clock: Clock, sleep: SleepWatch) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        limits: Limits,
+        clock: Clock,
+        sleep: SleepWatch,
+        keyring: Keyring | None = None,
+    ) -> None:
+        """With a `keyring` only its clients get in."""
         listening.setblocking(False)
+        self._keyring = keyring
+        self._mechanism = zmtp.mechanisms(OWN, OTHERS, STRANGER, keyring)
         self._listening = listening
         self._limits = limits
         self._clock = clock
@@ -198,6 +215,10 @@ class Door:
             for handle, visitor in list(self._visitors.items()):
                 if not visitor.sender.open and now_ns - visitor.since_ns > HANDSHAKE_NS:
                     self._drop(handle, "no_handshake")
+        if self._keyring is not None and self._keyring.changed(now_ns / 1e9):
+            for handle, visitor in list(self._visitors.items()):
+                if visitor.client is not None and not self._keyring.stands(visitor.client):
+                    self._drop(handle, "revoked")
 
     def _hear(self, handle: int, visitor: Visitor) -> list[Arrived]:
         start_ns = time.thread_time_ns()
@@ -268,14 +289,15 @@ class Door:
             if len(self._visitors) >= self._room:
                 self._make_room()
             connection.setblocking(False)
+            mechanism = self._mechanism()
             try:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
                 key = _identity(connection, address)
-                connection.send(zmtp.GREETING, socket.MSG_NOSIGNAL)
+                connection.send(mechanism.greeting, socket.MSG_NOSIGNAL)
             except OSError:
                 connection.close()
                 continue
-            sender = Sender(connection, key, self._limits, self._clock.now_ns())
+            sender = Sender(connection, key, self._limits, self._clock.now_ns(), mechanism)
             visitor = Visitor(sender, time.monotonic_ns(), self._turn)
             visitor.credit_ns = self._part_of_newcomers(visitor.since_ns)
             self._visitors[connection.fileno()] = visitor

@@ -1,4 +1,4 @@
-"""One connection that messages come in by: the pulling side of ZMTP 3 (rfc.zeromq.org/spec/23), without security.
+"""One connection that messages come in by: the pulling side of ZMTP 3 (rfc.zeromq.org/spec/23).
 
 Bytes are received straight to where they are needed, and nothing that a sender does costs memory without a bound: a
 frame that is too long, or a message of too many, is refused at its header and its bytes are let go as they come.
@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_runtime import zmtp
-from edge_runtime.zmtp import COMMAND, LONG, MORE, ProtocolError
+from edge_runtime.keyring import Client
+from edge_runtime.zmtp import COMMAND, LONG, MORE, Mechanism, Null, ProtocolError
 
 SMALL_BYTES = 16 << 10
 """Received at once of frames that are shorter than this: some hundred small messages."""
@@ -26,6 +27,7 @@ LARGE_BYTES = 1 << 20
 MAX_SURPLUS_PARTS = 64
 """A sender that puts some frames too many into a message loses the message; one that goes on loses its connection."""
 MAX_MARKS = 64
+OWN, OTHERS, STRANGER = b"PULL", (b"PUSH",), "no_pusher"
 _HEADER_BYTES = 9
 _LENGTH = struct.Struct(">Q")
 
@@ -53,12 +55,18 @@ class Arrived(NamedTuple):
 class Sender:
     """What one connection has sent so far. One thread."""
 
-    def __init__(self, connection: socket.socket, key: Hashable, limits: Limits, now_ns: int) -> None:
-        """`key` says whose connection it is; `now_ns` is no later than its first byte."""
+    def __init__(
+        self,
+        connection: socket.socket,
+        key: Hashable,
+        limits: Limits,
+        now_ns: int,
+        mechanism: Mechanism | None = None,
+    ) -> None:
+        """`key` says whose connection it is; `now_ns` is no later than its first byte. No `mechanism`: no security."""
         self.socket = connection
-        self.key = key
-        self.open = False
-        """Whether the handshake is done."""
+        self._mechanism = mechanism or Null(OWN, OTHERS, STRANGER)
+        self._key = key
         self.heard_ns = now_ns
         """When bytes came last."""
         self._limits = limits
@@ -81,6 +89,21 @@ class Sender:
         self._marks: deque[tuple[int, int]] = deque([(0, now_ns)])
         """(offset, time): bytes from this offset on had not arrived at that time."""
         self._message_ns = now_ns
+
+    @property
+    def open(self) -> bool:
+        """Whether the handshake is done."""
+        return self._mechanism.open
+
+    @property
+    def client(self) -> Client | None:
+        """Who it is, where keys say so."""
+        return self._mechanism.client
+
+    @property
+    def key(self) -> Hashable:
+        """Whose connection it is: a known client's connections are one sender's."""
+        return self._key if self.client is None else ("client", self.client.name)
 
     @property
     def holds(self) -> int:
@@ -126,7 +149,7 @@ class Sender:
         self._filled += count
         if self._filled == len(self._large):
             whole, self._large = self._large, None
-            self._take(whole, messages)
+            return self._take(whole, messages)
         return b""
 
     def _parse(self, messages: list[Arrived]) -> bytes:
@@ -154,47 +177,51 @@ class Sender:
                     break
                 answer += self._command(bytes(self._view[begin : begin + size]))
                 self._start = begin + size
-            elif not self._part(flags, begin, size, messages):
-                break
+            else:
+                said = self._part(flags, begin, size, messages)
+                if said is None:
+                    break
+                answer += said
         return answer
 
-    def _part(self, flags: int, begin: int, size: int, messages: list[Arrived]) -> bool:
-        """Take up the frame whose body begins there; False if the rest of it is still to come."""
+    def _part(self, flags: int, begin: int, size: int, messages: list[Arrived]) -> bytes | None:
+        """Take up the frame whose body begins there: what to answer; None if the rest of it is still to come."""
         if not self._parts and self._refused is None:
             self._message_ns = self._arrival(self._received - (self._end - self._start))
         self._more = bool(flags & MORE)
         number, known = len(self._parts), self._limits.parts
-        if self._refused is not None or number >= len(known) or size > known[number]:
+        if self._refused is not None or number >= len(known) or size > known[number] + self._mechanism.overhead:
+            if self._mechanism.overhead:  # whether more follows can be seen in a whole frame only
+                raise ProtocolError("malformed" if number >= len(known) else "too_big")
             self._refuse(number, size)
             self._start, self._skip = begin, size
             if not size:
                 self._finish(messages)
-            return True
+            return b""
         if begin + size <= self._end:
             self._start = begin + size
-            self._take(bytes(self._view[begin : self._start]), messages)
-            return True
+            return self._take(bytes(self._view[begin : self._start]), messages)
         if size > SMALL_BYTES:
             self.wants = size
-        return False
+        return None
 
     def _greet(self) -> bytes:
         greeting = bytes(self._view[self._start : min(self._end, zmtp.GREETING_BYTES)])
-        zmtp.check_greeting(greeting)
+        zmtp.check_greeting(greeting, self._mechanism.name)
         if len(greeting) < zmtp.GREETING_BYTES:
             return b""
         self._start += zmtp.GREETING_BYTES
         self._greeted = True
-        return zmtp.ready(b"PULL")
+        return self._mechanism.begin()
 
     def _command(self, body: bytes) -> bytes:
-        name, data = zmtp.split_command(body)
         if not self.open:
-            if name != b"READY" or zmtp.socket_type(data) != b"PUSH":
-                raise ProtocolError("no_pusher")
-            self.open = True
-        elif name == b"PING":
-            return zmtp.pong(data)
+            return self._mechanism.handshake(body)
+        return self._said(*zmtp.split_command(bytes(self._mechanism.unseal(COMMAND, body)[1])))
+
+    def _said(self, name: bytes, data: bytes) -> bytes:
+        if name == b"PING":
+            return self._mechanism.seal((COMMAND, zmtp.pong(data)))
         elif name == b"ERROR":
             raise ProtocolError("error")
         return b""
@@ -212,9 +239,16 @@ class Sender:
         if self._surplus > MAX_SURPLUS_PARTS:
             raise ProtocolError("malformed")
 
-    def _take(self, part: bytes | memoryview, messages: list[Arrived]) -> None:
+    def _take(self, part: bytes | memoryview, messages: list[Arrived]) -> bytes:
+        """A whole frame: it belongs to the message, or is a command and has an answer."""
+        if self._mechanism.overhead:
+            flags, part = self._mechanism.unseal(MORE if self._more else 0, part)
+            if flags & COMMAND:
+                return self._said(*zmtp.split_command(bytes(part)))
+            self._more = bool(flags & MORE)
         self._parts.append(part)
         self._finish(messages)
+        return b""
 
     def _finish(self, messages: list[Arrived]) -> None:
         """At the end of a frame: the message, if that was its last."""

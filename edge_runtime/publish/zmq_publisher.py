@@ -17,10 +17,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 from edge_runtime import sockets, zmtp
+from edge_runtime.keyring import LOOK_S, Keyring
 from edge_runtime.publish.sink import Published, Sink
-from edge_runtime.publish.zmtp import Conversation, message
+from edge_runtime.publish.zmtp import OWN, STRANGER, SUBSCRIBERS, Conversation, message
 
 log = logging.getLogger("edge_runtime.publish")
 
@@ -49,12 +52,25 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
+class _Item(NamedTuple):
+    """A message on its way out."""
+
+    topic: bytes
+    payload: bytes
+    plain: bytes
+    """As it goes over the wire where there is no security."""
+
+
 class _Peer:
     """One subscriber. What is marked `lock` is used under the publisher's lock; the rest on the door's thread only."""
 
-    def __init__(self, connection: socket.socket, now: float, high_water_mark: int) -> None:
+    def __init__(
+        self, connection: socket.socket, now: float, high_water_mark: int, conversation: Conversation
+    ) -> None:
         self.socket = connection
-        self.conversation = Conversation()
+        self.conversation = conversation
+        """The door's, but for `seal` under the lock once it is open."""
+        self.prefixes: frozenset[bytes] = frozenset()  # lock
         self.since = now
         self.backlog: deque[bytes] = deque(maxlen=high_water_mark)  # lock
         self.behind = False  # lock: bytes wait, and the door's thread sends them
@@ -71,7 +87,7 @@ class _Peer:
         """Topics whose last value it is still to get."""
 
     def wants(self, topic: bytes) -> bool:
-        return any(topic.startswith(prefix) for prefix in self.conversation.prefixes)
+        return any(topic.startswith(prefix) for prefix in self.prefixes)
 
     def earn(self, now: float) -> None:
         self.credit = min(READ_BURST_BYTES, self.credit + READ_RATE * (now - self.credited_at))
@@ -88,8 +104,14 @@ class ZmqPublisher(Sink):
     and where there is none the new one is refused.
     """
 
-    def __init__(self, bind: str, high_water_mark: int, mode: int = 0o666, group: str = "") -> None:
-        """Raises ConfigError, HeldError where somebody listens there already."""
+    def __init__(
+        self, bind: str, high_water_mark: int, mode: int = 0o666, group: str = "", keys: Path | None = None
+    ) -> None:
+        """Where there is a folder of `keys`, only its clients that may receive get in (CURVE).
+
+        Raises ConfigError, HeldError where somebody listens there already."""
+        self._keyring = None if keys is None else Keyring(keys)
+        self._mechanism = zmtp.mechanisms(OWN, SUBSCRIBERS, STRANGER, self._keyring)
         self._listener = sockets.listen(bind, "sink bind", mode, group, _prepare)
         self.endpoint = self._listener.endpoint
         """Where it really is bound."""
@@ -98,7 +120,7 @@ class ZmqPublisher(Sink):
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._room = MAX_SUBSCRIBERS if soft == resource.RLIM_INFINITY else max(1, min(MAX_SUBSCRIBERS, soft // 2))
         self._lock = threading.Lock()
-        self._last: dict[bytes, bytes] = {}  # lock
+        self._last: dict[bytes, _Item] = {}  # lock
         self._audience: dict[bytes, dict[int, _Peer]] = {}  # lock: by topic and file descriptor
         self._attention: deque[_Peer] = deque()
         """Those that have fallen behind or broken while the loop sent to them."""
@@ -117,15 +139,15 @@ class ZmqPublisher(Sink):
         self._thread.start()
 
     def publish(self, item: Published) -> None:
-        data = message(item.topic, item.payload)
+        out = _Item(item.topic, item.payload, message(item.topic, item.payload))
         with self._lock:
-            self._last[item.topic] = data
+            self._last[item.topic] = out
             audience = self._audience.get(item.topic)
             if audience is None:
                 wanting = {fd: peer for fd, peer in self._peers.items() if peer.wants(item.topic)}
                 audience = self._audience[item.topic] = wanting
             for peer in audience.values():
-                self._send(peer, data)
+                self._hand(peer, out)
         if self._attention:
             os.eventfd_write(self._wake, 1)
 
@@ -136,6 +158,11 @@ class ZmqPublisher(Sink):
             self._thread.join(2 * CLOSE_LINGER_S)
             if not self._thread.is_alive():
                 os.close(self._wake)
+
+    def _hand(self, peer: _Peer, item: _Item) -> None:
+        """Under the lock."""
+        sealed = self._keyring is not None
+        self._send(peer, peer.conversation.seal(item.topic, item.payload) if sealed else item.plain)
 
     def _send(self, peer: _Peer, data: bytes) -> None:
         """Under the lock. To a peer that keeps up at once; behind one that does not, in its backlog."""
@@ -198,7 +225,9 @@ class ZmqPublisher(Sink):
         due = self._mute_until or any(
             not peer.conversation.open or not peer.events & _READ or peer.asked for peer in self._peers.values()
         )
-        return SWEEP_S if due or self._refused else None
+        if due or self._refused:
+            return SWEEP_S
+        return None if self._keyring is None else LOOK_S
 
     def _accept(self, now: float) -> bool:
         """Take one new connection; whether there may be more."""
@@ -219,11 +248,11 @@ class ZmqPublisher(Sink):
         connection.setblocking(False)
         if connection.family == socket.AF_UNIX:  # which inherits nothing
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-        peer = _Peer(connection, now, self._high_water_mark)
+        peer = _Peer(connection, now, self._high_water_mark, Conversation(self._mechanism()))
         self._watch(peer, _READ)
         with self._lock:
             self._peers[connection.fileno()] = peer
-            self._send(peer, zmtp.GREETING)
+            self._send(peer, peer.conversation.greeting)
         return True
 
     def _turn_away(self, now: float) -> None:
@@ -247,7 +276,7 @@ class ZmqPublisher(Sink):
         # The eldest come first: a dictionary keeps the order in which they came.
         peers = self._peers.values()
         yield from (peer for peer in peers if not peer.conversation.open)
-        yield from (peer for peer in peers if not peer.conversation.prefixes)
+        yield from (peer for peer in peers if not peer.prefixes)
         yield from (peer for peer in peers if peer.behind and now - peer.moved_at > STALLED_S)
 
     def _read(self, peer: _Peer, now: float) -> None:
@@ -265,16 +294,21 @@ class ZmqPublisher(Sink):
             self._drop(peer)
             return
         peer.credit -= len(data)
-        before = peer.conversation.prefixes
         try:
-            answer, fresh = peer.conversation.feed(data)
+            with self._lock if peer.conversation.open else contextlib.nullcontext():
+                answer, fresh = peer.conversation.feed(data)
         except zmtp.ProtocolError as error:
             self._drop(peer, str(error))
+            return
+        client = peer.conversation.client
+        if client is not None and not client.receive:
+            self._drop(peer, "not_allowed")
             return
         with self._lock:
             if answer:
                 self._send(peer, answer)
-            if peer.conversation.prefixes != before:
+            if peer.conversation.prefixes != peer.prefixes:
+                peer.prefixes = peer.conversation.prefixes
                 for topic, audience in self._audience.items():
                     if peer.wants(topic):
                         audience[peer.socket.fileno()] = peer
@@ -288,12 +322,12 @@ class ZmqPublisher(Sink):
 
     def _tell_last(self, peer: _Peer, now: float) -> None:
         """Under the lock: between two messages of the loop, so that none is missing and none comes twice."""
-        for topic, data in self._last.items():
+        for topic, item in self._last.items():
             if topic in peer.asked and now - peer.told.get(topic, -LAST_VALUE_S) >= LAST_VALUE_S:
                 peer.asked.discard(topic)
                 if peer.wants(topic):
                     peer.told[topic] = now
-                    self._send(peer, data)
+                    self._hand(peer, item)
 
     def _look_after(self, peer: _Peer, now: float) -> None:
         if self._peers.get(peer.socket.fileno()) is not peer:
@@ -340,6 +374,10 @@ class ZmqPublisher(Sink):
             if peer.asked:
                 with self._lock:
                     self._tell_last(peer, now)
+        if self._keyring is not None and self._keyring.changed(now):
+            for peer in list(self._peers.values()):
+                if peer.conversation.client is not None and not self._keyring.stands(peer.conversation.client):
+                    self._drop(peer, "revoked")
         if self._refused and now >= self._next_log:
             self._next_log = now + LOG_INTERVAL_S
             reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self._refused.items()))

@@ -1,4 +1,4 @@
-"""The publishing side of ZMTP 3 (rfc.zeromq.org/spec/23), without security: bytes in, bytes and subscriptions out.
+"""The publishing side of ZMTP 3 (rfc.zeromq.org/spec/23): bytes in, bytes and subscriptions out.
 
 No socket is touched here, and whatever comes in costs bounded memory: a frame of a subscriber holds a prefix of a
 topic, so one longer than MAX_FRAME_BYTES ends the conversation at its header, and prefixes beyond MAX_PREFIXES are
@@ -8,19 +8,20 @@ left out.
 from __future__ import annotations
 
 import struct
-from enum import Enum, auto
 
+from edge_runtime.keyring import Client
 from edge_runtime.zmtp import (
     COMMAND,
     GREETING_BYTES,
     LONG,
     MORE,
+    Mechanism,
+    Null,
     ProtocolError,
     check_greeting,
     frame,
     pong,
     ready,
-    socket_type,
     split_command,
 )
 
@@ -33,33 +34,44 @@ SUBSCRIBERS = (b"SUB", b"XSUB")
 
 
 def message(topic: bytes, payload: bytes) -> bytes:
-    """A message of two frames, as it goes over the wire."""
+    """A message of two frames, as it goes over the wire without security."""
     return frame(topic, MORE) + frame(payload)
 
 
-READY = ready(b"PUB")
-
-
-class _Phase(Enum):
-    GREETING = auto()
-    HANDSHAKE = auto()
-    OPEN = auto()
+OWN, STRANGER = b"PUB", "no_subscriber"
+READY = ready(OWN)
 
 
 class Conversation:
-    """What one subscriber has said so far. Send GREETING first; then feed what comes and send what that gives."""
+    """What one subscriber has said so far. Send `greeting` first; then feed what comes and send what that gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, mechanism: Mechanism | None = None) -> None:
+        """No `mechanism`: no security."""
         self.prefixes: frozenset[bytes] = frozenset()
         """What it is subscribed to."""
-        self._phase = _Phase.GREETING
+        self._mechanism = mechanism or Null(OWN, SUBSCRIBERS, STRANGER)
+        self._greeted = False
         self._waiting = b""
         self._inside = False
 
     @property
+    def greeting(self) -> bytes:
+        return self._mechanism.greeting
+
+    @property
     def open(self) -> bool:
         """Whether the handshake is done."""
-        return self._phase is _Phase.OPEN
+        return self._mechanism.open
+
+    @property
+    def client(self) -> Client | None:
+        """Who it is, where keys say so."""
+        return self._mechanism.client
+
+    def seal(self, topic: bytes, payload: bytes) -> bytes:
+        """A message of two frames, as this subscriber can read it, once it is open. One call at a time, `feed`
+        included."""
+        return self._mechanism.seal((MORE, topic), (0, payload))
 
     def feed(self, data: bytes) -> tuple[bytes, frozenset[bytes]]:
         """What to answer, and the prefixes that were subscribed to with `data` (anew, perhaps).
@@ -70,23 +82,28 @@ class Conversation:
         fresh: set[bytes] = set()
         prefixes = set(self.prefixes)
         at = 0
-        if self._phase is _Phase.GREETING:
-            check_greeting(waiting[:GREETING_BYTES])
+        if not self._greeted:
+            check_greeting(waiting[:GREETING_BYTES], self._mechanism.name)
             if len(waiting) < GREETING_BYTES:
                 self._waiting = waiting
                 return b"", frozenset()
-            at, answer = GREETING_BYTES, READY
-            self._phase = _Phase.HANDSHAKE
+            at, answer = GREETING_BYTES, self._mechanism.begin()
+            self._greeted = True
         while (header := _header(waiting, at)) is not None:
             flags, start, size = header
             if start + size > len(waiting):
                 break
             body = waiting[start : start + size]
             at = start + size
+            if not self.open:
+                if not flags & COMMAND:
+                    raise ProtocolError("no_handshake")
+                answer += self._mechanism.handshake(body)
+                continue
+            flags, meant = self._mechanism.unseal(flags, body)
+            body = bytes(meant)
             if flags & COMMAND:
                 answer += self._command(body, prefixes, fresh)
-            elif self._phase is not _Phase.OPEN:
-                raise ProtocolError("no_handshake")
             else:
                 if not self._inside and body[:1] in (b"\x00", b"\x01"):
                     _subscribe(body[1:], body[0] == 1, prefixes, fresh)
@@ -97,12 +114,8 @@ class Conversation:
 
     def _command(self, body: bytes, prefixes: set[bytes], fresh: set[bytes]) -> bytes:
         name, data = split_command(body)
-        if self._phase is _Phase.HANDSHAKE:
-            if name != b"READY" or socket_type(data) not in SUBSCRIBERS:
-                raise ProtocolError("no_subscriber")
-            self._phase = _Phase.OPEN
-        elif name == b"PING":
-            return pong(data)
+        if name == b"PING":
+            return self._mechanism.seal((COMMAND, pong(data)))
         elif name == b"SUBSCRIBE":
             _subscribe(data, True, prefixes, fresh)
         elif name == b"CANCEL":
