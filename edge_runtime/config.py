@@ -47,6 +47,9 @@ class ZmqSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind
     clock_agreement_ms: Annotated[float, Meta(ge=0)] | None = None
     """How far apart wall clocks of senders on other hosts and of this one may be: messages without `captured_ns` then
     count from their `captured_wall`, this much older. Unless given, `captured_wall` is for people only."""
+    keys: str = ""
+    """Folder made by `edge-runtime keys generate`: only its clients get in, each with the streams that it may send, and
+    nobody else can read or change what passes (CURVE). Without it no address beyond this host is taken."""
 
     @property
     def agreement_ns(self) -> int | None:
@@ -204,6 +207,9 @@ class ZmqSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind",
     """Of an `ipc://` path: who may listen; as at a loopback address, everybody who may enter its folder."""
     group: str = ""
     """Of an `ipc://` path: its group, one that this process is a member of."""
+    keys: str = ""
+    """Folder made by `edge-runtime keys generate`: only its clients that may receive get in, and nobody else can read
+    what passes (CURVE). Without it no address beyond this host is taken."""
 
 
 class UnixSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="unix"):
@@ -379,26 +385,28 @@ def load_config(path: Path) -> Config:
     for earlier, row in (("publish", 'kind = "zmq"'), ("record", 'kind = "recording"')):
         if earlier in data:
             log.warning("%s: [%s] is deprecated; write [[sink]] with %s", where, earlier, row)
-    _check(config, where)
+    if PICTURE in config.zones:
+        raise ConfigError(f"{where}: zones: {PICTURE!r} is the whole picture already; choose another name")
+    for item in (*config.source, *config.sinks):
+        _check_row(item, config.insecure_public_bind, where)
     return _absolute(config, path.resolve().parent)
 
 
-def _check(config: Config, where: str) -> None:
-    """What the types cannot say. Raises ConfigError."""
-    if PICTURE in config.zones:
-        raise ConfigError(f"{where}: zones: {PICTURE!r} is the whole picture already; choose another name")
-    for item in config.sinks:
-        if isinstance(item, MetricsSink):
-            if find_spec("prometheus_client") is None:
-                raise ConfigError(f"{where}: metrics need prometheus-client; pip install 'edge-runtime[metrics]'")
-            if not item.bind.startswith("tcp://"):
-                raise ConfigError(f"{where}: metrics: bind is {item.bind!r}; expected tcp://ADDRESS:PORT")
-    for source in config.source:
-        if isinstance(source, DetectionsSource) and source.decisions:
-            endpoints.parse(source.decisions)
-    for row in (*config.source, *config.sinks):
-        if (endpoint := getattr(row, "bind", None)) is not None:
-            check_endpoint(endpoint, config.insecure_public_bind)
+def _check_row(item: Any, insecure_public_bind: str, where: str) -> None:
+    """What a row's settings ask for beyond their types. Raises ConfigError."""
+    if isinstance(item, MetricsSink):
+        if find_spec("prometheus_client") is None:
+            raise ConfigError(f"{where}: metrics need prometheus-client; pip install 'edge-runtime[metrics]'")
+        if not item.bind.startswith("tcp://"):
+            raise ConfigError(f"{where}: metrics: bind is {item.bind!r}; expected tcp://ADDRESS:PORT")
+    if isinstance(item, DetectionsSource) and item.decisions:
+        endpoints.parse(item.decisions)
+    if getattr(item, "keys", ""):
+        if find_spec("nacl") is None:
+            raise ConfigError(f"{where}: keys need PyNaCl; pip install 'edge-runtime[curve]'")
+        endpoints.parse(item.bind)
+    elif (endpoint := getattr(item, "bind", None)) is not None:
+        check_endpoint(endpoint, insecure_public_bind)
 
 
 def _rows(data: dict[str, Any], key: str, kinds: Any, group: str, where: str) -> tuple[Any, ...]:
@@ -433,7 +441,7 @@ def check_endpoint(endpoint: str, insecure_public_bind: str = "") -> None:
     if not endpoints.is_local(endpoints.parse(endpoint)) and insecure_public_bind != INSECURE_PHRASE:
         raise ConfigError(
             f"endpoint {endpoint!r} is open to the network without encryption; use tcp://127.0.0.1:PORT, "
-            f'or set insecure_public_bind = "{INSECURE_PHRASE}"'
+            f'give `keys` (made by `edge-runtime keys generate`), or set insecure_public_bind = "{INSECURE_PHRASE}"'
         )
 
 
@@ -441,7 +449,9 @@ def _absolute(config: Config, base: Path) -> Config:
     def resolve(item: Any) -> Any:
         if item is None:
             return None
-        changes = {field: str(base / getattr(item, field)) for field in ("path", "score") if getattr(item, field, None)}
+        changes = {
+            field: str(base / getattr(item, field)) for field in ("path", "score", "keys") if getattr(item, field, None)
+        }
         return msgspec.structs.replace(item, **changes) if changes else item
 
     engine = config.engine

@@ -1,5 +1,5 @@
-"""The server's side of CurveZMQ (rfc.zeromq.org/spec/26): only known keys get in, and nobody else can read or change what
-passes. The cryptography is libsodium's.
+"""The server's side of CurveZMQ (rfc.zeromq.org/spec/26): only known keys get in, and nobody else can read or change
+what passes. The cryptography is libsodium's.
 
 A server's connection knows one client by its long-term key. What a stranger can make it do before that is five
 operations on the curve, which the door counts as its cost.
@@ -49,6 +49,7 @@ class CurveServer:
         self._own, self._others, self._stranger = own, others, stranger
         self._keyring = keyring
         self._cookie = b""
+        self._own_secret = b""
         self._server_public = b""
         self._client_transient = b""
         self._shared = b""
@@ -103,15 +104,7 @@ class CurveServer:
             raise ProtocolError("bad_hello")
         transient, rest = data[74 : 74 + KEY_BYTES], data[74 + KEY_BYTES :]
         counter, box = rest[: _COUNTER.size], rest[_COUNTER.size :]
-        for public, secret in self._keyring.own:
-            shared = crypto_box_beforenm(transient, secret)
-            try:
-                crypto_box_open_easy_afternm(box, b"CurveZMQHELLO---" + counter, shared)
-            except CryptoError:
-                continue
-            break
-        else:
-            raise ProtocolError("other_server_key")
+        public, shared = self._known_as(transient, counter, box)
         self._count(counter)
         own_transient, own_secret = crypto_box_keypair()
         self._cookie = os.urandom(_COOKIE_BYTES)
@@ -121,6 +114,17 @@ class CurveServer:
         nonce = os.urandom(_LONG_NONCE_BYTES)
         welcome = crypto_box_easy_afternm(own_transient + self._cookie, b"WELCOME-" + nonce, shared)
         return zmtp.command(b"WELCOME", nonce + welcome)
+
+    def _known_as(self, transient: bytes, counter: bytes, box: bytes) -> tuple[bytes, bytes]:
+        """Which of this side's public keys the client means, and what it shares with that one."""
+        for public, secret in self._keyring.own:
+            shared = crypto_box_beforenm(transient, secret)
+            try:
+                crypto_box_open_easy_afternm(box, b"CurveZMQHELLO---" + counter, shared)
+            except CryptoError:
+                continue
+            return public, shared
+        raise ProtocolError("other_server_key")
 
     def _ready(self, data: bytes) -> bytes:
         """To the client's INITIATE: it holds a key that may come in, and the transient key is its own."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -213,3 +214,119 @@ def _marks(folder: Path) -> Iterator[tuple[str, int, int, int]]:
                     yield entry.path, status.st_ino, status.st_size, status.st_mtime_ns
         except OSError:
             continue
+
+
+def make_server(folder: Path) -> Path:
+    """Make the folder with its own new keys. Raises ConfigError if it has some, or cannot be written."""
+    path = folder / SERVER
+    try:
+        (folder / CLIENTS).mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"keys {folder}: {error.strerror}") from None
+    public, secret = _pair()
+    _write(path, ServerFile(public, secret), new="`keys rotate` gives it new ones")
+    return path
+
+
+def make_client(folder: Path, name: str, send: tuple[str, ...], receive: bool, out: Path) -> Path:
+    """Let a new client in, whose own file is `out`. Raises ConfigError if there is one of this name, or such a file."""
+    (server, *_) = public_keys(folder)
+    path = _client_path(folder, name)
+    if path.exists():
+        raise ConfigError(f"keys {path}: is there already; `keys rotate --client {name}` gives it new ones")
+    public, secret = _pair()
+    _write(out, ClientKeys(server, public, secret), new="give another --out, or remove it")
+    _write(path, ClientFile(public, send, receive))
+    return out
+
+
+def rotate_server(folder: Path) -> str:
+    """Give this side new keys beside those before, which stay good; the new public one. Raises ConfigError."""
+    own = _read(folder / SERVER, ServerFile, secret=True)
+    if own.previous_secret_key:
+        raise ConfigError(f"keys {folder}: are being rotated already; `keys rotate --finish` first")
+    public, secret = _pair()
+    _write(folder / SERVER, ServerFile(public, secret, own.public_key, own.secret_key))
+    return public
+
+
+def rotate_client(folder: Path, name: str, out: Path) -> Path:
+    """Give a client new keys beside the one before, which stays good. Raises ConfigError."""
+    path = _client_path(folder, name)
+    known = _read(path, ClientFile)
+    if known.previous_public_key:
+        raise ConfigError(f"keys {path}: are being rotated already; `keys rotate --client {name} --finish` first")
+    public, secret = _pair()
+    _write(out, ClientKeys(public_keys(folder)[0], public, secret), new="give another --out, or remove it")
+    _write(path, msgspec.structs.replace(known, public_key=public, previous_public_key=known.public_key))
+    return out
+
+
+def finish_rotation(folder: Path, name: str | None) -> None:
+    """Let the keys before go: this side's, or a client's. Raises ConfigError."""
+    if name is None:
+        own = _read(folder / SERVER, ServerFile, secret=True)
+        _write(folder / SERVER, ServerFile(own.public_key, own.secret_key))
+    else:
+        path = _client_path(folder, name)
+        _write(path, msgspec.structs.replace(_read(path, ClientFile), previous_public_key=""))
+
+
+def remove_client(folder: Path, name: str) -> None:
+    """Let a client in no longer. Raises ConfigError."""
+    path = _client_path(folder, name)
+    try:
+        path.unlink()
+    except OSError as error:
+        raise ConfigError(f"keys {path}: {error.strerror}; `keys list` tells who there is") from None
+
+
+def public_keys(folder: Path) -> tuple[str, ...]:
+    """This side's, the newest first. Raises ConfigError."""
+    own = _read(folder / SERVER, ServerFile, secret=True)
+    return tuple(key for key in (own.public_key, own.previous_public_key) if key)
+
+
+def _client_path(folder: Path, name: str) -> Path:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is None:
+        raise ConfigError(f"client {name!r}: expected a letter or digit, then at most 63 of those, `.`, `_` and `-`")
+    return folder / CLIENTS / f"{name}.toml"
+
+
+def _pair() -> tuple[str, str]:
+    """A public and a secret key, as text."""
+    import zmq
+
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()
+
+
+def _write(path: Path, content: Struct, new: str = "") -> None:
+    """Whole or not at all, and the owner's only. With `new`, which says what else to do: never over another one."""
+    lines = [
+        f"{key} = {_toml(value)}" for key, value in msgspec.structs.asdict(content).items() if value not in ("", ())
+    ]
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write("\n".join(lines) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            if new:
+                os.link(beside, path)
+            else:
+                beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except FileExistsError:
+        raise ConfigError(f"keys {path}: is there already; {new}") from None
+    except OSError as error:
+        raise ConfigError(f"keys {path}: cannot be written ({error.strerror})") from None
+
+
+def _toml(value: object) -> str:
+    """Text, truth and lists of text as TOML; JSON's text is TOML's."""
+    return msgspec.json.encode(value).decode()

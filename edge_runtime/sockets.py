@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime import endpoints
 from edge_runtime.endpoints import Endpoint, Ipc
 from edge_runtime.errors import ConfigError, HeldError
+from edge_runtime.keyring import read_client_keys
 
 if TYPE_CHECKING:
     import zmq
@@ -143,9 +144,18 @@ def bind(
         raise
 
 
-def connect(zmq_socket: zmq.Socket[Any], address: str) -> None:
-    """Connect to `address`. Raises ConfigError if it is none."""
+def connect(zmq_socket: zmq.Socket[Any], address: str, keys: Path | None = None) -> None:
+    """Connect to `address`, with the client's file `keys` where it asks for one (see `keyring`).
+
+    Raises ConfigError if the address is none, or the keys cannot be used.
+    """
     import zmq
+
+    if keys is not None:
+        own = read_client_keys(keys)
+        zmq_socket.setsockopt_string(zmq.CURVE_SERVERKEY, own.server_key)
+        zmq_socket.setsockopt_string(zmq.CURVE_PUBLICKEY, own.public_key)
+        zmq_socket.setsockopt_string(zmq.CURVE_SECRETKEY, own.secret_key)
 
     endpoint = endpoints.parse(address)
     if isinstance(endpoint, endpoints.Tcp) and endpoint.ipv6:

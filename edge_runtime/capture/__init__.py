@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from edge_runtime import config, plugins
@@ -51,7 +52,13 @@ SOURCES: dict[type, _Maker] = {
     config.ZmqSource: (
         _ANY,
         lambda item, at: ZmqSource(
-            at.intake, item.bind, item.rate_limit, int(item.mode, 8), item.group, item.agreement_ns
+            at.intake,
+            item.bind,
+            item.rate_limit,
+            int(item.mode, 8),
+            item.group,
+            item.agreement_ns,
+            Path(item.keys) if item.keys else None,
         ),
     ),
     config.ProcessSource: (_ANY, lambda item, at: ProcessSource(at.intake, item, at.inputs, at.decisions)),

@@ -235,7 +235,8 @@ class Door:
         except zmtp.ProtocolError as error:
             self._drop(handle, str(error))
         except (OSError, EOFError):
-            self._drop(handle)
+            # Where there are keys, who goes before it has shown one is counted with those that were not let in.
+            self._drop(handle, "no_handshake" if self._keyring is not None and not sender.open else None)
         read_ns = self._clock.now_ns()
         if self._sleep.look() != self._slept_ns:
             self._slept_ns, self._awake_ns = self._sleep.look(), self._clock.now_ns()

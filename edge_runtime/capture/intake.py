@@ -161,7 +161,10 @@ class Intake:
         return 0 if spec is None else kind_of(spec).work_ns(content)
 
     def refuse(self, stream: str, refusal: Refusal) -> None:
-        """Count a message of a known stream that cannot be used."""
+        """Count a message that cannot be used."""
+        if stream not in self._mailboxes:
+            self.unrouted("unknown_stream", stream)
+            return
         self._mailboxes[stream].refuse(refusal.reason)
         with self._lock:
             self._refused[stream][refusal.reason] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Hashable
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import msgspec
@@ -19,6 +20,7 @@ from edge_runtime.capture.shares import Shares
 from edge_runtime.capture.slow_lane import SlowLane
 from edge_runtime.capture.source import Source
 from edge_runtime.clock import wall_ns
+from edge_runtime.keyring import Keyring
 from edge_runtime.wire import MAX_INPUT_BYTES, InputMessage, decode_input
 
 log = logging.getLogger("edge_runtime.capture")
@@ -72,7 +74,10 @@ class ZmqSource(Source):
         mode: int = sockets.PRIVATE,
         group: str = "",
         agreement_ns: int | None = None,
+        keys: Path | None = None,
     ) -> None:
+        """With a folder of `keys` only its clients get in, each with its streams. Raises ConfigError, HeldError."""
+        keyring = None if keys is None else Keyring(keys)
         super().__init__(f"zmq {bind}", intake)
         self._rate_limit = rate_limit
         self._agreement_ns = agreement_ns
@@ -81,14 +86,18 @@ class ZmqSource(Source):
         self._slow = SlowLane[_Frame](self.name, self._admit, self._refuse_slow)
         self._listener = sockets.listen(bind, "source bind", mode, group)
         self.endpoint = self._listener.endpoint
-        self._door = Door(self._listener.socket, LIMITS, intake.clock, intake.sleep)
+        self._door = Door(self._listener.socket, LIMITS, intake.clock, intake.sleep, keyring)
 
     def serves(self, settings: Struct, reads: object) -> bool:
         """By the endpoint alone: it reads nothing of the streams, and the limit can change while it runs."""
         if self._failure is not None or not isinstance(settings, config.ZmqSource):
             return False
         own = self.settings
-        if not isinstance(own, config.ZmqSource) or (own.mode, own.group) != (settings.mode, settings.group):
+        if not isinstance(own, config.ZmqSource) or (own.mode, own.group, own.keys) != (
+            settings.mode,
+            settings.group,
+            settings.keys,
+        ):
             return False
         return settings.bind in {own.bind, self.endpoint}
 
@@ -158,6 +167,9 @@ class ZmqSource(Source):
             self._intake.unrouted("malformed", str(error))
             return
         stream = message.stream
+        if visitor.client is not None and not visitor.client.may_send(stream):
+            self._intake.refuse(stream, Refusal("not_allowed", f"{visitor.client.name} may not send it"))
+            return
         if not self._within_share(stream, visitor.key):
             return
         stamp = self._stamp(message, came.at_ns)

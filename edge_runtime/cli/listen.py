@@ -22,6 +22,7 @@ SHOW_EVERY_S = 1.0
 
 @click.command()
 @click.option("--connect", default="tcp://127.0.0.1:5560", show_default=True, help="Where decisions are published.")
+@click.option("--keys", type=click.Path(path_type=Path, dir_okay=False), help="This client's file of keys.")
 @click.option("--name", default="", help="Only this runtime's decisions.")
 @click.option("--all", "show_all", is_flag=True, help="Show every decision, not just changes and one a second.")
 @click.option("--json", "as_json", is_flag=True, help="Print every decision as one JSON line.")
@@ -30,6 +31,7 @@ SHOW_EVERY_S = 1.0
 @click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Write a summary (JSON) at the end.")
 def listen(
     connect: str,
+    keys: Path | None,
     name: str,
     show_all: bool,
     as_json: bool,
@@ -48,7 +50,7 @@ def listen(
     shown: tuple[str, str] = ("", "")
     next_show = 0.0
     deadline = None if seconds is None else time.monotonic() + seconds
-    with Subscriber(connect, name, high_water_mark=100_000) as subscriber:
+    with Subscriber(connect, name, high_water_mark=100_000, keys=keys) as subscriber:
         try:
             while deadline is None or time.monotonic() < deadline:
                 message = subscriber.receive(0.2)

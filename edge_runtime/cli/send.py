@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ def send() -> None:
     """Send one input to a running runtime."""
 
 
+_keys = click.option("--keys", type=click.Path(path_type=Path, dir_okay=False), help="This client's file of keys.")
 _connect = click.option(
     "--connect", default="tcp://127.0.0.1:5561", show_default=True, help="Where the runtime takes inputs."
 )
@@ -25,19 +27,21 @@ _connect = click.option(
 @click.option("--stream", default="text", show_default=True)
 @click.option("--lang", help="Language tag, e.g. en or zh.")
 @_connect
-def text(sentence: str, stream: str, lang: str | None, connect: str) -> None:
+@_keys
+def text(sentence: str, stream: str, lang: str | None, connect: str, keys: Path | None) -> None:
     """Send SENTENCE."""
     message = {"schema": 1, "stream": stream, "text": sentence}
-    _push(connect, message if lang is None else message | {"lang": lang})
+    _push(connect, message if lang is None else message | {"lang": lang}, keys)
 
 
 @send.command()
 @click.argument("values", nargs=-1, required=True, metavar="CHANNEL=VALUE...")
 @click.option("--stream", default="sensors", show_default=True)
 @_connect
-def sensor(values: tuple[str, ...], stream: str, connect: str) -> None:
+@_keys
+def sensor(values: tuple[str, ...], stream: str, connect: str, keys: Path | None) -> None:
     """Send sensor values, each in its channel's unit, as CHANNEL=VALUE."""
-    _push(connect, {"schema": 1, "stream": stream, "values": dict(_pair(item) for item in values)})
+    _push(connect, {"schema": 1, "stream": stream, "values": dict(_pair(item) for item in values)}, keys)
 
 
 def _pair(item: str) -> tuple[str, float]:
@@ -60,7 +64,7 @@ def _stamp(connect: str) -> dict[str, Any]:
     return {"captured_wall": rfc3339(clock.wall_ns())}
 
 
-def _push(connect: str, message: dict[str, Any]) -> None:
+def _push(connect: str, message: dict[str, Any], keys: Path | None) -> None:
     import zmq
 
     from edge_runtime import sockets
@@ -69,13 +73,17 @@ def _push(connect: str, message: dict[str, Any]) -> None:
     stamp = _stamp(connect)
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
         socket.setsockopt(zmq.LINGER, SEND_TIMEOUT_MS)
-        # Without a runtime at the other end the send itself fails, so that nobody believes it arrived.
-        socket.setsockopt(zmq.IMMEDIATE, 1)
-        socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
         try:
-            sockets.connect(socket, connect)
+            with socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED) as events:
+                sockets.connect(socket, connect, keys)
+                # Without a runtime at the other end that takes it the command fails, so that nobody believes it
+                # arrived.
+                answered = events.poll(SEND_TIMEOUT_MS)
+                socket.disable_monitor()
+            if not answered:
+                socket.setsockopt(zmq.LINGER, 0)
+                hint = "give --keys where it asks for some" if keys is None else "it may not take these keys"
+                raise UserError(f"send: no runtime takes inputs at {connect}; start one, give --connect; {hint}")
             socket.send(json.dumps(message | stamp, ensure_ascii=False).encode())
-        except zmq.Again:
-            raise UserError(f"send: no runtime takes inputs at {connect}; start one, or give --connect") from None
         except zmq.ZMQError as error:
             raise UserError(f"send: {connect}: {error.strerror}") from None

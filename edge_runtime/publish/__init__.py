@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from edge_runtime import config, plugins
@@ -14,7 +15,8 @@ from edge_runtime.publish.sink import Sink
 def _publisher(item: config.ZmqSink, clock: Clock) -> Sink:
     from edge_runtime.publish.zmq_publisher import ZmqPublisher
 
-    return ZmqPublisher(item.bind, item.high_water_mark, int(item.mode, 8), item.group)
+    keys = Path(item.keys) if item.keys else None
+    return ZmqPublisher(item.bind, item.high_water_mark, int(item.mode, 8), item.group, keys)
 
 
 def _packets(item: config.UnixSink, clock: Clock) -> Sink:
@@ -24,8 +26,6 @@ def _packets(item: config.UnixSink, clock: Clock) -> Sink:
 
 
 def _recorder(item: config.RecordingSink, clock: Clock) -> Sink:
-    from pathlib import Path
-
     from edge_runtime.recording.recorder import Recorder, free_name
 
     return Recorder(free_name(Path(item.path)), clock, item.max_gb, item.jpeg_quality)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
@@ -24,14 +25,18 @@ RETRY_S = 0.05
 class _Zmq:
     """Messages of a sink of kind `zmq`."""
 
-    def __init__(self, endpoint: str, topics: Iterable[bytes], high_water_mark: int) -> None:
+    def __init__(self, endpoint: str, topics: Iterable[bytes], high_water_mark: int, keys: Path | None) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.RCVHWM, high_water_mark)
         self._socket.setsockopt(zmq.LINGER, 0)
         for topic in topics:
             self._socket.subscribe(topic)
-        sockets.connect(self._socket, endpoint)
+        try:
+            sockets.connect(self._socket, endpoint, keys)
+        except BaseException:
+            self.close()
+            raise
 
     def receive(self, timeout_s: float | None) -> tuple[bytes, bytes] | None:
         """Topic and JSON, or None after `timeout_s`."""
@@ -120,8 +125,10 @@ class Subscriber:
         stale_after_s: float = 1.0,
         high_water_mark: int = 1000,
         kind: Literal["zmq", "unix"] = "zmq",
+        keys: str | Path | None = None,
     ) -> None:
-        """`kind`: of the sink at `endpoint`. Raises ConfigError if that is none."""
+        """`kind`: of the sink at `endpoint`; `keys`: this client's file, where the sink has keys. Raises ConfigError
+        if that is no endpoint, or the keys cannot be used."""
         self.received = 0
         """Decisions received, repeats left out."""
         self.lost = 0
@@ -140,7 +147,11 @@ class Subscriber:
         self._decision = msgspec.json.Decoder(DecisionMessage)
         self._status = msgspec.json.Decoder(StatusMessage)
         topics = tuple((prefix + name).encode() for prefix in ("decision.", "status."))
-        self._messages = _Packets(endpoint, topics) if kind == "unix" else _Zmq(endpoint, topics, high_water_mark)
+        self._messages: _Packets | _Zmq
+        if kind == "unix":
+            self._messages = _Packets(endpoint, topics)
+        else:
+            self._messages = _Zmq(endpoint, topics, high_water_mark, None if keys is None else Path(keys))
 
     @property
     def stale(self) -> bool:

@@ -64,9 +64,7 @@ class _Item(NamedTuple):
 class _Peer:
     """One subscriber. What is marked `lock` is used under the publisher's lock; the rest on the door's thread only."""
 
-    def __init__(
-        self, connection: socket.socket, now: float, high_water_mark: int, conversation: Conversation
-    ) -> None:
+    def __init__(self, connection: socket.socket, now: float, high_water_mark: int, conversation: Conversation) -> None:
         self.socket = connection
         self.conversation = conversation
         """The door's, but for `seal` under the lock once it is open."""
@@ -291,19 +289,26 @@ class ZmqPublisher(Sink):
         except OSError:
             data = b""
         if not data:
-            self._drop(peer)
+            # Where there are keys, who goes before it has shown one is counted with those that were not let in.
+            self._drop(peer, "no_handshake" if self._keyring is not None and not peer.conversation.open else None)
             return
         peer.credit -= len(data)
         try:
+            # What is open may be sealed for by the loop meanwhile.
             with self._lock if peer.conversation.open else contextlib.nullcontext():
                 answer, fresh = peer.conversation.feed(data)
+            client = peer.conversation.client
+            if client is not None and not client.receive:
+                raise zmtp.ProtocolError("not_allowed")
         except zmtp.ProtocolError as error:
             self._drop(peer, str(error))
             return
-        client = peer.conversation.client
-        if client is not None and not client.receive:
-            self._drop(peer, "not_allowed")
-            return
+        self._answer(peer, answer, fresh, now)
+        if peer.credit < 1:
+            self._watch(peer, peer.events & ~_READ)
+
+    def _answer(self, peer: _Peer, answer: bytes, fresh: frozenset[bytes], now: float) -> None:
+        """What `peer` said is answered before it belongs to any audience."""
         with self._lock:
             if answer:
                 self._send(peer, answer)
@@ -317,8 +322,6 @@ class ZmqPublisher(Sink):
             if fresh:
                 peer.asked.update(topic for topic in self._last if any(topic.startswith(one) for one in fresh))
                 self._tell_last(peer, now)
-        if peer.credit < 1:
-            self._watch(peer, peer.events & ~_READ)
 
     def _tell_last(self, peer: _Peer, now: float) -> None:
         """Under the lock: between two messages of the loop, so that none is missing and none comes twice."""
