@@ -45,10 +45,11 @@ class Augmenter:
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """`images` uint8 [N, H, W, 3], changed; uint8 again, as the encoder takes it."""
-        return np.stack([self._changed(image) for image in images]) if self._active else images
+        return np.stack([self.changed(image, self._rng) for image in images]) if self.active else images
 
     @property
-    def _active(self) -> bool:
+    def active(self) -> bool:
+        """Whether the recipe asks for any change of a picture by itself."""
         plan = self._plan
         moved = plan.shift or plan.rotate_deg or plan.scale or plan.flip or plan.crop
         return bool(moved or plan.brightness or plan.noise or plan.colour or plan.blur or plan.dim or plan.erase)
@@ -68,18 +69,19 @@ class Augmenter:
         height, width = images.shape[1:3]
         side = (1 - share) ** 0.5
         rows, columns = round(height * side), round(width * side)
-        down, across = self._box(height, width, rows, columns)
+        down, across = self._box(height, width, rows, columns, rng)
         pasted = images.copy()
         pasted[:, down, across] = images[partner][:, down, across]
         return pasted, Mix(partner, 1 - rows * columns / (height * width))
 
-    def _changed(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        plan, rng = self._plan, self._rng
+    def changed(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """One picture [H, W, 3], changed by what `rng` draws."""
+        plan = self._plan
         height, width = image.shape[:2]
         if plan.flip and rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
         if plan.shift or plan.rotate_deg or plan.scale or plan.crop:
-            matrix = self._motion(height, width)
+            matrix = self._motion(height, width, rng)
             image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)  # type: ignore[assignment]
         # As in a camera: the lens, then the light that reaches the sensor, then the sensor's own gain and noise.
         if plan.blur and rng.random() < plan.blur:
@@ -95,14 +97,14 @@ class Augmenter:
             table = (np.arange(256)[:, None] * gains).round().clip(0, 255)
             image = cv2.LUT(image, table.astype(np.uint8)[None])  # type: ignore[assignment]
         if plan.erase and rng.random() < plan.erase:
-            image = self._erased(image)
+            image = self._erased(image, rng)
         if plan.noise:
-            image = cv2.add(image, self._field(height, width), dtype=cv2.CV_8U)  # type: ignore[assignment]
+            image = cv2.add(image, self._field(height, width, rng), dtype=cv2.CV_8U)  # type: ignore[assignment]
         return image
 
-    def _motion(self, height: int, width: int) -> NDArray[np.float64]:
+    def _motion(self, height: int, width: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """The affine matrix [2, 3] of one picture's shift, turn, zoom and crop."""
-        plan, rng = self._plan, self._rng
+        plan = self._plan
         turn, zoom = rng.uniform(-1, 1, 2) * (plan.rotate_deg, plan.scale)
         middle = ((width - 1) / 2, (height - 1) / 2)
         matrix = np.asarray(cv2.getRotationMatrix2D(middle, turn, 1 + zoom), np.float64)
@@ -116,23 +118,25 @@ class Augmenter:
             matrix[:, :2] /= part
         return matrix
 
-    def _erased(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        rng, (height, width) = self._rng, image.shape[:2]
+    def _erased(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        height, width = image.shape[:2]
         area, ratio = rng.uniform(*_ERASED_AREA), _ERASED_STRETCH ** rng.uniform(-1, 1)
-        box = self._box(height, width, round(height * (area * ratio) ** 0.5), round(width * (area / ratio) ** 0.5))
+        rows, columns = round(height * (area * ratio) ** 0.5), round(width * (area / ratio) ** 0.5)
+        box = self._box(height, width, rows, columns, rng)
         image = image.copy()
         image[box] = rng.integers(0, 256, 3)
         return image
 
-    def _box(self, height: int, width: int, rows: int, columns: int) -> tuple[slice, slice]:
+    @staticmethod
+    def _box(height: int, width: int, rows: int, columns: int, rng: np.random.Generator) -> tuple[slice, slice]:
         """A place for `rows` by `columns` within the picture."""
-        top, left = self._rng.integers((height - rows + 1, width - columns + 1)).tolist()
+        top, left = rng.integers((height - rows + 1, width - columns + 1)).tolist()
         return slice(top, top + rows), slice(left, left + columns)
 
-    def _field(self, height: int, width: int) -> NDArray[np.int16]:
+    def _field(self, height: int, width: int, rng: np.random.Generator) -> NDArray[np.int16]:
         if self._noise is None or self._noise.shape[1:3] != (height, width):
             drawn = self._rng.normal(0.0, self._plan.noise, (_NOISE_FIELDS, height, width, 3))
             self._noise = drawn.round().astype(np.int16)
-        field = self._noise[int(self._rng.integers(_NOISE_FIELDS))]
-        down, right = self._rng.integers((height, width)).tolist()
+        field = self._noise[int(rng.integers(_NOISE_FIELDS))]
+        down, right = rng.integers((height, width)).tolist()
         return np.roll(field, (down, right), axis=(0, 1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -82,7 +82,7 @@ class Layout:
 
     def prepare(self, recipe: Recipe, data: Path, work: Path) -> Prepared:
         """Everything training needs; `work` may hold caches. Raises UserError."""
-        return self.module.prepare(recipe, data, work)
+        return replace(self.module.prepare(recipe, data, work), cache=work)
 
 
 def layout_named(name: str, dataset: DatasetRecipe = PLAIN_DATASET) -> Layout:
@@ -209,6 +209,8 @@ class Prepared:
     """sha256 over the training split's files."""
     lexicon: Lexicon | None = None
     """Listed words that the text encoder learns too."""
+    cache: Path | None = None
+    """Folder for what is costly to make and may be made again: features of frozen encoders."""
 
 
 def answer_names(recipe: Recipe) -> tuple[str, ...]:

@@ -23,9 +23,11 @@ from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared
 from build_engines.heads import build_of
 from build_engines.heads.training import class_weights, fit_offsets
 from build_engines.modalities import MODALITIES, encoder_fields
+from build_engines.modalities.pretrained_encoder import PretrainedEncoder
 from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.ahead import ahead
 from build_engines.model.fused import FusedModel, Fusion
+from build_engines.model.kept import KeptRows
 from build_engines.model.lessons import Lessons
 from build_engines.model.weights import load_weights, save_weights
 from build_engines.progress import progress
@@ -92,10 +94,13 @@ def train(
         _learn_lists(lessons, model, rng, console)
     averaged.load_state_dict(model.state_dict())
     plan = recipe.train
-    optimiser = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate)
+    groups = _groups(model, plan.weight_decay, plan.learning_rate)
+    optimiser = torch.optim.AdamW(groups)
     steps = prepared.train.steps * plan.epochs
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.learning_rate, steps, pct_start=0.1)
-    loss_of = LossOf(recipe, prepared)
+    rates = [group["lr"] for group in groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, steps, pct_start=0.1)
+    kept = KeptRows(prepared.cache, plan.augment, recipe.seed)
+    loss_of = LossOf(recipe, prepared, kept, kept.keeps(model.encoders.get("vision")))
     history: list[EpochRecord] = []
     done = 0
     with progress(console, "train", steps, transient=False) as advance:
@@ -118,13 +123,13 @@ def train(
                 _average(averaged, model, min(plan.average, (1 + done) / (10 + done)))
                 total += float(loss.detach())
                 advance(note=f"loss {total / (1 + (done - 1) % prepared.train.steps):.3f}" if not history else "")
-            history.append(_score(averaged.eval(), recipe.output_head, prepared, total / prepared.train.steps))
+            history.append(_score(averaged.eval(), recipe.output_head, prepared, total / prepared.train.steps, kept))
             last = history[-1]
             note = f"loss {last.loss:.3f}  val {build_of(recipe.output_head).figure} {last.val_figure:.3f}"
             advance(0, note)
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
-    logits, labels = predict(averaged, prepared.val)
+    logits, labels = predict(averaged, prepared.val, kept=kept)
     offsets = _move_logits(recipe, averaged, logits, labels, console) if plan.offsets else torch.zeros(1)
     logits = logits + offsets
     fitted = build_of(recipe.output_head).fitted(recipe.output_head, logits, labels)
@@ -190,11 +195,24 @@ def _vocabulary(prepared: Prepared) -> int:
     return SentencePieceTokenizer(prepared.tokenizer).size
 
 
-def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices only: shrinking norms, biases and tokens does not regularise anything."""
-    matrices = [value for value in model.parameters() if value.ndim >= 2]
-    others = [value for value in model.parameters() if value.ndim < 2]
-    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+def _groups(model: FusedModel, decay: float, rate: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices only: shrinking norms, biases and tokens does not regularise anything. What a
+    pretrained network unfreezes learns at a rate of its own."""
+    slow = {
+        id(value): encoder.rate
+        for encoder in model.encoders.values()
+        if isinstance(encoder, PretrainedEncoder)
+        for value in encoder.slow_parameters()
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, decay): [], (1.0, 0.0): []}
+    for value in model.parameters():
+        if value.requires_grad:
+            key = (slow.get(id(value), 1.0), decay if value.ndim >= 2 else 0.0)
+            groups.setdefault(key, []).append(value)
+    return [
+        {"params": values, "weight_decay": weight_decay, "lr": rate * part}
+        for (part, weight_decay), values in groups.items()
+    ]
 
 
 @torch.no_grad()
@@ -209,9 +227,13 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
 class LossOf:
     """The loss of one batch: the fused label, and each modality's auxiliary labels."""
 
-    def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
+    def __init__(
+        self, recipe: Recipe, prepared: Prepared, kept: KeptRows | None = None, keeps_pictures: bool = False
+    ) -> None:
+        """`keeps_pictures`: `kept` has the pictures' changed versions."""
         plan = recipe.train
         self.plan = plan
+        self.kept, self.keeps_pictures = kept, keeps_pictures
         self.augment = Augmenter(plan.augment, recipe.seed)
         counts = {"": prepared.train.counts, **prepared.train.side_counts}
         self.losses = {name: build_of(head).loss(head, counts[name], plan) for name, head in recipe.heads.items()}
@@ -226,7 +248,7 @@ class LossOf:
 
     def __call__(self, model: FusedModel, batch: Batch, mix: Mix | None = None) -> Tensor:
         """Of a batch as `changed` gave it."""
-        features, aux = encode(model, batch)
+        features, aux = encode(model, batch, self.kept)
         presence = torch.from_numpy(batch.presence)
         dropped = (torch.rand_like(presence) < self.drop) & (presence > 0)
         # A pair with nothing left teaches only the prior; keep what it had.
@@ -248,7 +270,7 @@ class LossOf:
     def changed(self, batch: Batch) -> tuple[Batch, Mix | None]:
         """`batch` with its pictures changed at random, and how they were mixed with each other. One thread, not that
         of the model."""
-        if "vision" not in batch.inputs:
+        if "vision" not in batch.inputs or self.keeps_pictures:
             return batch, None
         (vision,) = batch.inputs["vision"]
         pictures = vision.reshape(-1, *vision.shape[2:])
@@ -276,31 +298,34 @@ class LossOf:
         return loss
 
 
-def encode(model: FusedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Features of every pair [P, n, d] and the auxiliary logits of every encoded row."""
+def encode(model: FusedModel, batch: Batch, kept: KeptRows | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Features of every pair [P, n, d] and the auxiliary logits of every encoded row. `kept`: where what frozen parts
+    make of inputs is looked up."""
     parts: list[Tensor] = []
     aux: dict[str, Tensor] = {}
     for name, encoder in model.encoders.items():
-        inputs = [torch.from_numpy(value) for value in batch.inputs[name]]
+        inputs = batch.inputs[name]
+        count = len(inputs[0])
         if MODALITIES[name].batched:  # every camera is a row of its own
-            count, cameras = inputs[0].shape[:2]
-            features, logits = encoder(inputs[0].flatten(0, 1))
-            features = features.reshape(count, cameras, -1)
-        else:
-            features, logits = encoder(*inputs)
-            features = features.unsqueeze(1)
+            inputs = tuple(value.reshape(-1, *value.shape[2:]) for value in inputs)
+        features, logits = kept.encode(name, encoder, inputs) if kept else encoder(*map(torch.from_numpy, inputs))
+        features = (
+            features.reshape(count, -1, *features.shape[1:]) if MODALITIES[name].batched else features.unsqueeze(1)
+        )
         parts.append(features[torch.from_numpy(batch.rows[name])])
         aux |= logits
     return torch.cat(parts, dim=1), aux
 
 
 @torch.no_grad()
-def predict(model: FusedModel, batches: Sequence[Batch], head: str = "") -> tuple[Tensor, Tensor]:
+def predict(
+    model: FusedModel, batches: Sequence[Batch], head: str = "", kept: KeptRows | None = None
+) -> tuple[Tensor, Tensor]:
     """Raw outputs [N, outputs] and truths ([N] labels, [N, V] values) of all pairs (of a tagging head: of all words) in
     `batches`, for the first head or the one called `head`."""
     outputs = [
         judged(
-            model.fusion.every(encode(model, batch)[0], torch.from_numpy(batch.presence))[head],
+            model.fusion.every(encode(model, batch, kept)[0], torch.from_numpy(batch.presence))[head],
             torch.from_numpy(batch.side[head] if head else batch.label),
         )
         for batch in batches
@@ -319,10 +344,10 @@ def judged(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     return logits[words], label[words]
 
 
-def _score(model: FusedModel, head: Head, prepared: Prepared, loss: float) -> EpochRecord:
+def _score(model: FusedModel, head: Head, prepared: Prepared, loss: float, kept: KeptRows) -> EpochRecord:
     if not np.isfinite(loss):
         raise UserError(f"train: the loss is {loss}; lower train.learning_rate")
-    accuracy, figure = build_of(head).trained_scores(head, *predict(model, prepared.val))
+    accuracy, figure = build_of(head).trained_scores(head, *predict(model, prepared.val, kept=kept))
     return EpochRecord(round(loss, 5), round(accuracy, 5), round(figure, 5))
 
 

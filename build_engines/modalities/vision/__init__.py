@@ -10,6 +10,7 @@ from build_engines.modalities.modality import Input, Modality, SampleRow
 from build_engines.modalities.vision.faults import picture_faults
 from build_engines.modalities.vision.files import read_image
 from build_engines.modalities.vision.recipe import VisionRecipe
+from build_engines.pretrained.shelf import problem_of
 from calibration.moments import Later, RawMessage
 from edge_runtime.specs import CameraStream
 
@@ -27,8 +28,10 @@ class Vision(Modality[VisionRecipe, CameraStream]):
     steady = True
 
     def problem(self, recipe: VisionRecipe) -> str | None:
+        if problem := problem_of(recipe, "model.vision", recipe.kind == "pretrained"):
+            return problem
         halvings = len(recipe.widths) - 1
-        if recipe.kind == "plain" and recipe.blocks:
+        if recipe.kind != "residual" and recipe.blocks:
             return "model.vision.blocks is for kind = 'residual'; leave it out"
         if recipe.blocks and len(recipe.blocks) != halvings:
             count = len(recipe.blocks)
@@ -36,6 +39,10 @@ class Vision(Modality[VisionRecipe, CameraStream]):
         return None
 
     def network(self, recipe: VisionRecipe, spec: CameraStream, vocabulary: int, features: int) -> nn.Module:
+        if recipe.kind == "pretrained":
+            from build_engines.modalities.vision.pretrained import pretrained_vision
+
+            return pretrained_vision(recipe, features)
         from build_engines.modalities.vision.network import VisionEncoder
 
         return VisionEncoder(recipe, spec.height, spec.width, features)

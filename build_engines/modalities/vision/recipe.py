@@ -7,16 +7,18 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from build_engines.bounds import Fraction
+from build_engines.pretrained.recipe import PretrainedKeys
 from edge_runtime.specs import Count
 
 
-class VisionRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+class VisionRecipe(PretrainedKeys, Struct, frozen=True, forbid_unknown_fields=True):
     """A convolutional encoder, one pass per camera (a batch of cameras)."""
 
     streams: tuple[str, ...]
     """The cameras that it reads, one encoder for all."""
-    kind: Literal["plain", "residual"] = "plain"
-    """`plain`: one convolution per halving; `residual`: blocks with a skip connection after the first one."""
+    kind: Literal["plain", "residual", "pretrained"] = "plain"
+    """`plain`: one convolution per halving; `residual`: blocks with a skip connection after the first one;
+    `pretrained`: a network that others trained, of `package` or `file`."""
     widths: tuple[Count, ...] = (16, 32, 64, 96)
     """Channels after each halving of the picture."""
     blocks: tuple[Count, ...] = ()

