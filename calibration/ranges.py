@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
+from calibration.spread import cores
 from edge_runtime.errors import GateRefused, UserError
 from edge_runtime.infer.onnxruntime_engine import session_options
 from edge_runtime.messages import Tensors
@@ -91,9 +94,16 @@ def _session(model: ModelProto, watched: Sequence[str]) -> onnxruntime.Inference
 def _values(
     session: onnxruntime.InferenceSession, feeds: Feeds, names: Sequence[str], watched: Sequence[str]
 ) -> Iterable[tuple[str, Mapping[str, NDArray[np.float32]]]]:
-    for identity, inputs in feeds():
+    def values(item: tuple[str, Tensors]) -> tuple[str, Mapping[str, NDArray[np.float32]]]:
+        identity, inputs = item
         outputs = dict(zip(watched, session.run(list(watched), dict(inputs)), strict=True)) if watched else {}
-        yield identity, {name: np.asarray(outputs.get(name, inputs.get(name)), np.float32) for name in names}
+        return identity, {name: np.asarray(outputs.get(name, inputs.get(name)), np.float32) for name in names}
+
+    # A few at a time: all activations of all samples would not fit into memory.
+    count, rest = cores(), iter(feeds())
+    with ThreadPoolExecutor(count) as pool:
+        while some := list(islice(rest, count)):
+            yield from pool.map(values, some)
 
 
 def threshold(observed: Observed, method: str) -> float:

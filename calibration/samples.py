@@ -7,12 +7,14 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calibration.moments import LabelledSet, replay
 from edge_runtime.bundle import Bundle, Stage
+from edge_runtime.errors import UserError
 from edge_runtime.infer.feed import feed, presence_tensor
 from edge_runtime.messages import Tensor, Tensors
 from edge_runtime.streams import preprocessors
@@ -64,21 +66,23 @@ class SampleStore:
     A temporary file without a name, gone when the store is. One thread.
     """
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the store
+    def __init__(self, folder: Path | None = None) -> None:
+        """In `folder`, or where temporary files go."""
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # lives as long as the store
         self._parts: list[tuple[CalibrationSample, dict[TensorSource, tuple[int, np.dtype[Any], tuple[int, ...]]]]] = []
         """Each sample without its tensors, and where those are: offset, dtype, shape."""
         self._end = 0
 
-    def keeping(self, samples: Iterable[CalibrationSample]) -> Iterator[CalibrationSample]:
-        """`samples`, each put away as it goes by."""
-        for sample in samples:
-            places = {}
+    def keep(self, sample: CalibrationSample) -> None:
+        """Put `sample` away. Raises UserError where the disk is full."""
+        places = {}
+        try:
             for source, value in sample.tensors.items():
                 places[source] = (self._end, value.dtype, value.shape)
                 self._end += self._file.write(np.ascontiguousarray(value).tobytes())
-            self._parts.append((replace(sample, tensors={}), places))
-            yield sample
+        except OSError as error:
+            raise UserError(f"cannot keep the moments' tensors ({error.strerror}); make room on the disk") from None
+        self._parts.append((replace(sample, tensors={}), places))
 
     def take(self, indices: Iterable[int]) -> list[CalibrationSample]:
         """The samples that went by as number `indices`, in that order."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from calibration.moments import LabelledSet
 from calibration.near import NOTHING, Fingerprint, dhash, first_of_each, mean_colours, pairs
-from calibration.samples import CalibrationSample
+from calibration.samples import CalibrationSample, SampleStore, read_samples
+from calibration.spread import spread
+from edge_runtime.bundle import Bundle
 from edge_runtime.errors import GateRefused, UserError
 from edge_runtime.streams import StreamSpec, kind_of
 from edge_runtime.tensor_source import TensorSource
@@ -57,6 +62,28 @@ def signature(index: int, sample: CalibrationSample, streams: Mapping[str, Strea
     fingerprint = Fingerprint(exact.hexdigest(), tuple(hashes), colours, readings)
     about = (sample.id, sample.group, sample.label, sample.condition)
     return Signature(index, *about, every.hexdigest(), sample.present, fingerprint)
+
+
+def read_signed(
+    bundle: Bundle, moments: Iterable[LabelledSet], folder: Path | None = None
+) -> tuple[list[Signature], SampleStore]:
+    """The signature of every moment, and the moments as the stages of `bundle` would see them, put away in `folder`. By
+    all cores."""
+    store = SampleStore(folder)
+    signatures = []
+    for index, (unnumbered, sample) in enumerate(spread(partial(_signing, bundle), moments, _group_of)):
+        signatures.append(replace(unnumbered, index=index))
+        store.keep(sample)
+    return signatures, store
+
+
+def _group_of(moment: LabelledSet) -> str:
+    return moment.group
+
+
+def _signing(bundle: Bundle) -> Callable[[Iterator[LabelledSet]], Iterator[tuple[Signature, CalibrationSample]]]:
+    streams = bundle.manifest.streams
+    return lambda moments: ((signature(0, sample, streams), sample) for sample in read_samples(bundle, moments))
 
 
 def _likeness(source: TensorSource, streams: Mapping[str, StreamSpec]) -> str:

@@ -60,26 +60,28 @@ def spread(
     make: Make[T, R],
     items: Iterable[T],
     group: Callable[[T], Hashable] | None = None,
-    alone: int = ALONE,
+    alone: int | None = None,
     piece: int = PIECE,
 ) -> Iterator[R]:
     """The job's result for each of `items`, in order: the same for any number of processes.
 
     Items of one `group` follow each other, and one process sees them all (None: each item is its own). Fewer than
-    `alone` items, or one core, and this process does the work. What the job raises is raised here, in its item's place.
+    `alone` items (None: `ALONE`), or one core, and this process does the work. What the job raises is raised here, in
+    its item's place.
     """
-    rest = iter(items)
+    rest, alone = iter(items), ALONE if alone is None else alone
     first = list(islice(rest, alone))
-    if len(first) < alone or cores() == 1 or not _office.busy.acquire(blocking=False):
+    count = cores() if len(first) >= alone else 1
+    if count == 1 or not _office.busy.acquire(blocking=False):
         yield from make()(chain(first, rest))
         return
     done = False
     try:
-        yield from _office.hired().work(make, _pieces(chain(first, rest), group, piece))
+        yield from _office.crew.work(count, make, _pieces(chain(first, rest), group, piece))
         done = True
     finally:
         if not done:  # what is still on its way would be taken for the next job's
-            _office.dismiss()
+            _office.crew.close()
         _office.busy.release()
 
 
@@ -103,6 +105,11 @@ _MAIN = """import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from calibration.spread import serve
 serve(int(sys.argv[2]))"""
+
+
+def many(count: int) -> bool:
+    """Whether so many items are worth starting processes for."""
+    return count >= ALONE
 
 
 class _Worker:
@@ -157,21 +164,21 @@ class _Worker:
 
 
 class _Crew:
-    def __init__(self, count: int) -> None:
-        self._workers = [_Worker() for _ in range(count)]
+    def __init__(self) -> None:
+        self._everybody: list[_Worker] = []
 
-    @property
-    def count(self) -> int:
-        return len(self._workers)
-
-    def work(self, make: Make[T, R], pieces: Iterable[tuple[bool, list[T]]]) -> Iterator[R]:
-        for worker in self._workers:
+    def work(self, count: int, make: Make[T, R], pieces: Iterable[tuple[bool, list[T]]]) -> Iterator[R]:
+        """By `count` of them; those that are not there yet are started."""
+        while len(self._everybody) < count:
+            self._everybody.append(_Worker())
+        workers = self._everybody[:count]
+        for worker in workers:
             worker.send(make)
         under_way: deque[_Worker] = deque()
-        worker = self._workers[0]
+        worker = workers[0]
         for goes_on, piece in pieces:
             if not goes_on:
-                worker = min(self._workers, key=lambda one: one.waiting)
+                worker = min(workers, key=lambda one: one.waiting)
             while worker.waiting >= AHEAD:
                 yield from under_way.popleft().take()
             worker.send(piece)
@@ -179,39 +186,27 @@ class _Crew:
             under_way.append(worker)
         while under_way:
             yield from under_way.popleft().take()
-        for worker in self._workers:
+        for worker in workers:
             worker.send(None)
 
     def close(self) -> None:
-        for worker in self._workers:
+        for worker in self._everybody:
             worker.close()
+        self._everybody = []
 
 
 class _Office:
-    """The workers of this process."""
+    """This process and its workers."""
 
     def __init__(self) -> None:
         self.inside = False
         """Whether this process is itself a worker."""
         self.busy = threading.Lock()
-        self._crew: _Crew | None = None
-
-    def hired(self) -> _Crew:
-        count = cores()
-        if self._crew is not None and self._crew.count != count:
-            self.dismiss()
-        if self._crew is None:
-            self._crew = _Crew(count)
-        return self._crew
-
-    def dismiss(self) -> None:
-        if self._crew is not None:
-            self._crew.close()
-        self._crew = None
+        self.crew = _Crew()
 
 
 _office = _Office()
-atexit.register(_office.dismiss)
+atexit.register(_office.crew.close)
 
 
 # The rest runs in a worker.

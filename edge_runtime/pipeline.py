@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -88,6 +89,10 @@ class Pipeline:
         """Times that the model has answered."""
         self._restart_after_ns = 0
         self._restart_pause_ns = RESTART_PAUSE_NS
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to another process, it is opened there anew."""
+        return type(self), (self.bundle, self._engine, self._cache, self._plan, self._restarts)
 
     def add(self, message: Message) -> None:
         """Remember `message` for the decisions to come."""

@@ -11,7 +11,8 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 import numpy as np
@@ -71,6 +72,9 @@ class Layout:
     module: LayoutModule
     dataset: DatasetRecipe = PLAIN_DATASET
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _layout, (cast(ModuleType, self.module).__name__, self.dataset)
+
     @property
     def MARKER(self) -> str:  # noqa: N802  # the module's own name for it
         """Pattern of a file in a split's folder by which the layout is known."""
@@ -85,12 +89,15 @@ class Layout:
         return replace(self.module.prepare(recipe, data, work), cache=work)
 
 
+def _layout(module: str, dataset: DatasetRecipe) -> Layout:
+    return Layout(cast(LayoutModule, importlib.import_module(module)), dataset)
+
+
 def layout_named(name: str, dataset: DatasetRecipe = PLAIN_DATASET) -> Layout:
     """The layout called `name`. Raises UserError listing the names."""
     if name not in LAYOUTS:
         raise UserError(f"layout is {name!r}; there are {', '.join(LAYOUTS)}")
-    module: Any = importlib.import_module(LAYOUTS[name])
-    return Layout(module, dataset)
+    return _layout(LAYOUTS[name], dataset)
 
 
 def layout_of_recipe(recipe: BuildRecipe) -> Layout:

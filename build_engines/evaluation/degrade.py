@@ -18,6 +18,7 @@ from build_engines.modalities import modality_of
 from build_engines.modalities.faults import Fault
 from build_engines.progress import progress
 from calibration.moments import LabelledSet
+from calibration.spread import many, spread
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.streams import max_age_ns
 
@@ -159,13 +160,14 @@ def _figures(cell: Cell) -> tuple[float, ...]:
 def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) -> Matrix:
     """Measure every cell. `read` gives the labelled moments, afresh each time; a progress bar goes to `console`."""
     plan = list(_plan(pipeline))
-    cells = []
-    with progress(console or Console(quiet=True), "degrade", len(plan)) as advance:
-        for trial in plan:
-            advance(0, f"{trial.kind}: {trial.name}")
-            cells.append(_measure(pipeline, read, trial))
-            advance()
     whole = evaluate(pipeline, read())
+    cells: list[Cell] = []
+    # Each process does whole trials, where that is worth opening engines in each.
+    alone = 2 if many(len(whole.predictions)) else len(plan) + 1
+    with progress(console or Console(quiet=True), "degrade", len(plan)) as advance:
+        for cell in spread(_Measuring(pipeline, read), range(len(plan)), alone=alone, piece=1):
+            cells.append(cell)
+            advance(1, f"{cell.kind}: {cell.name}")
     constant, always = whole.pairs().constant()
     verdicts, passed = _verdicts(cells, always.figure, whole.build.figure)
     groups = [prediction.group for prediction in whole.predictions]
@@ -210,6 +212,18 @@ def _late(pipeline: Pipeline, label: str, names: tuple[str, ...], step: float) -
     streams = pipeline.streams
     delays = {name: int(step * max_age_ns(streams[name])) for name in names}
     return _Trial("late", f"{label} {step:g}x", delayed=names, fault=lambda moments: late(moments, delays, streams))
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """The job of measuring trials of the plan, by their numbers."""
+
+    pipeline: Pipeline
+    read: Reader
+
+    def __call__(self) -> Callable[[Iterator[int]], Iterator[Cell]]:
+        plan = list(_plan(self.pipeline))
+        return lambda numbers: (_measure(self.pipeline, self.read, plan[number]) for number in numbers)
 
 
 def _measure(pipeline: Pipeline, read: Reader, trial: _Trial) -> Cell:
@@ -261,9 +275,14 @@ def limited(read: Reader, most: int) -> Reader:
     for moment in read():
         groups[moment.group] = groups.get(moment.group, 0) + 1
     step = -(-sum(groups.values()) // most)
-    chosen = set(list(groups)[::step])
+    chosen = list(groups)[::step]
+    return _Some(read, frozenset(chosen))
 
-    def some() -> Iterator[LabelledSet]:
-        return (moment for moment in read() if moment.group in chosen)
 
-    return some
+@dataclass(frozen=True)
+class _Some:
+    read: Reader
+    groups: frozenset[str]
+
+    def __call__(self) -> Iterator[LabelledSet]:
+        return (moment for moment in self.read() if moment.group in self.groups)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UnsetType
@@ -20,10 +20,12 @@ from build_engines.heads import build_of
 from build_engines.heads.kind import AnyHeadBuild, HeadScores, Pairs
 from build_engines.heads.prediction import Prediction
 from calibration.moments import LabelledSet, admitted
+from calibration.spread import spread
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
-from edge_runtime.messages import Verdict
+from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
+from edge_runtime.messages import Tensor, Verdict
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.streams import kind
 
@@ -44,16 +46,18 @@ class Evaluation:
     (alignment to verdict; the decoding of pictures comes before)."""
     side: Mapping[str, Evaluation] = field(default_factory=dict)
     """The same of the heads beside the first, by name."""
+    outputs: Sequence[Tensor | None] = ()
+    """The first head's raw values for each decision; None where the model was not asked, or had no answer."""
 
     @classmethod
     def of(
         cls, head: Head, predictions: list[Prediction], refused: Counter[str], timings: dict[str, list[int]],
-        side: Mapping[str, Evaluation],
+        side: Mapping[str, Evaluation], outputs: Sequence[Tensor | None] = (),
     ) -> Evaluation:  # fmt: skip
         """With the scores worked out."""
         build = build_of(head)
         decided, own = (build.pairs(head, predictions, model).scores for model in (False, True))
-        return cls(head, decided, predictions, refused, own, timings, side)
+        return cls(head, decided, predictions, refused, own, timings, side, outputs)
 
     @property
     def build(self) -> AnyHeadBuild:
@@ -77,42 +81,88 @@ def evaluate(
     blocking: bool = True,
     unknown: Collection[str] | None = None,
 ) -> Evaluation:
-    """Decide every labelled moment of `sets` with `pipeline`, starting afresh with each group.
+    """Decide every labelled moment of `sets` with `pipeline`, starting afresh with each group; where there are many, by
+    several processes, each with engines of its own: the decisions are the same.
 
     Messages of `drop` never arrive. `unknown` names the streams without which something else may be right: where one
     of them is absent, the truth is what the data says is right without it (default: those that are dropped; none:
     always what is right with everything known). `blocking` = False switches off the policy's check of required
     inputs, to see what the model itself makes of the rest.
     """
-    unknown = drop if unknown is None else unknown
     manifest = pipeline.bundle.manifest
-    heads: dict[str, Head] = {"": manifest.head} | {side_head.name: side_head.head for side_head in manifest.side_heads}
-    predictions: dict[str, list[Prediction]] = {name: [] for name in heads}
+    predictions: dict[str, list[Prediction]] = {}
     refused: Counter[str] = Counter()
     timings: dict[str, list[int]] = {}
-    for moment, begins, messages in admitted(pipeline.streams, sets, drop, refused):
-        if begins:
-            pipeline.reset()
-        for message in messages:
-            pipeline.add(message)
-        start = time.perf_counter_ns()
-        outcome = pipeline.decide(moment.reference_ns, moment.reference_ns, blocking)
-        timings.setdefault("total", []).append(time.perf_counter_ns() - start)
-        timings.setdefault("preprocess", []).append(outcome.inference.preprocess_ns)
-        for stage, spent in outcome.inference.stage_ns.items():
-            if spent:
-                timings.setdefault(stage, []).append(spent)
-        for part in outcome.aligned.slices.values():
-            pipeline.settle(part)
-        absent = (name for name in unknown if not outcome.aligned.slices[name].present)
-        right = next((moment.label_without[name] for name in absent if name in moment.label_without), moment.label)
-        for name, verdict in {"": outcome.verdict, **outcome.side}.items():
-            truth = moment.side.get(name, "") if name else right
-            predictions[name].append(prediction_of(moment, heads[name], truth, verdict))
-    if not predictions[""]:
+    outputs: list[Tensor | None] = []
+    deciding = _Deciding(pipeline, tuple(drop), blocking, tuple(drop if unknown is None else unknown))
+    # A GPU has one queue: more processes would only wait for each other.
+    on_cpu = set(pipeline.backends.values()) == {OnnxRuntimeEngine.backend}
+    for one in spread(deciding, sets, of_group) if on_cpu else deciding()(iter(sets)):
+        for name, prediction in one.predictions.items():
+            predictions.setdefault(name, []).append(prediction)
+        refused.update(one.refused)
+        for part, spent in one.timings.items():
+            timings.setdefault(part, []).append(spent)
+        outputs.append(one.output)
+    if not predictions:
         raise UserError("evaluate: the split holds no labelled moment")
-    side = {name: Evaluation.of(heads[name], predictions[name], refused, timings, {}) for name in heads if name}
-    return Evaluation.of(manifest.head, predictions[""], refused, timings, side)
+    side = {
+        head.name: Evaluation.of(head.head, predictions[head.name], refused, timings, {})
+        for head in manifest.side_heads
+    }
+    return Evaluation.of(manifest.head, predictions[""], refused, timings, side, outputs)
+
+
+def of_group(moment: LabelledSet) -> str:
+    """What must be decided in one go: the runtime's memory goes on within it."""
+    return moment.group
+
+
+class _Decided(NamedTuple):
+    """What became of one moment."""
+
+    predictions: dict[str, Prediction]
+    """By head."""
+    refused: dict[str, int]
+    timings: dict[str, int]
+    output: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Deciding:
+    """The job of one evaluation."""
+
+    pipeline: Pipeline
+    drop: tuple[str, ...]
+    blocking: bool
+    unknown: tuple[str, ...]
+
+    def __call__(self) -> Callable[[Iterator[LabelledSet]], Iterator[_Decided]]:
+        return self.decide
+
+    def decide(self, sets: Iterator[LabelledSet]) -> Iterator[_Decided]:
+        pipeline, manifest = self.pipeline, self.pipeline.bundle.manifest
+        heads: dict[str, Head] = {"": manifest.head} | {side.name: side.head for side in manifest.side_heads}
+        refused: Counter[str] = Counter()
+        for moment, begins, messages in admitted(pipeline.streams, sets, self.drop, refused):
+            if begins:
+                pipeline.reset()
+            for message in messages:
+                pipeline.add(message)
+            start = time.perf_counter_ns()
+            outcome = pipeline.decide(moment.reference_ns, moment.reference_ns, self.blocking)
+            timings = {"total": time.perf_counter_ns() - start, "preprocess": outcome.inference.preprocess_ns}
+            timings |= {stage: spent for stage, spent in outcome.inference.stage_ns.items() if spent}
+            for part in outcome.aligned.slices.values():
+                pipeline.settle(part)
+            absent = (name for name in self.unknown if not outcome.aligned.slices[name].present)
+            right = next((moment.label_without[name] for name in absent if name in moment.label_without), moment.label)
+            predictions = {
+                name: prediction_of(moment, heads[name], moment.side.get(name, "") if name else right, verdict)
+                for name, verdict in {"": outcome.verdict, **outcome.side}.items()
+            }
+            yield _Decided(predictions, dict(refused), timings, outcome.inference.output)
+            refused.clear()
 
 
 def prediction_of(moment: LabelledSet, head: Head, truth: str, verdict: Verdict) -> Prediction:

@@ -39,7 +39,7 @@ from edge_runtime.config import EngineConfig
 from edge_runtime.errors import EngineError, GateRefused, UserError
 from edge_runtime.infer import ON_CPU
 from edge_runtime.messages import Tensor
-from edge_runtime.pipeline import Outcome, Pipeline
+from edge_runtime.pipeline import Pipeline
 
 RESAMPLES = 300
 LOWER = {"int8": "fp16", "fp16": "fp32"}
@@ -142,21 +142,11 @@ class _Run(Struct, frozen=True):
     evaluation: Evaluation
     pairs: Mapping[str, Pairs]
     """The model's own answers, by head."""
-    logits: tuple[Tensor | None, ...]
-    """Of each decision; None where the model was not asked, or had no answer."""
 
-
-class _Listening(Pipeline):
-    """A pipeline that keeps what its model answered."""
-
-    def __init__(self, bundle: Bundle, engine: EngineConfig, plan: Mapping[str, str]) -> None:
-        super().__init__(bundle, engine, plan=plan)
-        self.logits: list[Tensor | None] = []
-
-    def decide(self, reference_ns: int, now_ns: int, blocking: bool = True, heartbeat: bool = False) -> Outcome:
-        outcome = super().decide(reference_ns, now_ns, blocking, heartbeat)
-        self.logits.append(outcome.inference.output)
-        return outcome
+    @property
+    def logits(self) -> Sequence[Tensor | None]:
+        """Of each decision."""
+        return self.evaluation.outputs
 
 
 class Judge:
@@ -210,13 +200,13 @@ class Judge:
         return self.judged[-1]
 
     def _run(self, plan: Mapping[str, str], engine: EngineConfig = ON_CPU) -> _Run:
-        pipeline = _Listening(self._bundle, engine, plan)
+        pipeline = Pipeline(self._bundle, engine, plan=plan)
         try:
             found = ev.evaluate(pipeline, evaluation_moments(self._job, self._bundle))
         finally:
             pipeline.close()
         pairs = {name: one.pairs(model=True) for name, one in found.everything.items()}
-        return _Run(found, pairs, tuple(pipeline.logits))
+        return _Run(found, pairs)
 
     def _bytes(self, plan: Mapping[str, str]) -> int:
         return sum(len(self._bundle.read(stage.files[plan[stage.name]])) for stage in self._bundle.manifest.stages)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from build_engines.heads import build_of
 from build_engines.heads.kind import HeadScores
+from build_engines.quantisation.engines import run_each
 from calibration.samples import CalibrationSample, stage_feeds
 from edge_runtime.bundle import Manifest, Stage
 from edge_runtime.infer.feed import stages_fed
-from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.messages import Tensors
 from edge_runtime.tensors import zeros
 
@@ -98,22 +98,22 @@ class Bank:
         return Outcome(scores, matrices[""])
 
     def _run(self, stage: Stage, variant: Variant, before: Mapping[str, Sequence[Tensors]]) -> list[Tensors]:
-        specs = [item.spec for item in stage.inputs]
         absent = {spec.name: zeros(spec) for spec in stage.outputs}
-        remembered: dict[bytes, Tensors] = {}
-        results: list[Tensors] = []
-        with OnnxRuntimeEngine(stage.name, variant.precision, variant.model, specs, stage.outputs) as engine:
-            for index, sample in enumerate(self._samples):
-                if stage.name not in self._fed[index]:
-                    results.append(absent)
-                    continue
-                outputs = {name: values[index] for name, values in before.items()}
-                feeds = stage_feeds(stage, sample, outputs)
-                mark = b"".join(np.ascontiguousarray(feeds[name]).tobytes() for name in sorted(feeds))
-                if len(mark) > REMEMBERED_BYTES:
-                    results.append(engine.run(feeds))
-                    continue
-                if mark not in remembered:
-                    remembered[mark] = engine.run(feeds)
-                results.append(remembered[mark])
-        return results
+        feeds: list[Tensors] = []
+        places: list[int | None] = []
+        """Of each moment: which of `feeds` it is fed; None = it does not make the stage run."""
+        remembered: dict[bytes, int] = {}
+        for index, sample in enumerate(self._samples):
+            if stage.name not in self._fed[index]:
+                places.append(None)
+                continue
+            fed = stage_feeds(stage, sample, {name: values[index] for name, values in before.items()})
+            place = len(feeds)
+            if sum(value.nbytes for value in fed.values()) <= REMEMBERED_BYTES:
+                mark = b"".join(np.ascontiguousarray(fed[name]).tobytes() for name in sorted(fed))
+                place = remembered.setdefault(mark, place)
+            places.append(place)
+            if place == len(feeds):
+                feeds.append(fed)
+        outputs = run_each(stage, variant.precision, variant.model, feeds)
+        return [absent if place is None else outputs[place] for place in places]

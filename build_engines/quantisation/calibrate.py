@@ -13,24 +13,22 @@ from onnx import ModelProto
 from build_engines.build import Build
 from build_engines.data.moments import calibration_moments, evaluation_moments
 from build_engines.quantisation.coverage import Coverage, as_markdown, plot
+from build_engines.quantisation.engines import run_each
 from build_engines.quantisation.quantise import Site, prepare, sites
 from build_engines.recipe import BuildRecipe
 from calibration.fit import refuse_misfit
-from calibration.moments import LabelledSet
 from calibration.ranges import RangesFile, TensorRange, collect, tensor_ranges, write_ranges
-from calibration.samples import CalibrationSample, SampleStore, read_samples, stage_feeds
+from calibration.samples import CalibrationSample, stage_feeds
 from calibration.select import (
-    Signature,
     choose,
     narrowness,
+    read_signed,
     refuse_near,
-    signature,
     without_doubles,
     without_evaluated,
 )
 from edge_runtime.bundle import Bundle, Stage
 from edge_runtime.infer.feed import stages_fed
-from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.messages import Tensors
 from edge_runtime.tensors import zeros
 
@@ -63,8 +61,8 @@ def calibrate(build: Build, bundle: Bundle, folder: Path) -> None:
     Raises GateRefused if the set does not stand for the field.
     """
     recipe = build.recipe
-    everything, samples_read = _read(bundle, calibration_moments(build, bundle))
-    evaluation, kept_others = _read(bundle, evaluation_moments(build, bundle))
+    everything, samples_read = read_signed(bundle, calibration_moments(build, bundle), build.work)
+    evaluation, kept_others = read_signed(bundle, evaluation_moments(build, bundle), build.work)
     distinct, shared = without_evaluated(without_doubles(everything), evaluation, recipe.calibrate.duplicates)
     if shared:
         build.console.print(f"calibrate: {shared} moments are also evaluated; they are left out", highlight=False)
@@ -138,21 +136,14 @@ class StageInputs:
     def _feed(self, stage: Stage, index: int) -> Tensors:
         for other in stage.stages:
             if other not in self._outputs:
-                self._outputs[other] = list(self._run(self._stages[other]))
+                self._outputs[other] = self._run(self._stages[other])
         return stage_feeds(stage, self._samples[index], {other: self._outputs[other][index] for other in stage.stages})
 
-    def _run(self, stage: Stage) -> Iterator[Tensors]:
-        specs = [item.spec for item in stage.inputs]
+    def _run(self, stage: Stage) -> list[Tensors]:
         absent = {spec.name: zeros(spec) for spec in stage.outputs}
         model = self._bundle.read(stage.files["fp32"])
-        with OnnxRuntimeEngine(stage.name, "fp32", model, specs, stage.outputs) as engine:
-            for index, sample in enumerate(self._samples):
-                runs = stage.name in stages_fed(self._stages.values(), sample.present)
-                yield engine.run(self._feed(stage, index)) if runs else absent
-
-
-def _read(bundle: Bundle, moments: Iterable[LabelledSet]) -> tuple[list[Signature], SampleStore]:
-    """The signature of every moment, and the moments themselves, put away."""
-    store = SampleStore()
-    samples = enumerate(store.keeping(read_samples(bundle, moments)))
-    return [signature(index, sample, bundle.manifest.streams) for index, sample in samples], store
+        runs = [stage.name in stages_fed(self._stages.values(), sample.present) for sample in self._samples]
+        outputs = iter(
+            run_each(stage, "fp32", model, (self._feed(stage, index) for index, fed in enumerate(runs) if fed))
+        )
+        return [next(outputs) if fed else absent for fed in runs]

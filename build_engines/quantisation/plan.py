@@ -9,19 +9,19 @@ import msgspec
 import numpy as np
 import onnxruntime
 from onnx import ModelProto, TensorProto, helper
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from build_engines.build import Build
 from build_engines.data.moments import evaluation_moments
 from build_engines.graphs import tensor_types
+from build_engines.progress import progress
 from build_engines.quantisation.bank import Bank
 from build_engines.quantisation.calibrate import RANGES, StageInputs, feeding_all, prepared_graphs, quantisable
 from build_engines.quantisation.lint import refuse
 from build_engines.quantisation.oracle import prove
 from build_engines.quantisation.sensitivity import Examiner, Sensitivity, Subject
 from calibration.ranges import read_ranges
-from calibration.samples import CalibrationSample, SampleStore, read_samples
-from calibration.select import choose, signature
+from calibration.samples import CalibrationSample
+from calibration.select import choose, read_signed
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.infer.onnxruntime_engine import session_options
@@ -50,10 +50,8 @@ def choose_plan(build: Build, bundle: Bundle, folder: Path) -> None:
         )
         for name, graph in graphs.items()
     ]
-    columns = (SpinnerColumn(), TextColumn("quantise: {task.completed} variants tried"), TimeElapsedColumn())
-    with Progress(*columns, console=build.console, transient=True) as progress:
-        task = progress.add_task("quantise")
-        bank = Bank(bundle.manifest, samples, lambda: progress.advance(task))
+    with progress(build.console, "quantise: variants tried") as advance:
+        bank = Bank(bundle.manifest, samples, advance)
         plan = Examiner(bank, subjects, recipe.quantise, recipe.gate).examine()
     proofs = {
         subject.name: prove(subject.name, subject.graphs["int8"], [feeds for _, feeds in fed.of(subject.name)])
@@ -88,10 +86,7 @@ def read_plan(folder: Path) -> Sensitivity:
 
 def _evaluation_samples(build: Build, bundle: Bundle) -> list[CalibrationSample]:
     """The moments that the sensitivity pass looks at: of every stratum of the evaluation split."""
-    store = SampleStore()
-    samples = store.keeping(read_samples(bundle, evaluation_moments(build, bundle)))
-    streams = bundle.manifest.streams
-    signatures = [signature(index, sample, streams) for index, sample in enumerate(samples)]
+    signatures, store = read_signed(bundle, evaluation_moments(build, bundle), build.work)
     return store.take(moment.index for moment in choose(signatures, build.recipe.quantise.samples, build.recipe.seed))
 
 

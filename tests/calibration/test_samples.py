@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from calibration.samples import CalibrationSample, SampleStore
 from edge_runtime.tensor_source import PRESENCE, stream_tensor
 
 
-def test_what_was_put_away_comes_back_as_it_was() -> None:
+def test_what_was_put_away_comes_back_as_it_was(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     given = [
         CalibrationSample(
@@ -20,11 +22,13 @@ def test_what_was_put_away_comes_back_as_it_was() -> None:
         )
         for index in range(6)
     ]  # fmt: skip
-    store = SampleStore()
-    passed = store.keeping(iter(given))
-    assert [next(passed).id for _ in range(4)] == ["m0", "m1", "m2", "m3"]
+    store = SampleStore(tmp_path)
+    for sample in given[:4]:
+        store.keep(sample)
     early = store.take([1])
-    assert [one.id for one in passed] == ["m4", "m5"]
+    for sample in given[4:]:
+        store.keep(sample)
+    assert list(tmp_path.iterdir()) == []  # it has no name
     for found, right in zip([*early, *store.take([5, 0])], (given[1], given[5], given[0]), strict=True):
         assert (found.id, found.present, set(found.tensors)) == (right.id, right.present, set(right.tensors))
         for name, value in right.tensors.items():

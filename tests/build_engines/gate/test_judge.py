@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -281,7 +282,8 @@ def test_on_a_gpu_stages_and_the_whole_must_agree_and_the_limits_are_the_same(
 def test_moments_that_only_one_side_answers_are_no_agreement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = judge_of(bundle_of(tmp_path), monkeypatch)
     run = judge._run(EXACT)
-    silent = msgspec.structs.replace(run, logits=(None, None, *run.logits[2:]))
+    outputs = (None, None, *run.logits[2:])
+    silent = msgspec.structs.replace(run, evaluation=replace(run.evaluation, outputs=outputs))
     for runs in ([silent, run], [run, silent]):
         monkeypatch.setattr(judge, "_run", lambda *_, runs=runs: runs.pop(0))
         found = on_gpu(judge, EXACT, monkeypatch)
