@@ -195,6 +195,22 @@ class Bundle:
             )
         return data
 
+    def contents(self) -> Iterator[tuple[str, bytes]]:
+        """Every file as it was verified, and the signatures as they are now: what makes the same bundle elsewhere.
+
+        Raises BundleError where one was changed since.
+        """
+        raw = _read_raw(self.path, MANIFEST, limit=MAX_MANIFEST_BYTES)
+        if hashlib.sha256(raw).hexdigest() != self.digest:
+            raise BundleError(f"bundle {self.path}: {MANIFEST} was changed after it was opened; try again")
+        yield MANIFEST, raw
+        there = _contents(self.path)
+        for name in (MODEL_SIGNATURE, SIGNATURE):
+            if name in there:
+                yield name, _read_raw(self.path, name, limit=MAX_SIGNATURE_BYTES)
+        for name in self.manifest.files:
+            yield name, self.read(name)
+
     def plan(self, target: str) -> dict[str, str]:
         """Stage to precision for `target` (a back end's name), as the build chose it."""
         return self.manifest.precision.get(target, self.manifest.precision["default"])

@@ -313,7 +313,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     """Topics are `decision.<name>` and `status.<name>`."""
     bundle: str
-    """Directory or `.tar` (relative paths start at the configuration file), or `shipped:NAME`."""
+    """Directory or `.tar` (relative paths start at the configuration file), `shipped:NAME`, or `slot:FOLDER` with
+    what `edge-runtime bundle install` put there."""
     source: tuple[SourceConfig, ...]
     sink: tuple[SinkConfig, ...] = ()
     publish: PublishConfig | None = None
@@ -461,11 +462,18 @@ def _absolute(config: Config, base: Path) -> Config:
         config,
         engine=engine,
         record=resolve(config.record),
-        bundle=config.bundle if config.bundle.startswith("shipped:") else str(base / config.bundle),
+        bundle=_named(config.bundle, base),
         trusted_keys=tuple(str(base / key) for key in config.trusted_keys),
         source=tuple(resolve(item) for item in config.source),
         sink=tuple(resolve(item) for item in config.sink),
     )
+
+
+def _named(bundle: str, base: Path) -> str:
+    if bundle.startswith("shipped:"):
+        return bundle
+    slots = "slot:" if bundle.startswith("slot:") else ""
+    return slots + str(base / bundle.removeprefix(slots))
 
 
 def convert_strict(data: Any, kind: Any, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""`edge-runtime bundle`: look into bundles."""
+"""`edge-runtime bundle`: look into bundles, sign and install them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 from msgspec import Struct
+
+from edge_runtime.cli.slots import install, list_slots, rollback, status
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +21,7 @@ EVALUATION = "report/evaluation.json"
 
 @click.group()
 def bundle() -> None:
-    """Inspect, verify and sign bundles."""
+    """Inspect, verify, sign and install bundles."""
 
 
 _keys = click.option(
@@ -126,6 +128,10 @@ def sign(path: Path, key: Path) -> None:
 
     signed = sign_bundle(path, key)
     click.echo(f"{path}: signed; digest {signed.digest}")
+
+
+for command in (install, rollback, list_slots, status):
+    bundle.add_command(command)
 
 
 class _Evaluation(Struct, frozen=True):
