@@ -16,10 +16,12 @@ class Disk:
     def make_folder(self, path: Path) -> None:
         """A new folder that all may read. Raises OSError, also where there is one."""
         path.mkdir(mode=0o755)
+        path.chmod(0o755)  # whatever the installer's umask is, the service is another user
 
     def write(self, path: Path, data: bytes) -> None:
         """A new file that all may read, not synced yet. Raises OSError, also where there is one."""
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
+            os.fchmod(file.fileno(), 0o644)
             file.write(data)
 
     def sync(self, path: Path) -> None:

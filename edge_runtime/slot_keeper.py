@@ -43,6 +43,8 @@ class SlotKeeper:
         self._slots = slots
         self._clock = clock or RealClock()
         self._heard: deque[DecisionMessage | StatusMessage] = deque(maxlen=MAX_HEARD)
+        self._begun = False
+        """Whether the runtime has come to publish anything."""
         self._runtime: Runtime | None = None
         self._running: Slot | None = None
         self._opening: tuple[Slot, bool] | None = None
@@ -81,7 +83,7 @@ class SlotKeeper:
         is whole no more, and another is.
         """
         slot = self._running
-        if slot is None or self._heard or isinstance(error, (HeldError, CudaUnavailable)):
+        if slot is None or self._begun or isinstance(error, (HeldError, CudaUnavailable)):
             return False
         if slot.state != "pending":
             other = self._slots.read().other
@@ -106,6 +108,7 @@ class SlotKeeper:
 
     def heard(self, message: DecisionMessage | StatusMessage) -> None:
         """The runtime has published this. Loop thread."""
+        self._begun = True
         self._heard.append(message)
         if (shadow := self._shadow) is not None and isinstance(message, DecisionMessage):
             shadow.give(message)

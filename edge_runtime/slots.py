@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -33,6 +34,7 @@ STAGING = ".staging"
 LOCK, INSTALL_LOCK = ".lock", ".install-lock"
 MAX_STATE_BYTES = 1 << 20
 MAX_EVENTS = 50
+LOCK_S = 5.0
 MAX_STARTS = 3
 """A bundle on trial that was started so often and has not proven itself is bad."""
 TRIAL_S = 30.0
@@ -313,12 +315,21 @@ class Slots:
         except OSError as error:
             raise UserError(f"slots {self.folder}: cannot be used ({error.strerror}); check the path") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self._lock(descriptor, LOCK_S if wait else 0.0)
             yield
-        except BlockingIOError:
-            raise UserError(f"slots {self.folder}: another installation is under way; wait for it") from None
         finally:
             os.close(descriptor)
+
+    def _lock(self, descriptor: int, timeout_s: float) -> None:
+        """A process that stands still while it holds the lock holds up nobody for ever."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise UserError(f"slots {self.folder}: another installation is under way; wait for it") from None
+            time.sleep(0.01)
 
 
 def version_key(version: str) -> tuple[object, ...] | None:

@@ -65,7 +65,7 @@ def serve(load: Callable[[], Config], verbose: bool, begin: Callable[[Runtime], 
 
     set_up_logging(verbose)
     answers = Answers()
-    service = _Service(load, answers)
+    service = Service(load, answers)
 
     def stop(number: int, frame: FrameType | None) -> None:
         service.runtime.stop()
@@ -95,7 +95,7 @@ def serve(load: Callable[[], Config], verbose: bool, begin: Callable[[Runtime], 
     return 0
 
 
-class _Service:
+class Service:
     """A runtime, with the keeper of its slots where the configuration names some. Raises as `Runtime` does."""
 
     def __init__(self, load: Callable[[], Config], answer: Callable[[str | None], None]) -> None:

@@ -10,10 +10,14 @@ import click
 if TYPE_CHECKING:
     from edge_runtime.slots import Slot, Slots, State
 
-SLOTS = Path("/var/lib/edge-runtime/slots")
-
 _slots = click.option(
-    "--slots", "folder", type=click.Path(path_type=Path), default=SLOTS, show_default=True, help="Where slots are kept."
+    "--slots",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    envvar="EDGE_RUNTIME_SLOTS",
+    show_envvar=True,
+    help='The folder that the configuration names: bundle = "slot:FOLDER".',
 )
 
 

@@ -87,16 +87,16 @@ def by_signals(world: World, checker: Checker, count: int, chance: random.Random
                 print(f"{case.name}: {error}", file=sys.stderr)
                 os._exit(1)
         if case.name in lasts:
-            time.sleep(chance.uniform(0, 1.2 * lasts[case.name]))
+            time.sleep(chance.uniform(0, lasts[case.name]))
             os.kill(child, signal.SIGKILL)
-            code = os.waitpid(child, 0)[1]
-        else:
-            code = os.waitpid(child, 0)[1]
-            lasts[case.name] = time.monotonic() - start
-        version = checker.boots(folder)
-        kind = "killed" if os.WIFSIGNALED(code) else "came to its end"
-        right = version in case.versions and not (os.WIFEXITED(code) and os.WEXITSTATUS(code))
-        outcomes[f"{version} ({kind})" if right else f"LOST {case.name}: {version}"] += 1
+        code = os.waitpid(child, 0)[1]
+        if os.WIFSIGNALED(code):
+            version = checker.boots(folder)
+            outcomes[version if version in case.versions else f"LOST {case.name}: {version}"] += 1
+        elif os.WEXITSTATUS(code):
+            outcomes[f"LOST {case.name}: it failed"] += 1
+        else:  # it came to its end before the signal
+            lasts[case.name] = 0.9 * lasts.get(case.name, time.monotonic() - start)
         shutil.rmtree(folder)
     return outcomes
 

@@ -91,9 +91,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_killed_at_random_times_by_a_signal() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.installs", "20", "--only", "signals", "--json"],
+        [sys.executable, "-m", "tests.installs", "12", "--only", "signals", "--json"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
-    assert (report["tried"], report["lost"]) == (20, 0)
+    assert (report["tried"], report["lost"]) == (12, 0)
