@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +61,8 @@ LAYOUTS = {
     "images": "build_engines.data.images",
 }
 """Name in a recipe (or `--layout`) to the module that reads it; where several markers fit, the first is meant."""
+FOLDED = frozenset({"home", "samples", "images"})
+"""Layouts whose training split is parted into folds; of the world, as many new drives as are wanted can be recorded."""
 RECIPE_FILE = "report/recipe.json"
 """In a bundle: the recipe it was built from, as it was understood."""
 
@@ -203,6 +205,17 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class Fold:
+    """A training split without some of its groups, and those."""
+
+    train: Source
+    judged: Sequence[Batch]
+    """The moments of the groups left out, as of the validation split."""
+    groups: tuple[str, ...]
+    """The group of each of them."""
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A layout's data, ready for training."""
 
@@ -218,6 +231,9 @@ class Prepared:
     """Listed words that the text encoder learns too."""
     cache: Path | None = None
     """Folder for what is costly to make and may be made again: features of frozen encoders."""
+    folds: Callable[[int, int], Sequence[Callable[[], Fold]]] | None = None
+    """The training split in at most so many folds, drawn with a seed, each made when it is called for: every group is
+    left out once. Empty where there are fewer than two groups; None for a layout that is not in `FOLDED`."""
 
 
 def answer_names(recipe: Recipe) -> tuple[str, ...]:

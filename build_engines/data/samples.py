@@ -173,7 +173,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
         change = Mirror(mirror, spec, answer_names(recipe), classes)
     source = PairedSource(recipe, tokenizer, *prepared["train"], change=change)
     plain = PairedSource(recipe, tokenizer, *prepared[recipe.evaluate_split], training=False)
-    return Prepared(streams, tokenizer, source, plain.in_order(), digest_of(data / "train"))
+    return Prepared(streams, tokenizer, source, plain.in_order(), digest_of(data / "train"), folds=source.folds)
 
 
 def _refuse_shared_groups(

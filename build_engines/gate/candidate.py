@@ -9,6 +9,7 @@ from functools import partial
 import msgspec
 
 from build_engines.build import Build
+from build_engines.choice.choice import read_decided
 from build_engines.compile import ENGINES
 from build_engines.data.datasets import layout_of_recipe
 from build_engines.evaluation import evaluate as ev
@@ -16,7 +17,9 @@ from build_engines.evaluation.degrade import degrade, limited
 from build_engines.evaluation.evaluate import Evaluation
 from build_engines.evaluation.report import analyse, full_report, words
 from build_engines.gate.limits import Judged
+from build_engines.heads.expected import Expected, expect
 from build_engines.quantisation.sensitivity import Sensitivity
+from build_engines.recipe import Recipe
 from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import Bundle, EngineFile, Manifest
 from edge_runtime.pipeline import Pipeline
@@ -115,5 +118,17 @@ def _evaluation(build: Build, trial: Bundle, exact: Evaluation, best: Judged) ->
     ev.show(build.console, trial, split, exact)
     build.console.print(degradation.table())
     gate = f"passed; the plan's {exact.build.figure} is {words(best.figure)}, {words(best.difference)} to FP32"
-    findings = analyse(trial, exact, build.recipe.seed, degradation=degradation, gate=gate)
+    findings = analyse(
+        trial, exact, build.recipe.seed, degradation=degradation, gate=gate, expected=_expected(build, exact)
+    )
     return full_report(trial, split, exact, findings)
+
+
+def _expected(build: Build, exact: Evaluation) -> Expected | None:
+    """What the moments that were left out of training promise for as many groups as were evaluated; None where none
+    were left out."""
+    if not isinstance(build.recipe, Recipe) or not (decided := read_decided(build.work)):
+        return None
+    pairs = exact.build.pairs(exact.head, [one.prediction for one in decided])
+    groups = len(set(exact.pairs().groups))
+    return expect(pairs, [one.fold for one in decided], groups, build.recipe.seed)

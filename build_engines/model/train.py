@@ -14,18 +14,19 @@ import torch
 from msgspec import Struct
 from numpy.typing import NDArray
 from rich.console import Console
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from build_engines.data.augment import Augmenter, Mix
 from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared
 from build_engines.heads import build_of
-from build_engines.heads.training import class_weights, fit_offsets
+from build_engines.heads.fitted import Fitted
+from build_engines.heads.training import class_weights
 from build_engines.modalities import MODALITIES, encoder_fields
 from build_engines.modalities.pretrained_encoder import PretrainedEncoder
 from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.ahead import ahead
+from build_engines.model.fitting import fit
 from build_engines.model.fused import FusedModel, Fusion
 from build_engines.model.kept import KeptRows
 from build_engines.model.lessons import Lessons
@@ -62,11 +63,11 @@ class TrainingRecord(Struct, frozen=True):
     """With the channels' mean and deviation."""
     epochs: tuple[EpochRecord, ...]
     thresholds: dict[str, float] = {}
-    """Of a sigmoid head's labels, chosen on the validation split."""
+    """Of a sigmoid head's labels, as they were fitted."""
     side_heads: dict[str, dict[str, Any]] = {}
     """Of the heads beside the first: settings of the policy that were fitted, by head and name."""
     offsets: dict[str, float] = {}
-    """What was added to a softmax head's logits for its macro-F1 there; it is in the weights."""
+    """What was added to a softmax head's logits for its macro-F1; it is in the weights."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,18 @@ class Trained:
 
 
 def train(
-    recipe: Recipe, recipe_digest: str, prepared: Prepared, console: Console, initial: Trained | None = None
+    recipe: Recipe,
+    recipe_digest: str,
+    prepared: Prepared,
+    console: Console,
+    initial: Trained | None = None,
+    fitted: Fitted | None = None,
 ) -> Trained:
-    """Fit the model of `recipe` to `prepared`, from `initial` where given; a progress bar goes to `console`."""
+    """Fit the model of `recipe` to `prepared`, from `initial` where given; a progress bar goes to `console`.
+
+    `fitted`: temperature, thresholds and offsets, where they are known from elsewhere; else they are fitted to the
+    validation split, and flatter what is measured there.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
@@ -129,42 +139,23 @@ def train(
             advance(0, note)
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
-    logits, labels = predict(averaged, prepared.val, kept=kept)
-    offsets = _move_logits(recipe, averaged, logits, labels, console) if plan.offsets else torch.zeros(1)
-    logits = logits + offsets
-    fitted = build_of(recipe.output_head).fitted(recipe.output_head, logits, labels)
+    fitted = fitted or fit(recipe, {name: predict(averaged, prepared.val, name, kept) for name in recipe.heads})
+    if fitted.offsets:
+        assert isinstance(averaged.fusion, Fusion)  # the softmax head's
+        averaged.fusion.add_to_logits(torch.tensor(fitted.offsets))
     record = TrainingRecord(
         recipe_sha256=recipe_digest,
         data_sha256=prepared.digest,
         seed=recipe.seed,
         vocabulary=vocabulary,
-        side_heads={
-            name: build_of(head).fitted(head, *predict(averaged, prepared.val, name))
-            for name, head in recipe.heads.items()
-            if name
-        },
-        temperature=fitted.get("temperature", 1.0),
+        side_heads=fitted.side,
+        temperature=fitted.policy.get("temperature", 1.0),
         streams=prepared.streams,
         epochs=(*(initial.record.epochs if initial is not None else ()), *history),
-        thresholds=fitted.get("thresholds", {}),
-        offsets={name: round(float(value), 4) for name, value in zip(recipe.labels, offsets, strict=True)}
-        if plan.offsets
-        else {},
+        thresholds=fitted.policy.get("thresholds", {}),
+        offsets=dict(zip(recipe.labels, fitted.offsets, strict=True)) if fitted.offsets else {},
     )
     return Trained(averaged, record)
-
-
-def _move_logits(recipe: Recipe, model: FusedModel, logits: Tensor, labels: Tensor, console: Console) -> Tensor:
-    """What was added [labels] to the logits of `model` for its macro-F1."""
-    moved = fit_offsets(logits, labels)
-    assert isinstance(model.fusion, Fusion)  # the softmax head's
-    model.fusion.add_to_logits(moved)
-    before, after = (
-        f1_score(labels.numpy(), values.argmax(1).numpy(), average="macro", zero_division=0)
-        for values in (logits, logits + moved)
-    )
-    console.print(f"logits moved: val F1 {before:.3f} -> {after:.3f}")
-    return moved
 
 
 def _lessons(recipe: Recipe, prepared: Prepared, model: FusedModel) -> Lessons | None:

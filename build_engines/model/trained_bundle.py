@@ -9,6 +9,7 @@ import onnx
 from onnx import ModelProto
 
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
+from build_engines.heads.fitted import fitted_policy
 from build_engines.modalities import MODALITIES
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
 from build_engines.recipe import Recipe
@@ -44,11 +45,7 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
         trigger=recipe.trigger,
         streams=record.streams,
         stages=tuple(stages),
-        decision=msgspec.structs.replace(
-            recipe.decision,
-            temperature=record.temperature,
-            thresholds=record.thresholds | recipe.decision.thresholds,
-        ),
+        decision=fitted_policy(recipe.decision, {"temperature": record.temperature, "thresholds": record.thresholds}),
         precision={"default": {stage.name: "fp32" for stage in stages}},
         files={},
         presence=recipe.modalities,
@@ -67,13 +64,10 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
 
 def _side_heads(recipe: Recipe, record: TrainingRecord) -> tuple[SideHead, ...]:
     """The heads beside the first, with what was fitted; thresholds of the recipe's own stand above fitted ones."""
-    heads = []
-    for side in recipe.side_heads:
-        fitted = dict(record.side_heads.get(side.name, {}))
-        thresholds = fitted.pop("thresholds", {}) | side.decision.thresholds
-        policy = msgspec.structs.replace(side.decision, thresholds=thresholds, **fitted)
-        heads.append(SideHead(side.name, recipe.heads[side.name], policy))
-    return tuple(heads)
+    return tuple(
+        SideHead(side.name, recipe.heads[side.name], fitted_policy(side.decision, record.side_heads.get(side.name, {})))
+        for side in recipe.side_heads
+    )
 
 
 def describe_stage(recipe: Recipe, name: str, model: ModelProto, files: dict[str, str]) -> Stage:

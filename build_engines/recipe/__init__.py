@@ -7,6 +7,7 @@ of an encoder lie beside it in `build_engines.modalities`.
 from __future__ import annotations
 
 from build_engines.recipe.checks import check
+from build_engines.recipe.choose import ChooseRecipe
 from build_engines.recipe.dataset import PLAIN_DATASET, DatasetRecipe, WorldRecipe
 from build_engines.recipe.gate import GateRecipe
 from build_engines.recipe.heads import SideHeadRecipe, make_head
@@ -30,6 +31,7 @@ __all__ = [
     "AugmentRecipe",
     "BuildRecipe",
     "CalibrateRecipe",
+    "ChooseRecipe",
     "CompileRecipe",
     "DatasetRecipe",
     "FusionRecipe",

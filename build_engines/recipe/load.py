@@ -11,6 +11,7 @@ import msgspec
 
 from build_engines.recipe.checks import check, check_common, check_onnx
 from build_engines.recipe.recipe import AnyRecipe, OnnxRecipe, Recipe
+from build_engines.recipe.variant import in_words, with_settings
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
 
@@ -38,12 +39,20 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
         problem = check_common(recipe) or check_onnx(own)
     else:
         recipe = trained = convert_strict(data, Recipe, f"recipe {path}")
-        problem = check(trained)
+        problem = check(trained) or _candidates(trained)
     if problem:
         raise ConfigError(f"recipe {path}: {problem}")
     recordings = tuple(str(base / file) for file in recipe.calibrate.recordings)
     recipe = msgspec.structs.replace(recipe, calibrate=msgspec.structs.replace(recipe.calibrate, recordings=recordings))
     return recipe, hashlib.sha256(raw).hexdigest()
+
+
+def _candidates(recipe: Recipe) -> str | None:
+    """What is wrong with one of `choose.candidates`, or None. Raises ConfigError for a key or value that is none."""
+    for settings in recipe.choose.candidates:
+        if problem := check(with_settings(recipe, settings)):
+            return f"candidate {in_words(settings)}: {problem}"
+    return None
 
 
 def _unclipped(data: dict[str, Any]) -> dict[str, Any]:

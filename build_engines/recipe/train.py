@@ -114,7 +114,7 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     class_weights: dict[str, Positive] = {}
     """Label to a factor on its weight; `build-engines improve` proposes them."""
     offsets: bool = False
-    """Move a softmax head's logits, by a constant per label, to where macro-F1 on the evaluated split is best."""
+    """Move a softmax head's logits, by a constant per label, to where macro-F1 is best on moments left out."""
     modality_dropout: dict[str, Fraction] = {}
     """Stream to the chance of being absent in a training pair."""
     aux_weight: NotNegative = 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from build_engines.build import Build
+from build_engines.choice.choice import CHOICE
 from build_engines.stages.stage import BuildStage, trained_recipe, without_later
 
 
@@ -35,7 +36,7 @@ def export_from(build: Build, folder: Path) -> None:
 STAGE = BuildStage(
     export_stage,
     code=("build_engines.model.export", "build_engines.model.trained_bundle"),
-    requires=lambda build: ("train/weights.npz", "train/training.json", "train/samples.npz"),
+    requires=lambda build: (CHOICE, "train/weights.npz", "train/training.json", "train/samples.npz"),
     ensures=lambda build: ("train/model",),
     settings=without_later,
 )
