@@ -369,8 +369,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(rows) if any(isinstance(row, ZmqSink) for row in rows) else (ZmqSink(), *rows)
 
 
-def load_config(path: Path) -> Config:
-    """Read and check the file at `path`; paths inside become absolute. Raises ConfigError."""
+def load_config(path: Path, lies_at: Path | None = None) -> Config:
+    """Read and check the file at `path`; paths inside become absolute, as if it lay at `lies_at` where that is given.
+    Raises ConfigError."""
     try:
         data = tomllib.loads(read_plain(path, MAX_CONFIG_BYTES).decode("utf-8-sig"))
     except OSError as error:
@@ -390,7 +391,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{where}: zones: {PICTURE!r} is the whole picture already; choose another name")
     for item in (*config.source, *config.sinks):
         _check_row(item, config.insecure_public_bind, where)
-    return _absolute(config, path.resolve().parent)
+    return _absolute(config, (lies_at or path).resolve().parent)
 
 
 def _check_row(item: Any, insecure_public_bind: str, where: str) -> None:
