@@ -54,6 +54,8 @@ class SampleRow:
     """A row of a table of labelled moments, as the layout `samples` gives it."""
 
     fields: Row
+    field: str
+    """That of the stream."""
     at_ns: int
     """Capture time of the moment."""
     path: Callable[[str], Path]
@@ -75,6 +77,8 @@ class Modality(ABC, Generic[Keys, Spec]):
     """Whether the encoder reads several streams of one form, one after the other as rows of a batch."""
     steady: ClassVar[bool] = False
     """Whether a device always has a message of any age: they come faster than recordings keep them."""
+    field: ClassVar[str]
+    """Where a row of the layout `samples` holds such a stream, unless the recipe's `dataset.fields` says otherwise."""
     shares_field: ClassVar[bool] = False
     """Whether several streams of this kind may take their messages from one row."""
 

@@ -25,6 +25,7 @@ class Text(Modality[TextRecipe, TextStream]):
 
     spec = TextStream
     recipe = TextRecipe
+    field = "text"
     inputs = {  # noqa: RUF012  # never changed
         "ids": Input("NL SentencePiece ids, 0 beyond the end", "ids"),
         "mask": Input("NL 1 = a piece", "text_mask"),
@@ -44,7 +45,7 @@ class Text(Modality[TextRecipe, TextStream]):
         return BY_WORD[field] if len(shape) == 3 and field in BY_WORD else super().layout(field, shape)
 
     def messages(self, name: str, spec: TextStream, row: SampleRow) -> Iterator[RawMessage]:
-        if text := row.fields.text("text"):
+        if text := row.fields.text(row.field):
             yield RawMessage(name, row.at_ns, Words(text, row.fields.text("lang") or None))
 
     def faults(self, name: str, spec: TextStream, tagged: bool) -> dict[str, Fault]:

@@ -23,6 +23,7 @@ class Vision(Modality[VisionRecipe, CameraStream]):
 
     spec = CameraStream
     recipe = VisionRecipe
+    field = "image"
     inputs = {"image": Input("NHWC BGR 0..255", "image")}  # noqa: RUF012  # never changed
     batched = True
     steady = True
@@ -48,7 +49,7 @@ class Vision(Modality[VisionRecipe, CameraStream]):
         return VisionEncoder(recipe, spec.height, spec.width, features)
 
     def messages(self, name: str, spec: CameraStream, row: SampleRow) -> Iterator[RawMessage]:
-        if file := row.fields.file("image"):
+        if file := row.fields.file(row.field):
             yield RawMessage(name, row.at_ns, Later(row.path(file), read_image))
 
     def faults(self, name: str, spec: CameraStream, tagged: bool) -> dict[str, Fault]:
