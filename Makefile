@@ -19,7 +19,7 @@ demo: $(VENV)/.run-ready
 setup-build: $(VENV)/.test-ready
 
 test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.test-ready
 	$(BIN)/ruff format --check .
