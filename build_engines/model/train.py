@@ -1,12 +1,12 @@
-"""Train all stages together on one CPU thread with fixed seeds: the same recipe, data, machine and versions of the
-libraries give the same weights."""
+"""Train all stages together with fixed seeds on as many CPU threads as the recipe says: the same recipe, data, machine
+and versions of the libraries give the same weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from build_engines.heads import build_of
 from build_engines.heads.fitted import Fitted
 from build_engines.heads.training import class_weights
 from build_engines.modalities import MODALITIES, encoder_fields
-from build_engines.modalities.pretrained_encoder import PretrainedEncoder
+from build_engines.modalities.text import tokenizer_kind
 from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.ahead import ahead
 from build_engines.model.fitting import fit
@@ -37,6 +37,7 @@ from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
 from edge_runtime.streams import StreamSpec
 from edge_runtime.tensor_source import PRESENCE, stream_tensor
+from edge_runtime.tokenizer import load_tokenizer
 
 WEIGHTS, RECORD, TOKENIZER_FILE, SAMPLES = "weights.npz", "training.json", "tokenizer.model", "samples.npz"
 EXPORT_SAMPLES = 32
@@ -91,7 +92,7 @@ def train(
     `fitted`: temperature, thresholds and offsets, where they are known from elsewhere; else they are fitted to the
     validation split, and flatter what is measured there.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(recipe.train.threads)
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     vocabulary = _vocabulary(prepared)
@@ -181,9 +182,17 @@ def _learn_lists(lessons: Lessons, model: FusedModel, rng: np.random.Generator, 
 def _vocabulary(prepared: Prepared) -> int:
     if prepared.tokenizer is None:
         return 1
-    from edge_runtime.tokenizer import SentencePieceTokenizer
+    return load_tokenizer(tokenizer_kind(prepared.streams), prepared.tokenizer).size
 
-    return SentencePieceTokenizer(prepared.tokenizer).size
+
+@runtime_checkable
+class LearnsOn(Protocol):
+    """An encoder of which a part learns on from weights that others trained, more slowly than the rest."""
+
+    rate: float
+    """Of that part's learning: a part of the rest's."""
+
+    def slow_parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 def _groups(model: FusedModel, decay: float, rate: float) -> list[dict[str, Any]]:
@@ -192,7 +201,7 @@ def _groups(model: FusedModel, decay: float, rate: float) -> list[dict[str, Any]
     slow = {
         id(value): encoder.rate
         for encoder in model.encoders.values()
-        if isinstance(encoder, PretrainedEncoder)
+        if isinstance(encoder, LearnsOn)
         for value in encoder.slow_parameters()
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, decay): [], (1.0, 0.0): []}
@@ -208,7 +217,10 @@ def _groups(model: FusedModel, decay: float, rate: float) -> list[dict[str, Any]
 
 @torch.no_grad()
 def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    for mean, now in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    for (name, mean), now in zip(averaged.state_dict().items(), model.state_dict().values(), strict=True):
+        if name in frozen:
+            continue
         if mean.is_floating_point():
             mean.lerp_(now, 1 - decay)
         else:
@@ -360,12 +372,18 @@ def export_samples(recipe: Recipe, batches: Sequence[Batch]) -> dict[str, NDArra
     samples: dict[str, NDArray[np.generic]] = {str(PRESENCE): batch.presence[:count, None]}
     for name, encoder in recipe.model.encoders.items():
         spec = recipe.streams[encoder.streams[0]]
-        for field, values in zip(encoder_fields(spec), batch.inputs[name], strict=True):
+        for (field, form), values in zip(encoder_fields(spec).items(), batch.inputs[name], strict=True):
             rows = values[batch.rows[name][:count]]
             for place, stream in enumerate(encoder.streams):
                 row = rows[:, place] if MODALITIES[name].batched else rows
-                samples[str(stream_tensor(stream, field))] = row[:, None]
+                samples[str(stream_tensor(stream, field))] = _filled_up(row, form.shape[1:])[:, None]
     return samples
+
+
+def _filled_up(rows: NDArray[np.generic], shape: Sequence[int]) -> NDArray[np.generic]:
+    """`rows` [n, ...] with zeros behind, up to the `shape` that the device gives: batches may be shorter."""
+    missing = [(0, whole - there) for whole, there in zip(shape, rows.shape[1:], strict=True)]
+    return np.pad(rows, [(0, 0), *missing])
 
 
 def load_trained(recipe: Recipe, work: Path) -> Trained:

@@ -11,13 +11,15 @@ from onnx import ModelProto
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
 from build_engines.heads.fitted import fitted_policy
 from build_engines.modalities import MODALITIES
+from build_engines.modalities.text import tokenizer_kind
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
 from build_engines.recipe import Recipe
 from build_engines.write_bundle import built_with, tensor_spec, write_bundle
-from edge_runtime.bundle import TOKENIZER, Bundle, Manifest, SideHead, Stage, StageInput
+from edge_runtime.bundle import Bundle, Manifest, SideHead, Stage, StageInput
 from edge_runtime.errors import UserError
 from edge_runtime.tensor_source import PRESENCE, stage_output, stream_tensor
 from edge_runtime.tensors import TensorSpec
+from edge_runtime.tokenizer import FILES
 
 
 def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Path) -> Bundle:
@@ -33,7 +35,7 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
     if not stages:
         raise UserError(f"no stages in {work}; run the export stage first")
     if (work / TOKENIZER_FILE).is_file():
-        files[TOKENIZER] = (work / TOKENIZER_FILE).read_bytes()
+        files[FILES[tokenizer_kind(record.streams)]] = (work / TOKENIZER_FILE).read_bytes()
     if (work / "equality.json").is_file():
         files["report/equality.json"] = (work / "equality.json").read_bytes()
     files[RECIPE_FILE] = recipe_json(recipe)

@@ -121,6 +121,8 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Of the auxiliary labels' losses beside the first head's."""
     average: Fraction = 0.99
     """Decay of the moving average of the weights, which is what is kept."""
+    threads: Count = 1
+    """CPU threads that train. Weights are the same again for the same number only."""
     repairing: Count = 1
     """Random combinations per natural part and step, for layouts whose parts are labelled one by one."""
     augment: AugmentRecipe = AugmentRecipe()
