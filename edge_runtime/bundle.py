@@ -52,7 +52,13 @@ MAX_FILE_BYTES = 2 << 30
 """No ONNX file is larger (https://protobuf.dev/programming-guides/proto-limits/)."""
 
 
-_AS_BEFORE = {"fit": "stretch", "scaling": "whole", "clip": CLIP_SIGMA, "tokenizer": "sentencepiece", "sentence_pieces": 0}
+_AS_BEFORE = {
+    "fit": "stretch",
+    "scaling": "whole",
+    "clip": CLIP_SIGMA,
+    "tokenizer": "sentencepiece",
+    "sentence_pieces": 0,
+}
 """What a stream does that says nothing of it."""
 
 

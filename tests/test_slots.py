@@ -258,7 +258,6 @@ def test_no_change_to_the_state_file_names_what_is_elsewhere(
         assert slots.path(one).parent == slots.folder and one.folder != ".."
 
 
-SLOTS = st.sampled_from(["a", "b", "c"])
 STEPS = st.one_of(
     st.tuples(st.just("install"), st.booleans()),
     st.tuples(st.sampled_from(["start", "roll back"]), st.just(False)),
@@ -297,6 +296,39 @@ def test_whatever_happens_a_good_one_is_not_lost_to_one_that_has_not_proven_itse
             assert any(slot.state == "good" for slot in state.slots)
         if state.current is not None and state.current.state == "bad":
             assert not any(slot.state == "good" for slot in state.slots), "a good one runs where there is one"
+
+
+def slot_of(number: int, state: str) -> Slot:
+    return Slot(f"{number}-0123456789ab", "t", f"{number}.0", str(number), None, state, "t")  # type: ignore[arg-type]
+
+
+def test_one_beside_takes_the_place_of_the_current_one_only_by_its_own_proof() -> None:
+    old, new = slot_of(1, "good"), slot_of(2, "pending")
+    beside = installed(State(current=old), new, Trial(shadow_s=1.0))
+    assert (beside.current, beside.other, beside.shadow) == (old, new, new)
+    assert passed(beside, old.folder) == passed(beside, "3-0123456789ab") == beside
+    assert started(beside) == beside, "a start counts for the one that runs"
+    trial = passed(beside, new.folder)
+    assert (trial.current, trial.other, trial.shadow) == (new, old, None)
+    assert failed(beside, new.folder, "it disagrees").current == old
+    by_hand = rolled_back(beside)
+    assert (by_hand.current, by_hand.other and by_hand.other.state) == (old, "bad")
+    alone = installed(State(), new, Trial(shadow_s=1.0))
+    assert (alone.current, alone.shadow) == (new, None), "beside nothing there is nothing to agree with"
+
+
+def test_a_verdict_on_another_slot_or_a_second_one_changes_nothing() -> None:
+    old, new = slot_of(1, "good"), slot_of(2, "pending")
+    state = State(current=new, other=old)
+    assert passed(state, old.folder) == failed(state, "3-0123456789ab", "slow") == state
+    good = passed(state, new.folder)
+    assert passed(good, new.folder) == good
+    bad = failed(state, new.folder, "slow")
+    assert failed(bad, "3-0123456789ab", "again") == bad
+    alone = failed(State(current=new), new.folder, "slow")
+    assert alone.current is not None and alone.current.state == "bad", "with no other it stays"
+    assert failed(alone, new.folder, "again") == alone
+    assert passed(alone, new.folder) == alone
 
 
 def test_versions_are_ordered_as_semantic_versioning_does() -> None:
