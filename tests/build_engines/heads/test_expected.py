@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from build_engines.heads.expected import expect
+from build_engines.heads.expected import expect, prove
 from build_engines.heads.intervals import drawn_groups, independent, interval, resamples
 from build_engines.heads.labelled import LabelPairs
 
 SIZE, FOLDS = 30, 4
 
 
-def procedure(rng: np.random.Generator, groups: int, folds: int) -> tuple[LabelPairs, list[int]]:
+def procedure(rng: np.random.Generator, groups: int, folds: int, differ: float = 0.12) -> tuple[LabelPairs, list[int]]:
     """Answers to groups that differ in how hard they are, by a model per fold, of which some are luckier."""
     skill = rng.normal(0.0, 0.05, folds)
     truth, answers, names, places = [], [], [], []
     for group in range(groups):
-        right = np.clip(0.75 + rng.normal(0.0, 0.12) + skill[group % folds], 0.05, 0.98)
+        right = np.clip(0.75 + rng.normal(0.0, differ) + skill[group % folds], 0.05, 0.98)
         labels = rng.integers(0, 2, SIZE)
         said = np.where(rng.random(SIZE) < right, labels, 1 - labels)
         truth += [str(label) for label in labels]
@@ -30,16 +30,16 @@ def procedure(rng: np.random.Generator, groups: int, folds: int) -> tuple[LabelP
 def test_the_next_groups_lie_in_the_interval_as_often_as_it_says() -> None:
     rng = np.random.default_rng(5)
     inside = narrow = 0
-    for _ in range(50):
+    for _ in range(40):
         pairs, folds = procedure(rng, 12, FOLDS)
-        found = expect(pairs, folds, 5, 0)
+        found = expect(pairs, folds, 5, 0, draws=100)
         fresh, _ = procedure(rng, 5, 1)
         figure = fresh.scores.figure
         inside += found.next.low <= figure <= found.next.high
-        moments = interval(0.0, pairs.bootstrap(resamples([str(i) for i in range(12 * SIZE)], 100, 0)))
+        moments = interval(0.0, pairs.bootstrap(resamples([str(i) for i in range(12 * SIZE)], 50, 0)))
         narrow += moments.low <= figure <= moments.high
-    assert inside >= 43  # 0.95 of 50 less three deviations
-    assert narrow < 35  # what intervals over single moments promise at the same 95 %
+    assert inside >= 34  # 0.95 of 40 less three deviations
+    assert narrow < 28  # what intervals over single moments promise at the same 95 %
 
 
 def test_the_mean_s_interval_is_narrower_and_both_hold_the_figure() -> None:
@@ -73,3 +73,23 @@ def test_few_groups_widen_the_interval() -> None:
     # Hesterberg 2015, table of alpha/2 for n = 5: 0.0010.
     assert few.low == pytest.approx(0.0010, abs=2e-4)
     assert few.high == pytest.approx(1 - few.low, abs=1e-6)
+
+
+def test_the_promise_is_tried_on_its_own_groups() -> None:
+    pairs, folds = procedure(np.random.default_rng(2), 12, FOLDS, differ=0.0)
+
+    def some(rows: np.ndarray) -> LabelPairs:
+        picked = ([values[row] for row in rows] for values in (pairs.truth, pairs.predicted, pairs.groups))
+        truth, predicted, groups = picked
+        return LabelPairs(truth, predicted, pairs.labels, groups)
+
+    found = prove(expect(pairs, folds, 4, 0), some, pairs.groups, folds, 0)
+    assert found.sets == 12
+    assert found.foretold >= 10
+    # A group that is nothing like the others is not foretold.
+    odd = np.array(pairs.predicted)
+    strange = np.asarray(pairs.groups) == "g3"
+    odd[strange] = np.where(np.asarray(pairs.truth)[strange] == "0", "1", "0")
+    pairs = LabelPairs(pairs.truth, odd.tolist(), pairs.labels, pairs.groups)
+    worse = prove(expect(pairs, folds, 4, 0), some, pairs.groups, folds, 0)
+    assert worse.foretold < worse.sets
