@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec import Struct
 
 from edge_runtime.admit import Refusal
 from edge_runtime.align import History, align
@@ -46,6 +47,16 @@ class RawMessage:
         return self.held.load(self.held.path) if isinstance(self.held, Later) else self.held
 
 
+class TrueObject(Struct, frozen=True):
+    """One thing that is in a camera's picture."""
+
+    label: str
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom, in shares of the picture."""
+    crowd: bool = False
+    """Many of the kind, not told apart: what is found there is neither right nor wrong (COCO's `iscrowd`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledSet:
     """A labelled moment: what arrived since the previous one of its group, and the right decision at `reference_ns`.
@@ -69,6 +80,8 @@ class LabelledSet:
     """For regression heads: the right value by name."""
     side: Mapping[str, str] = field(default_factory=dict)
     """Name of a head beside the first, where it answers with a label, to the right one."""
+    objects: tuple[TrueObject, ...] = ()
+    """For a detection head: everything that is in the picture."""
 
 
 def admitted(

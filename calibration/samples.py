@@ -8,17 +8,26 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from calibration.moments import LabelledSet, replay
+from calibration.moments import LabelledSet, TrueObject, replay
 from edge_runtime.bundle import Bundle, Stage
 from edge_runtime.errors import UserError
 from edge_runtime.infer.feed import feed, presence_tensor
-from edge_runtime.messages import Tensor, Tensors
+from edge_runtime.messages import Frame, Tensor, Tensors
+from edge_runtime.specs import CameraStream
 from edge_runtime.streams import preprocessors
 from edge_runtime.tensor_source import PRESENCE, TensorSource, stream_tensor
+
+
+class Shown(NamedTuple):
+    """How a camera's picture came to be the model's."""
+
+    spec: CameraStream
+    size: tuple[int, int]
+    """Width and height of the picture that the model's was made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,10 @@ class CalibrationSample:
     """For regression heads: the right value by name."""
     side: Mapping[str, str] = field(default_factory=dict)
     """Name of a head beside the first to its right label."""
+    objects: tuple[TrueObject, ...] = ()
+    """For a detection head: everything that is in the picture."""
+    shown: Mapping[str, Shown] = field(default_factory=dict)
+    """By camera that was there."""
 
 
 def read_samples(bundle: Bundle, moments: Iterable[LabelledSet]) -> Iterator[CalibrationSample]:
@@ -54,9 +67,15 @@ def read_samples(bundle: Bundle, moments: Iterable[LabelledSet]) -> Iterator[Cal
             for part, value in arrays.items():
                 if (source := stream_tensor(name, part)) in sources:
                     tensors[source] = value
+        frames = ((name, aligned.slices[name].newest) for name in present)
+        shown = {
+            name: Shown(spec, frame.size)
+            for name, frame in frames
+            if isinstance(frame, Frame) and frame.size and isinstance(spec := manifest.streams[name], CameraStream)
+        }
         yield CalibrationSample(
             moment.id, moment.group, moment.label, moment.condition, present, tensors, moment.tags, moment.values,
-            moment.side,
+            moment.side, moment.objects, shown,
         )  # fmt: skip
 
 

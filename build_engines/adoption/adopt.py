@@ -17,17 +17,19 @@ import onnx
 import onnxruntime
 from onnx import ModelProto
 
-from build_engines.adoption import inputs, opset, outputs, proof, trim
+from build_engines.adoption import detection, inputs, opset, outputs, proof, trim
 from build_engines.adoption.inputs import Feed
 from build_engines.adoption.probe import probe
 from build_engines.adoption.read import ONNX_DOMAINS, files_of, first_line, read_model
 from build_engines.adoption.tokenizer import read_tokenizer, with_tokenizer
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
-from build_engines.graphs import constants_to_initialisers, copied, name_nodes, serialised
+from build_engines.graphs import constants_to_initialisers, copied, name_nodes, producers, serialised
 from build_engines.recipe import OnnxRecipe, OnnxStage
 from build_engines.write_bundle import built_with, tensor_spec, write_bundle
 from edge_runtime.bundle import Bundle, Manifest, Stage, StageInput
 from edge_runtime.errors import BundleError, UserError
+from edge_runtime.heads.detection import DetectionHead
+from edge_runtime.streams import CameraStream
 from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
 from edge_runtime.tensors import TensorSpec
 from edge_runtime.tokenizer import FILES
@@ -111,18 +113,22 @@ def adopt_graph(plan: OnnxStage, recipe: OnnxRecipe, made: Mapping[TensorSource,
     _refuse_broken(original, where)
     feeds: Sequence[Feed] = inputs.plan_feeds(plan.inputs, original, recipe.streams, made, len(recipe.streams), where)
     model, feeds = _in_form(original, feeds, where, remarks)
-    if is_last:
+    head = recipe.output_head
+    if is_last and not isinstance(head, DetectionHead):
         _make_logits(model, output.field, recipe, where, remarks)
         trim.keep_outputs(model, wanted, where)
     for name in wanted:
         if any(feed.batch > 1 for feed in feeds):
             outputs.first_of_batch(model, name)
+    if is_last and isinstance(head, DetectionHead):
+        _make_detections(model, head, output.field, recipe, where, remarks)
     stage_inputs = _convert_inputs(model, feeds)
     if is_last:
         model = _inferred(model, where)
         (value,) = (value for value in model.graph.output if value.name == output.field)
         shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        outputs.as_logits(model, output.field, shape, _head_shape(recipe, output, shape))
+        if not isinstance(head, DetectionHead):
+            outputs.as_logits(model, output.field, shape, _head_shape(recipe, output, shape))
     name_nodes(model)
     model.ir_version = opset.IR_VERSION
     model = _inferred(model, where)
@@ -133,7 +139,9 @@ def adopt_graph(plan: OnnxStage, recipe: OnnxRecipe, made: Mapping[TensorSource,
 
 def _outputs_read(recipe: OnnxRecipe, stage: str, model: ModelProto, where: str) -> list[str]:
     """The outputs of a stage that the head or another stage reads, in the graph's order."""
-    sources = [parse_source(recipe.onnx.output)]
+    answer = parse_source(recipe.onnx.output)
+    made_of = recipe.onnx.detection.outputs if recipe.onnx.head == "detection" else ()
+    sources = [stage_output(answer.name, name) for name in made_of] or [answer]
     sources += [source for other in recipe.onnx.stages for item in other.inputs.values() for source in item.sources]
     names = {source.field for source in sources if source.kind == "stage" and source.name == stage}
     known = [value.name for value in model.graph.output]
@@ -274,6 +282,25 @@ def _make_logits(model: ModelProto, name: str, recipe: OnnxRecipe, where: str, r
         )
     elif recipe.onnx.probabilities:
         outputs.logits_of_probabilities(model, name, head, where)
+
+
+def _make_detections(
+    model: ModelProto, head: DetectionHead, name: str, recipe: OnnxRecipe, where: str, remarks: list[str]
+) -> None:
+    """Write the detector's form out in the graph, in place."""
+    plan = recipe.onnx.detection
+    if plan.form == "plain":
+        return
+    if name in producers(model.graph):
+        raise UserError(f"{where}: has an output {name!r} already; call onnx.output something new, as 'detections'")
+    known = _inferred(model, where)
+    shapes = {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in known.graph.output
+    }
+    camera = recipe.streams[head.camera]
+    assert isinstance(camera, CameraStream), "the recipe's checks say so"
+    detection.assemble(model, name, plan, len(recipe.labels), (camera.width, camera.height), shapes, where)
+    remarks.append(f"its outputs are read as {plan.form}: boxes in shares of the picture, a score for each label")
 
 
 def _head_shape(recipe: OnnxRecipe, output: TensorSource, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -59,6 +59,7 @@ LAYOUTS = {
     "samples": "build_engines.data.samples",
     "world": "build_engines.data.world",
     "images": "build_engines.data.images",
+    "detection": "build_engines.data.detection",
 }
 """Name in a recipe (or `--layout`) to the module that reads it; where several markers fit, the first is meant."""
 FOLDED = frozenset({"home", "samples", "images"})
@@ -130,19 +131,28 @@ def layout_for(bundle: Bundle, data: Path, split: str, name: str | None = None) 
     """The layout to read `data`/`split` with for `bundle`: the one called `name`, else the one it was built from (if
     the folder holds such a split), else the one that the folder's files show. Raises UserError.
     """
-    if name is None and bundle.manifest.head.per_word:
-        return layout_named("ner")  # the only one with a tag per word; its files may lie in no split's folder
+    if name is None and (only := build_of(bundle.manifest.head).layout):
+        return layout_named(only, _dataset_of(bundle))  # its files may lie in no split's folder
     if RECIPE_FILE not in bundle.manifest.files:
         return layout_named(name) if name else layout_of(data, split)
+    origin = _origin(bundle)
+    if name is None and next((data / split).glob(layout_named(origin.layout).MARKER), None) is None:
+        return layout_of(data, split)
+    return layout_named(name or origin.layout, origin.dataset)
+
+
+def _dataset_of(bundle: Bundle) -> DatasetRecipe:
+    return _origin(bundle).dataset if RECIPE_FILE in bundle.manifest.files else PLAIN_DATASET
+
+
+def _origin(bundle: Bundle) -> Origin:
+    """Raises UserError."""
     try:
-        origin = msgspec.json.decode(bundle.read(RECIPE_FILE), type=Origin)
+        return msgspec.json.decode(bundle.read(RECIPE_FILE), type=Origin)
     except msgspec.DecodeError as error:
         raise UserError(
             f"bundle {bundle.path}: {RECIPE_FILE} is not of this version ({error}); build it again"
         ) from None
-    if name is None and next((data / split).glob(layout_named(origin.layout).MARKER), None) is None:
-        return layout_of(data, split)
-    return layout_named(name or origin.layout, origin.dataset)
 
 
 def recipe_json(recipe: AnyRecipe) -> bytes:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 from msgspec import UnsetType
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -24,9 +26,10 @@ from calibration.spread import spread
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
+from edge_runtime.heads.policy import Inputs
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
-from edge_runtime.messages import Tensor, Verdict
-from edge_runtime.pipeline import Pipeline
+from edge_runtime.messages import Detection, Tensor, Verdict
+from edge_runtime.pipeline import Outcome, Pipeline
 from edge_runtime.streams import kind
 
 
@@ -157,21 +160,30 @@ class _Deciding:
                 pipeline.settle(part)
             absent = (name for name in self.unknown if not outcome.aligned.slices[name].present)
             right = next((moment.label_without[name] for name in absent if name in moment.label_without), moment.label)
-            predictions = {
-                name: prediction_of(moment, heads[name], moment.side.get(name, "") if name else right, verdict)
-                for name, verdict in {"": outcome.verdict, **outcome.side}.items()
-            }
+            predictions = {}
+            for name, verdict in {"": outcome.verdict, **outcome.side}.items():
+                truth = moment.side.get(name, "") if name else right
+                output = outcome.inference.side.get(name) if name else outcome.inference.output
+                found = () if output is None else _found(heads[name], output, pipeline, outcome)
+                predictions[name] = prediction_of(moment, heads[name], truth, verdict, found)
             yield _Decided(predictions, dict(refused), timings, outcome.inference.output)
             refused.clear()
 
 
-def prediction_of(moment: LabelledSet, head: Head, truth: str, verdict: Verdict) -> Prediction:
-    """What `head` said of `moment`, beside the right label `truth`, tags and values."""
+def _found(head: Head, output: NDArray[np.float32], pipeline: Pipeline, outcome: Outcome) -> tuple[Detection, ...]:
+    return build_of(head).candidates(head, output, Inputs(pipeline.streams, outcome.aligned))
+
+
+def prediction_of(
+    moment: LabelledSet, head: Head, truth: str, verdict: Verdict, found: tuple[Detection, ...] = ()
+) -> Prediction:
+    """What `head` said of `moment`, beside the right label `truth`, tags, values and objects; `found`: candidates."""
     return Prediction(
         moment.id, truth, verdict.label, verdict.confidence, verdict.source, verdict.reason,
         dict(verdict.probabilities), moment.condition, moment.group, moment.tags, verdict.tags, head.kind,
         moment.cluster or moment.group, dict(moment.values),
-        {} if isinstance(verdict.values, UnsetType) else dict(verdict.values),
+        {} if isinstance(verdict.values, UnsetType) else dict(verdict.values), moment.objects,
+        () if isinstance(verdict.detections, UnsetType) else tuple(verdict.detections), found,
     )  # fmt: skip
 
 

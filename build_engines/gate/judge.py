@@ -223,6 +223,8 @@ class Judge:
             decisions_figure=run.evaluation.scores.figure,
             parts=self._parts(run),
             failures=tuple(failures),
+            figure_name=run.evaluation.build.figure,
+            part_figure=run.evaluation.build.part_figure,
         )
 
     def _parts(self, run: _Run) -> dict[str, Interval]:

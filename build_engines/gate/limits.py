@@ -65,6 +65,9 @@ class Judged(Struct, frozen=True):
     """What computed it, in words where it is a GPU."""
     agreement: dict[str, Agreement] = {}
     """On a GPU: each stage against the oracle, on the same inputs, and `logits`, the whole model's."""
+    figure_name: str = "macro-F1"
+    part_figure: str = "F1"
+    """What the figure, and a part's own, are called."""
 
     @property
     def passed(self) -> bool:

@@ -15,7 +15,7 @@ from build_engines.quantisation.sensitivity import Sensitivity
 def show(console: Console, judged: Sequence[Judged]) -> None:
     """Print the gate's table."""
     table = Table(title="gate: model alone, 95 % bootstrap intervals")
-    for name in ("plan", "macro-F1", "difference to FP32", "decisions", "kB", "verdict"):
+    for name in ("plan", judged[0].figure_name, "difference to FP32", "decisions", "kB", "verdict"):
         table.add_column(name, justify="left" if name in ("plan", "verdict") else "right")
     for candidate in judged:
         verdict = "reference" if candidate.name == "fp32" else "passed" if candidate.passed else candidate.failures[0]
@@ -32,10 +32,11 @@ def _words(one: Interval) -> str:
 
 def as_markdown(judged: Sequence[Judged], notes: Sequence[str], found: Sensitivity) -> str:
     """report/gate.md."""
+    figure, of_a_part = judged[0].figure_name, judged[0].part_figure
     lines = [
         "# Gate", "", "The model alone on the evaluation split, with 95 % bootstrap intervals; reduced precision is",
         "computed by ONNX Runtime with every rounding that a GPU makes.", "",
-        "| plan | precision | macro-F1 | difference to FP32 | decisions' macro-F1 | kB | verdict |",
+        f"| plan | precision | {figure} | difference to FP32 | decisions' {figure} | kB | verdict |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]  # fmt: skip
     for candidate in judged:
@@ -48,7 +49,15 @@ def as_markdown(judged: Sequence[Judged], notes: Sequence[str], found: Sensitivi
             f"| {candidate.decisions_figure:.4f} | {candidate.bytes / 1024:.0f} | {verdict} |"
         )
     lines += _agreement(judged) + _oracle(found)
-    lines += ["", "## How the plan was chosen", "", *(f"- {note}" for note in notes), "", "## Per class (F1)", ""]
+    lines += [
+        "",
+        "## How the plan was chosen",
+        "",
+        *(f"- {note}" for note in notes),
+        "",
+        f"## Per class ({of_a_part})",
+        "",
+    ]
     lines += [f"| label | {' | '.join(candidate.name for candidate in judged)} |", "| --- |" + " ---: |" * len(judged)]
     for label in judged[0].parts:
         cells = " | ".join(
@@ -57,7 +66,7 @@ def as_markdown(judged: Sequence[Judged], notes: Sequence[str], found: Sensitivi
         lines.append(f"| {label} | {cells} |")
     lines += [
         "", "## Sensitivity", "", f"One part at a time in another precision, over {found.moments} moments.", "",
-        "| stage | part | precision | macro-F1 | loss | logits off by | kB |",
+        f"| stage | part | precision | {figure} | loss | logits off by | kB |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     for row in found.rows:
@@ -99,7 +108,7 @@ def _oracle(found: Sensitivity) -> list[str]:
 
 
 def plot(judged: Sequence[Judged], found: Sensitivity) -> bytes:
-    """PNG: macro-F1 with intervals against size, and the blocks by what they cost."""
+    """PNG: the figure with intervals against size, and the blocks by what they cost."""
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -114,7 +123,7 @@ def plot(judged: Sequence[Judged], found: Sensitivity) -> bytes:
         left.errorbar(
             candidate.bytes / 1024, value.value, yerr=[[below], [above]], fmt="o", capsize=4, label=candidate.name
         )
-    left.set(xlabel="graphs, kB", ylabel="macro-F1 (95 % interval)", title="What each plan keeps")
+    left.set(xlabel="graphs, kB", ylabel=f"{judged[0].figure_name} (95 % interval)", title="What each plan keeps")
     left.legend()
     rows = [row for row in found.rows if row.stage != "(all stages)"]
     names = [f"{row.stage} {row.block} {row.precision}" for row in rows]

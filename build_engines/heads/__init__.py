@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from build_engines.heads.detection import DetectionBuild
 from build_engines.heads.kind import AnyHeadBuild
 from build_engines.heads.labelled import OneLabelBuild
 from build_engines.heads.regression import RegressionBuild
@@ -12,6 +13,7 @@ from build_engines.heads.softmax import SoftmaxBuild
 from build_engines.heads.tagging import TaggingBuild
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
+from edge_runtime.heads.detection import DetectionHead
 from edge_runtime.heads.regression import RegressionHead
 from edge_runtime.heads.sigmoid import SigmoidHead
 from edge_runtime.heads.softmax import SoftmaxHead
@@ -22,6 +24,7 @@ HEADS: dict[type, AnyHeadBuild] = {
     SigmoidHead: SigmoidBuild(),
     TaggingHead: TaggingBuild(),
     RegressionHead: RegressionBuild(),
+    DetectionHead: DetectionBuild(),
 }
 
 

@@ -18,7 +18,8 @@ from build_engines.heads.prediction import Prediction
 from build_engines.recipe import GateRecipe, TrainRecipe
 from calibration.moments import LabelledSet
 from calibration.samples import CalibrationSample
-from edge_runtime.heads.policy import DecisionPolicy
+from edge_runtime.heads.policy import DecisionPolicy, Inputs
+from edge_runtime.messages import Detection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,6 +127,9 @@ class HeadBuild(ABC, Generic[OfHead]):
     judged: ClassVar[str] = "decisions"
     """What is judged, in the plural."""
 
+    layout: ClassVar[str] = ""
+    """The layout that alone tells what is right for it; empty where several do."""
+
     # Data
 
     @abstractmethod
@@ -167,6 +171,14 @@ class HeadBuild(ABC, Generic[OfHead]):
         outputs: Sequence[NDArray[np.float32]],
     ) -> tuple[Pairs, NDArray[np.float32]]:  # fmt: skip
         """The same of raw outputs, one per moment, and the outputs as one matrix with a row per pair."""
+
+    def candidates(self, head: OfHead, output: NDArray[np.float32], inputs: Inputs) -> tuple[Detection, ...]:
+        """What the model found for `output`, before the policy, for a head that finds things in a picture."""
+        return ()
+
+    def kept(self, head: OfHead, output: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What `output_pairs` asks of a raw output, where that is much less than all of it."""
+        return output
 
     @abstractmethod
     def is_right(self, head: OfHead, prediction: Prediction) -> bool:

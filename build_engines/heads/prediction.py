@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from calibration.moments import TrueObject
+from edge_runtime.messages import Detection
+
 
 class Prediction(Struct, frozen=True):
     """One decision of one head beside its truth: a line of the predictions file."""
@@ -28,6 +31,11 @@ class Prediction(Struct, frozen=True):
     truth_values: dict[str, float] = {}
     values: dict[str, float] = {}
     """Of a regression head."""
+    truth_objects: tuple[TrueObject, ...] = ()
+    objects: tuple[Detection, ...] = ()
+    """What a detection head said."""
+    candidates: tuple[Detection, ...] = ()
+    """What its model found, the surest hundred whatever the thresholds: average precision is taken over all scores."""
 
     @property
     def unit(self) -> str:

@@ -185,6 +185,7 @@ class TaggingBuild(HeadBuild[TaggingHead]):
 
     part = "tag"
     judged = "words"
+    layout = "ner"
 
     def outputs(self, head: TaggingHead) -> int:
         return len(head.labels)

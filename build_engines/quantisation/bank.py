@@ -64,6 +64,10 @@ class Bank:
         self._outputs: dict[tuple[str, ...], list[Tensors]] = {}
         self._fed = [stages_fed(manifest.stages, sample.present) for sample in samples]
         """For each moment the stages that the device would run."""
+        heads = [manifest.head, *(side.head for side in manifest.side_heads)]
+        read = {name for stage in manifest.stages for name in stage.stages}
+        self._last = {head.source: head for head in heads if head.source.name not in read}
+        """What heads alone read: only what they are judged by is kept of it."""
 
     @property
     def fed(self) -> frozenset[str]:
@@ -115,5 +119,12 @@ class Bank:
             places.append(place)
             if place == len(feeds):
                 feeds.append(fed)
-        outputs = run_each(stage, variant.precision, variant.model, feeds)
+        outputs = [self._kept(stage, one) for one in run_each(stage, variant.precision, variant.model, feeds)]
         return [absent if place is None else outputs[place] for place in places]
+
+    def _kept(self, stage: Stage, outputs: Tensors) -> Tensors:
+        kept = dict(outputs)
+        for source, head in self._last.items():
+            if source.name == stage.name:
+                kept[source.field] = build_of(head).kept(head, np.asarray(outputs[source.field], np.float32))
+        return kept

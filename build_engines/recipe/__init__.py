@@ -9,6 +9,7 @@ from __future__ import annotations
 from build_engines.recipe.checks import check
 from build_engines.recipe.choose import ChooseRecipe
 from build_engines.recipe.dataset import PLAIN_DATASET, DatasetRecipe, WorldRecipe
+from build_engines.recipe.detection import DetectionRecipe
 from build_engines.recipe.gate import GateRecipe
 from build_engines.recipe.heads import SideHeadRecipe, make_head
 from build_engines.recipe.load import load_recipe
@@ -34,6 +35,7 @@ __all__ = [
     "ChooseRecipe",
     "CompileRecipe",
     "DatasetRecipe",
+    "DetectionRecipe",
     "FusionRecipe",
     "GateRecipe",
     "LexiconRecipe",

@@ -6,10 +6,12 @@ from collections.abc import Hashable, Mapping
 from itertools import chain
 
 from build_engines.modalities import MODALITIES, encoder_fields
+from build_engines.recipe.detection import DetectionRecipe
 from build_engines.recipe.gate import PLAIN_GATE
 from build_engines.recipe.heads import HEAD_ROWS
 from build_engines.recipe.recipe import AnyRecipe, BuildRecipe, OnnxRecipe, Recipe
 from edge_runtime.heads import Head
+from edge_runtime.heads.detection import DetectionHead
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.streams import StreamSpec, TextStream, kind_of, streams_of
 from edge_runtime.tensor_source import parse_source
@@ -32,7 +34,21 @@ def check_onnx(recipe: OnnxRecipe) -> str | None:
         return f"[onnx]: {error}"
     if output.kind != "stage" or output.name not in {stage.name for stage in stages}:
         return f"onnx.output is {recipe.onnx.output!r}; it must be stage:<one of [[onnx.stages]]>:<its output>"
+    if problem := _check_detection(recipe):
+        return problem
     return _unknown_stages(recipe, tuple(stage.name for stage in stages))
+
+
+def _check_detection(recipe: OnnxRecipe) -> str | None:
+    head = recipe.output_head
+    if isinstance(head, DetectionHead):
+        if problem := recipe.onnx.detection.problem():
+            return f"onnx.detection: {problem}"
+        if recipe.onnx.probabilities:
+            return "onnx.probabilities is for labels; of a detection head onnx.detection.activation tells"
+    elif recipe.onnx.detection != DetectionRecipe():
+        return f"onnx.detection is for head = 'detection'; onnx.head is {recipe.onnx.head!r}"
+    return _check_goal(recipe, head.kind, HEAD_ROWS[type(head)].goal)
 
 
 def _unknown_stages(recipe: BuildRecipe, stages: tuple[str, ...]) -> str | None:
@@ -96,7 +112,7 @@ def _check_targets(recipe: Recipe, heads: Mapping[str, Head]) -> str | None:
     return None
 
 
-def _check_goal(recipe: Recipe, kind: str, goal: str) -> str | None:
+def _check_goal(recipe: BuildRecipe, kind: str, goal: str) -> str | None:
     """`[gate]` may ask for nothing by which a head of this kind is not judged."""
     for row in HEAD_ROWS.values():
         if row.goal != goal and getattr(recipe.gate, row.goal) != getattr(PLAIN_GATE, row.goal):

@@ -28,6 +28,9 @@ class GateRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """... but for this part of the value's range, which may always be lost."""
     nmae: Annotated[float, Meta(ge=0, le=1)] = 1.0
     """Of a regression head in FP32: mean absolute error over the range, averaged over the values; at most this."""
+    ap: Fraction = 0.0
+    """Of a detection head in FP32: average precision over overlaps of 0.5 to 0.95 and over the classes, at least this.
+    A reduced precision keeps `macro_f1_ratio` of it, and no class's falls by more than `class_drop`."""
     agreement: Fraction = 0.05
     """On a GPU, no output of a stage and no logit is further from ONNX Runtime's than this part of the largest one.
     One step of INT8 is 0.8 %, and a value on the edge of two steps may fall to either side."""

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 from msgspec import Struct
 
+from build_engines.recipe.detection import DetectionRecipe
 from edge_runtime.errors import ConfigError
 from edge_runtime.heads import Head
+from edge_runtime.heads.detection import DetectionHead
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.regression import RegressionHead, Value
 from edge_runtime.heads.sigmoid import SigmoidHead
@@ -51,16 +53,31 @@ HEAD_ROWS: dict[type, HeadRow] = {
     SoftmaxHead: _LABELLED,
     SigmoidHead: _LABELLED,
     TaggingHead: _LABELLED,
+    DetectionHead: HeadRow("labels", "ap", "side_labels", lambda name, head: ()),
     RegressionHead: HeadRow("values", "nmae", "targets", lambda name, head: tuple(value.name for value in head.values)),
 }
 
 
-def make_head(kind: str, output: str, labels: tuple[str, ...], values: tuple[Value, ...] = ()) -> Head:
-    """A head as a manifest describes it, reading `output`. Raises ConfigError (one line)."""
+def make_head(
+    kind: str,
+    output: str,
+    labels: tuple[str, ...],
+    values: tuple[Value, ...] = (),
+    seen: DetectionRecipe | None = None,
+    camera: str = "",
+) -> Head:
+    """A head as a manifest describes it, reading `output`. `seen`: of a detection head, which looks at `camera` unless
+    it says otherwise. Raises ConfigError (one line)."""
     fields = next((row.__struct_fields__ for row in get_args(Head) if row.__struct_config__.tag == kind), ())
     answers = {"labels": labels, "values": msgspec.to_builtins(values)}
     # Labels may be found in the data later; what has none is not given any.
-    settings = {name: answer for name, answer in answers.items() if answer or (name == "labels" and name in fields)}
+    settings: dict[str, Any] = {
+        name: answer for name, answer in answers.items() if answer or (name == "labels" and name in fields)
+    }
+    if seen is not None:
+        settings |= {"camera": seen.camera or camera, "max_overlap": seen.max_overlap, "most": seen.most}
+    elif kind == DetectionHead.__struct_config__.tag:
+        raise ConfigError("head = 'detection' is for detectors that were trained elsewhere: [onnx]")
     if labels and values:
         raise ConfigError(f"head = {kind!r}: labels and values exclude each other")
     try:

@@ -8,6 +8,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from build_engines.recipe.detection import DetectionRecipe
 from edge_runtime.streams import Name, Positive
 from edge_runtime.tensor_source import TensorSource, parse_source
 
@@ -119,7 +120,8 @@ class OnnxModel(Struct, frozen=True, forbid_unknown_fields=True):
     """The output is probabilities already. Those of a softmax or sigmoid at the graph's end, which is seen without
     this, are taken from before it; of others the logarithm (of a sigmoid head, of the odds) becomes the logits."""
     head: str = "softmax"
-    """`softmax` (one label of n) or `sigmoid` (independent labels)."""
+    """`softmax` (one label of n), `sigmoid` (independent labels) or `detection` (what is where in a picture)."""
+    detection: DetectionRecipe = DetectionRecipe()
     tokenizer: str = ""
     """For text streams, relative to the recipe: a SentencePiece model, a `tokenizer.json` of Hugging Face, or a
     WordPiece vocabulary (`vocab.txt`)."""

@@ -13,10 +13,11 @@ from build_engines.recipe.model import ModelRecipe
 from build_engines.recipe.onnx import OnnxModel
 from build_engines.recipe.reduce import CalibrateRecipe, CompileRecipe, QuantiseRecipe
 from build_engines.recipe.train import OppositeRecipe, TrainRecipe
+from edge_runtime.errors import ConfigError
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.regression import Value
-from edge_runtime.streams import Name, StreamSpec
+from edge_runtime.streams import CameraStream, Name, StreamSpec, streams_of
 from edge_runtime.tensor_source import stage_output
 
 
@@ -101,7 +102,13 @@ class OnnxRecipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=T
     @property
     def output_head(self) -> Head:
         """The head as a manifest describes it. Raises ConfigError."""
-        return make_head(self.onnx.head, self.onnx.output, self.labels)
+        seen = self.onnx.detection if self.onnx.head == "detection" else None
+        cameras = list(streams_of(self.streams, CameraStream))
+        if seen is not None and not seen.camera and len(cameras) != 1:
+            raise ConfigError(
+                f"onnx.detection.camera must say which of {', '.join(cameras) or 'no cameras'} it looks at"
+            )
+        return make_head(self.onnx.head, self.onnx.output, self.labels, (), seen, cameras[0] if cameras else "")
 
 
 AnyRecipe = Recipe | OnnxRecipe

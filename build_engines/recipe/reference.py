@@ -58,6 +58,14 @@ _EXAMPLES = {
     "normalisation": 'normalisation = "imagenet"',
     "scale": "scale = 0.00392157",
     "mean": "mean = [0.5, 0.5, 0.5]",
+    "scores": 'scores = ["output0"]',
+    "boxes": 'boxes = ["pred_boxes"]',
+    "classes": 'classes = "labels"',
+    "sides": 'sides = "corners"',
+    "units": 'units = "shares"',
+    "activation": 'activation = "sigmoid"',
+    "strides": "strides = [8, 16, 32]",
+    "camera": 'camera = "camera.front"',
     "std": "std = [0.5, 0.5, 0.5]",
 }
 """Of keys that no shipped recipe has and whose default shows nothing."""
