@@ -4,6 +4,7 @@
 # make gpu-kit        a folder that proves the CUDA side on a GPU machine without a network
 # make mutants  do the tests notice small changes? MODULES="health gate/limits" for some; docs/mutants.md
 # make hostile  does a running service hold under every flood, bomb and storm? PARTS="garbage million" for some
+# make sbom   what the demo's environment consists of, as CycloneDX: build/sbom.json
 # make format rewrite the code's format          make schema   rewrite the JSON Schemas
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo setup-build test check mutants hostile format schema clean gpu-kit
+.PHONY: demo setup-build test check mutants hostile format schema clean gpu-kit sbom
 
 demo: $(VENV)/.run-ready
 	$(BIN)/edge-runtime demo
@@ -19,7 +20,7 @@ demo: $(VENV)/.run-ready
 setup-build: $(VENV)/.test-ready
 
 test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.test-ready
 	$(BIN)/ruff format --check .
@@ -40,6 +41,13 @@ format: $(VENV)/.test-ready
 # KIT='--tensorrt-rtx' packs TensorRT-RTX too; KIT='--interpreter python3.12' builds PyCUDA's wheel here.
 gpu-kit: $(VENV)/.test-ready
 	$(BIN)/python -m benchmarks.gpu.kit --out build/gpu-kit $(KIT)
+
+# By a tool in an environment of its own: it is not part of what it lists.
+sbom: $(VENV)/.run-ready
+	$(PYTHON) -m venv build/sbom-tool
+	build/sbom-tool/bin/python -m pip install --quiet cyclonedx-bom
+	build/sbom-tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json $(BIN)/python
+	@echo build/sbom.json
 
 schema: $(VENV)/.run-ready
 	$(BIN)/python -m edge_runtime.schema

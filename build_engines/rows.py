@@ -28,8 +28,14 @@ class Row(dict[str, Any]):
     def get(self, key: str, default: Any = None) -> Any:
         if key in self:
             return self[key]
-        column = column_named(key, self)
-        return default if column is None else self[column]
+        value: Any = self
+        # A field within a field is written with a dot.
+        for part in (key,) if column_named(key, self) is not None else key.split("."):
+            column = column_named(part, value) if isinstance(value, dict) else None
+            if column is None:
+                return default
+            value = dict.__getitem__(value, column)
+        return value
 
     def __missing__(self, key: str) -> Any:
         column = column_named(key, self)

@@ -15,6 +15,9 @@ from edge_runtime.errors import EdgeError
 
 log = logging.getLogger("edge_runtime")
 
+STOPPING = "the runtime is stopping"
+"""The answer to an attempt that came too late."""
+
 T = TypeVar("T")
 
 
@@ -80,7 +83,7 @@ class Attempt(Generic[T]):
         if self.opened is None or not self._accepted:
             if self.opened is not None:
                 self._abandon(self.opened)
-            self._answer(self.reason or "the runtime is stopping")
+            self._answer(self.reason or STOPPING)
             return
         self._answer(None)
         self._take_over(self.opened)

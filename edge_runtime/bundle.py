@@ -45,8 +45,6 @@ from edge_runtime.tokenizer import TOKENIZER_JSON as TOKENIZER_JSON  # noqa: PLC
 log = logging.getLogger("edge_runtime")
 
 MANIFEST = "manifest.json"
-LICENCES = "licences/"
-"""Below it: texts that must go with what others made and the bundle holds, a file each."""
 SIGNATURE = "SIGNATURE"
 """The earlier form of signature: `signing`."""
 MAX_MANIFEST_BYTES = 1 << 20
@@ -54,7 +52,13 @@ MAX_FILE_BYTES = 2 << 30
 """No ONNX file is larger (https://protobuf.dev/programming-guides/proto-limits/)."""
 
 
-_AS_BEFORE = {"fit": "stretch", "scaling": "whole", "clip": CLIP_SIGMA, "tokenizer": "sentencepiece"}
+_AS_BEFORE = {
+    "fit": "stretch",
+    "scaling": "whole",
+    "clip": CLIP_SIGMA,
+    "tokenizer": "sentencepiece",
+    "sentence_pieces": 0,
+}
 """What a stream does that says nothing of it."""
 
 
@@ -196,6 +200,22 @@ class Bundle:
                 "it was changed or cut short: copy the bundle again from where it was built"
             )
         return data
+
+    def contents(self) -> Iterator[tuple[str, bytes]]:
+        """Every file as it was verified, and the signatures as they are now: what makes the same bundle elsewhere.
+
+        Raises BundleError where one was changed since.
+        """
+        raw = _read_raw(self.path, MANIFEST, limit=MAX_MANIFEST_BYTES)
+        if hashlib.sha256(raw).hexdigest() != self.digest:
+            raise BundleError(f"bundle {self.path}: {MANIFEST} was changed after it was opened; try again")
+        yield MANIFEST, raw
+        there = _contents(self.path)
+        for name in (MODEL_SIGNATURE, SIGNATURE):
+            if name in there:
+                yield name, _read_raw(self.path, name, limit=MAX_SIGNATURE_BYTES)
+        for name in self.manifest.files:
+            yield name, self.read(name)
 
     def plan(self, target: str) -> dict[str, str]:
         """Stage to precision for `target` (a back end's name), as the build chose it."""

@@ -313,7 +313,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     """Topics are `decision.<name>` and `status.<name>`."""
     bundle: str
-    """Directory or `.tar` (relative paths start at the configuration file), or `shipped:NAME`."""
+    """Directory or `.tar` (relative paths start at the configuration file), `shipped:NAME`, or `slot:FOLDER` with
+    what `edge-runtime bundle install` put there."""
     source: tuple[SourceConfig, ...]
     sink: tuple[SinkConfig, ...] = ()
     publish: PublishConfig | None = None
@@ -368,8 +369,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(rows) if any(isinstance(row, ZmqSink) for row in rows) else (ZmqSink(), *rows)
 
 
-def load_config(path: Path) -> Config:
-    """Read and check the file at `path`; paths inside become absolute. Raises ConfigError."""
+def load_config(path: Path, lies_at: Path | None = None) -> Config:
+    """Read and check the file at `path`; paths inside become absolute, as if it lay at `lies_at` where that is given.
+    Raises ConfigError."""
     try:
         data = tomllib.loads(read_plain(path, MAX_CONFIG_BYTES).decode("utf-8-sig"))
     except OSError as error:
@@ -389,7 +391,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{where}: zones: {PICTURE!r} is the whole picture already; choose another name")
     for item in (*config.source, *config.sinks):
         _check_row(item, config.insecure_public_bind, where)
-    return _absolute(config, path.resolve().parent)
+    return _absolute(config, (lies_at or path).resolve().parent)
 
 
 def _check_row(item: Any, insecure_public_bind: str, where: str) -> None:
@@ -461,11 +463,18 @@ def _absolute(config: Config, base: Path) -> Config:
         config,
         engine=engine,
         record=resolve(config.record),
-        bundle=config.bundle if config.bundle.startswith("shipped:") else str(base / config.bundle),
+        bundle=_named(config.bundle, base),
         trusted_keys=tuple(str(base / key) for key in config.trusted_keys),
         source=tuple(resolve(item) for item in config.source),
         sink=tuple(resolve(item) for item in config.sink),
     )
+
+
+def _named(bundle: str, base: Path) -> str:
+    if bundle.startswith("shipped:"):
+        return bundle
+    slots = "slot:" if bundle.startswith("slot:") else ""
+    return slots + str(base / bundle.removeprefix(slots))
 
 
 def convert_strict(data: Any, kind: Any, where: str) -> Any:

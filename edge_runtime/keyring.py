@@ -6,6 +6,7 @@ is one file of its own, `NAME.key.toml` (secret). Keys are written as ZeroMQ wri
 
 from __future__ import annotations
 
+import grp
 import logging
 import os
 import re
@@ -34,6 +35,8 @@ MAX_FILE_BYTES = 4096
 MAX_CLIENTS = 1000
 LOOK_S = 1.0
 """How soon a changed folder is noticed."""
+SERVICES = "edge-runtime-keys"
+"""The group that may read secrets of root's: nobody's but the systemd services'."""
 ANY = "*"
 """In `send`: every stream."""
 KEY_BYTES, Z85_CHARACTERS = 32, 40
@@ -187,7 +190,7 @@ def _read(path: Path, kind: type[_File], secret: bool = False) -> _File:
     where = f"keys {path}"
     try:
         status = path.stat()
-        if secret and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        if secret and _others_may_read(status):
             raise ConfigError(f"{where}: others may read this secret; chmod 600 {path}")
         if others_may_write(status):
             raise ConfigError(f"{where}: others may change it; chown and chmod go-w {path}")
@@ -198,6 +201,21 @@ def _read(path: Path, kind: type[_File], secret: bool = False) -> _File:
         raise ConfigError(f"{where}: {error.strerror}; `edge-runtime keys generate` makes it") from None
     except (ValueError, RecursionError) as error:  # what is no TOML, no UTF-8, or not what is expected
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _others_may_read(status: os.stat_result) -> bool:
+    """Whether anybody but root and this user may, or the services, as which no person logs in."""
+    if status.st_mode & stat.S_IRWXO or status.st_uid not in {0, os.geteuid()}:
+        return True
+    return bool(status.st_mode & stat.S_IRWXG) and not (status.st_uid == 0 and status.st_gid == _services())
+
+
+def _services() -> int:
+    """The group of the systemd services, -1 where there is none."""
+    try:
+        return grp.getgrnam(SERVICES).gr_gid
+    except KeyError:
+        return -1
 
 
 def _state(folder: Path) -> tuple[tuple[str, int, int, int], ...]:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Protocol
 
 from edge_runtime import realtime
 from edge_runtime.attempt import Attempt
@@ -56,6 +57,16 @@ def _lasting(config: Config) -> tuple[object, ...]:
     return config.name, config.realtime, config.sinks
 
 
+class Listener(Protocol):
+    """Is shown what a runtime does. All is called on the loop's thread, which must not be kept."""
+
+    def took(self, message: Message) -> None:
+        """A message that will be decided on, in that order."""
+
+    def heard(self, message: DecisionMessage | StatusMessage) -> None:
+        """What was published."""
+
+
 class Runtime:
     """Runs a configuration until stopped. `run` is called once and waits; the loop has a thread of its own, so that the
     caller hears of signals whatever the loop does.
@@ -69,12 +80,14 @@ class Runtime:
         clock: Clock | None = None,
         open_sources: OpenSources = open_sources,
         answer: Callable[[str | None], None] = lambda reason: None,
+        listener: Listener | None = None,
     ) -> None:
         """`open_sources` may be replaced by a program that brings its own capture. `answer` hears what became of each
         reload (None, or why it was refused), on a thread that must not be kept.
         """
         self._open_sources = open_sources
         self._answer = answer
+        self._listener = listener
         self._clock = clock or RealClock()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._config = config
@@ -137,6 +150,21 @@ class Runtime:
         """Take over the configuration that `load` gives, while decisions go on; whatever fails changes nothing."""
         self._reloads.ask(load)
         self._ring()
+
+    @property
+    def config(self) -> Config:
+        """What runs, once it has started. Any thread."""
+        return self._session.config
+
+    @property
+    def trigger(self) -> str:
+        """The stream that calls for decisions, once it has started. Any thread."""
+        return self._session.trigger
+
+    @property
+    def period_ms(self) -> float:
+        """How often it is expected to, once it has started. Any thread."""
+        return self._session.period_ms
 
     def captured(self, stream: str) -> int:
         """Messages of `stream` seen so far. Any thread."""
@@ -347,6 +375,8 @@ class Runtime:
         item = published(message)
         for outlet in self._outlets:
             outlet.publish(item)
+        if self._listener is not None:
+            self._listener.heard(message)
 
     def _open_session(self, config: Config, running: Session | None = None) -> Session:
         """On the thread that is to be its loop."""
@@ -355,10 +385,11 @@ class Runtime:
             self._clock,
             self._ring,
             self._books,
-            self._tap if self._taps else None,
+            self._tap if self._taps or self._listener is not None else None,
             self.decisions_endpoint,
             running.sources if running is not None else (),
             self._open_sources,
+            recorded=bool(self._taps),
         )
 
     def _begin_recovery(self, pipeline: Pipeline, on_cpu: bool) -> Attempt[StageGraph]:
@@ -427,6 +458,8 @@ class Runtime:
     def _tap(self, message: Message) -> None:
         for outlet in self._taps:
             outlet.message(message)
+        if self._listener is not None:
+            self._listener.took(message)
 
     def _announce_session(self) -> None:
         session = self._session

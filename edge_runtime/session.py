@@ -60,8 +60,10 @@ class Session:
         decisions: str = "",
         running: Sequence[Source] = (),
         open_sources: OpenSources = open_sources,
+        recorded: bool = True,
     ) -> None:
         """`tap` is shown every message that is taken, in that order; `decisions` is where decisions are published.
+        `recorded`: whether that is for a recorder, which asks for more than the pipeline.
 
         Sources among `running` that the configuration asks for again are kept; until `start` they go on as they are.
         Raises UserError or EngineError, with everything newly opened closed again.
@@ -96,7 +98,13 @@ class Session:
             self._slept_ns = self._sleep.look()
             demanding = [name for name, row in config.stream.items() if row.stamp == "required"]
             self.intake = Intake(
-                manifest.streams, self.mailboxes, clock, books.unrouted, self._sleep, demanding, tap is not None
+                manifest.streams,
+                self.mailboxes,
+                clock,
+                books.unrouted,
+                self._sleep,
+                demanding,
+                recorded and tap is not None,
             )
             self.rates = {name: RateMeter() for name in manifest.streams}
             self.sources = open_sources(config.sources, manifest.streams, self.intake, decisions, running)

@@ -189,7 +189,6 @@ def test_iob1_becomes_iob2_and_iob2_stays() -> None:
     assert iob2(["I-a", "I-a", "B-a", "O", "I-b", "I-a"]) == ("B-a", "I-a", "B-a", "O", "B-b", "B-a")
     good = ("B-a", "I-a", "O", "B-b", "B-b")
     assert iob2(good) == good
-    assert iob2(["I-x"], labels={"O", "I-x"}) == ("I-x",)
 
 
 def test_a_required_stream_or_channel_that_is_missing_blocks() -> None:

@@ -112,6 +112,8 @@ OUTER: dict[str, Callable[[Any], object]] = {
     "an empty signature": lambda whole: whole["dsseEnvelope"]["signatures"][0].update(sig=""),
     "another payload": lambda whole: whole["dsseEnvelope"].update(payload="e30="),
     "no base64": lambda whole: whole["dsseEnvelope"].update(payload="*"),
+    "something unknown in the envelope": lambda whole: whole["dsseEnvelope"].update(x=1),
+    "something unknown beside the signature": lambda whole: whole["dsseEnvelope"]["signatures"][0].update(x=1),
     "a message signature": lambda whole: whole.update(messageSignature={}),
 }
 INNER: dict[str, Callable[[Any], object]] = {
@@ -128,6 +130,10 @@ INNER: dict[str, Callable[[Any], object]] = {
     "two subjects": lambda one: one["subject"].append(one["subject"][0]),
     "shards": lambda one: one["predicate"]["serialization"].update(method="shards", shard_size=1),
     "links": lambda one: one["predicate"]["serialization"].update(allow_symlinks=True),
+    "something unknown": lambda one: one.update(x=1),
+    "something unknown in the predicate": lambda one: one["predicate"].update(x=1),
+    "something unknown of how it was hashed": lambda one: one["predicate"]["serialization"].update(x=1),
+    "a name without end": lambda one: one["predicate"]["resources"][0].update(name="a" * 4097),
     "a name of none": lambda one: one["predicate"]["resources"][0].update(name=""),
 }
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,39 @@ def test_any_flipped_byte_of_any_file_is_found(signed: tuple[Path, Path], data: 
             open_bundle(bundle, [public])
     finally:
         (bundle / name).write_bytes(good)
+
+
+@pytest.fixture(scope="module")
+def packed(signed: tuple[Path, Path]) -> bytes:
+    """The signed bundle as a tar."""
+    path = signed[0].with_name("packed.tar")
+    with tarfile.open(path, "w") as archive:
+        archive.add(signed[0], arcname=".")
+    return path.read_bytes()
+
+
+@given(st.data())
+def test_of_a_changed_tar_nothing_else_is_ever_opened(
+    signed: tuple[Path, Path], packed: bytes, data: st.DataObject
+) -> None:
+    """Headers are hit as often as content: names, sizes, types, links."""
+    bad = bytearray(packed)
+    for _ in range(data.draw(st.integers(1, 4))):
+        where = data.draw(st.integers(0, len(bad) // 512 - 1)) * 512 + data.draw(st.integers(0, 511))
+        piece = data.draw(
+            st.one_of(st.binary(min_size=1, max_size=40), st.sampled_from([b"0000000", b"2", b"../x", b"./"]))
+        )
+        bad[where : where + len(piece)] = piece
+    path = signed[0].with_name("changed.tar")
+    path.write_bytes(bad)
+    try:
+        opened = open_bundle(path, [signed[1]])
+    except BundleError as error:
+        assert "\n" not in str(error)
+        return
+    whole = open_bundle(signed[0], [signed[1]])
+    # White space in the signature's own file is nobody's.
+    assert dict(opened.contents()) | {MODEL_SIGNATURE: b""} == dict(whole.contents()) | {MODEL_SIGNATURE: b""}
 
 
 def test_a_damaged_signature_is_refused(signed: tuple[Path, Path]) -> None:

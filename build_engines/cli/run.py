@@ -52,6 +52,7 @@ def run_command(first: str | None, last: str | None, **options: Any) -> None:
 
 
 _STAGES = {
+    "choose": "Choose by cross-validation inside the training split.",
     "train": "Train RECIPE's model.",
     "export": "Export the trained model to ONNX and prove the graphs equal to it.",
     "aggregate": "Let the trained model drive, and train once more on what it met (built-in world only).",

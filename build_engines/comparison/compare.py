@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from build_engines.build import Build
+from build_engines.choice.choice import as_chosen, read_choice
 from build_engines.comparison.classical import classical
 from build_engines.comparison.compare_tagging import compare_tagging
 from build_engines.comparison.comparison import Comparison
@@ -97,10 +98,14 @@ class _Arena:
     def _base(self) -> tuple[Trained, str]:
         """The recipe's own model: what the build left in the work folder if encoders are shared, else a new one."""
         folder = self.build.work / self.build.model
-        if self.shared and (folder.parent / WEIGHTS).is_file():
+        if self.shared and (folder.parent / WEIGHTS).is_file() and self._is_own():
             return load_trained(self.recipe, folder.parent), "built before"
         self.build.console.print(f"compare: {self.recipe.model.fusion.kind} (the recipe's own)")
         return train(self.recipe, self.build.recipe_digest, self.prepared, self.build.console), ""
+
+    def _is_own(self) -> bool:
+        """Whether the build trained the recipe as it stands: another choice has other encoders."""
+        return as_chosen(self.recipe, read_choice(self.build.work)).model == self.recipe.model
 
     def _single(
         self, name: str, columns: Sequence[int], features: torch.Tensor, judged: torch.Tensor,

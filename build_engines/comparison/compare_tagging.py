@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from build_engines.build import Build
 from build_engines.comparison.classical_tagging import classical_tags
 from build_engines.comparison.comparison import Comparison
 from build_engines.comparison.contest import Contest
 from build_engines.data.datasets import layout_of_recipe
-from build_engines.data.ner import sentences
+from build_engines.data.ner import evaluated, sentences, text_stream
 from build_engines.heads.tagging import report
 from build_engines.model.train import WEIGHTS, load_trained, predict, train
 from build_engines.recipe import Recipe
+from edge_runtime.heads.tagging import best_path
 
 Tags = Sequence[Sequence[str]]
 
@@ -29,18 +32,17 @@ def compare_tagging(build: Build, recipe: Recipe) -> Comparison:
     else:
         trained = train(recipe, build.recipe_digest, prepared, build.console)
     logits, _ = predict(trained.model, prepared.val)
-    predicted = [recipe.labels[int(index)] for index in logits.argmax(1)]
     fit, judged = (
-        [(sentence.words, sentence.tags) for sentence in sentences(build.data, split)]
-        for split in ("train", recipe.evaluate_split)
+        [(sentence.words, sentence.tags) for sentence in tagged]
+        for tagged in (sentences(build.data, "train"), evaluated(recipe, build.data))
     )
-    read = [min(len(words), prepared.val[0].label.shape[1]) for words, _ in judged]
+    _, spec = text_stream(recipe.streams)
+    read = [min(len(words), spec.max_tokens) for words, _ in judged]
     classic = [tags[:count] for tags, count in zip(classical_tags(fit, judged), read, strict=True)]
     truth = [tags[:count] for (_, tags), count in zip(judged, read, strict=True)]
-    neural = []
-    for count in read:
-        neural.append(predicted[:count])
-        predicted = predicted[count:]
+    sentences_read = np.split(logits.numpy(), np.cumsum(read)[:-1])
+    paths = [best_path(part, recipe.labels) for part in sentences_read]
+    neural = [[recipe.labels[index] for index in path] for path in paths]
     contest = Contest(
         [tag for tags in truth for tag in tags],
         [str(index) for index, count in enumerate(read) for _ in range(count)],

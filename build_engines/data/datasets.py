@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -62,6 +62,8 @@ LAYOUTS = {
     "detection": "build_engines.data.detection",
 }
 """Name in a recipe (or `--layout`) to the module that reads it; where several markers fit, the first is meant."""
+FOLDED = frozenset({"home", "samples", "images"})
+"""Layouts whose training split is parted into folds; of the world, as many new drives as are wanted can be recorded."""
 RECIPE_FILE = "report/recipe.json"
 """In a bundle: the recipe it was built from, as it was understood."""
 
@@ -160,9 +162,6 @@ def recipe_json(recipe: AnyRecipe) -> bytes:
     document["calibrate"]["recordings"] = [Path(file).name for file in recipe.calibrate.recordings]
     for stage in document.get("onnx", {}).get("stages", ()):
         stage["file"] = Path(stage["file"]).name
-    for keys in document.get("model", {}).values():
-        if isinstance(keys, dict) and keys.get("file"):
-            keys["file"] = Path(keys["file"]).name
     if tokenizer := document.get("onnx", {}).get("tokenizer"):
         document["onnx"]["tokenizer"] = Path(tokenizer).name
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
@@ -216,6 +215,17 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class Fold:
+    """A training split without some of its groups, and those."""
+
+    train: Source
+    judged: Sequence[Batch]
+    """The moments of the groups left out, as of the validation split."""
+    groups: tuple[str, ...]
+    """The group of each of them."""
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A layout's data, ready for training."""
 
@@ -231,6 +241,9 @@ class Prepared:
     """Listed words that the text encoder learns too."""
     cache: Path | None = None
     """Folder for what is costly to make and may be made again: features of frozen encoders."""
+    folds: Callable[[int, int], Sequence[Callable[[], Fold]]] | None = None
+    """The training split in at most so many folds, drawn with a seed, each made when it is called for: every group is
+    left out once. Empty where there are fewer than two groups; None for a layout that is not in `FOLDED`."""
 
 
 def answer_names(recipe: Recipe) -> tuple[str, ...]:

@@ -6,7 +6,9 @@ the training split's parts anew in every step instead of keeping the file's own 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from build_engines.data.datasets import (
     Batch,
+    Fold,
     Inputs,
     Ints,
     Prepared,
@@ -21,6 +24,7 @@ from build_engines.data.datasets import (
     in_step,
     read_file,
 )
+from build_engines.data.folds import grouped
 from build_engines.data.opposites import opposite_of
 from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
 from build_engines.modalities.sensors import fit_channels
@@ -40,6 +44,8 @@ AT_NS = 1_000_000_000
 """All three messages of a sample carry this capture time: they are one moment."""
 CANCEL, HOLD = "cancel", "hold"
 CANCEL_GESTURE = 0
+PAIRINGS = 2
+"""Pairs that every sentence is in, as in the data's own."""
 NEEDS_PEOPLE = frozenset({"light_on", "generic_on", "fan_on", "media", "climate_set"})
 """Actions that an empty room puts on hold (the data's README)."""
 
@@ -97,40 +103,123 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     del work  # small enough to need no cache
     camera, text, sensors = stream_names(recipe.streams)
     streams = dict(recipe.streams)
-    rooms, occupants = _read_rooms(data / "train" / "sensors_room.csv")
+    rooms, occupants, hours = _read_rooms(data / "train" / "sensors_room.csv")
     streams[sensors] = fit_channels(streams_of(streams, SensorStream)[sensors], rooms)
-    commands = [(str(row["text"]), str(row["action"])) for row in read_json_lines(data / "train" / "voice.jsonl")]
-    swapped = (opposite_of(*sentence, recipe.opposites) for sentence in commands)
-    voice = sorted({*commands, *(sentence for sentence in swapped if sentence is not None)})
+    rows = list(read_json_lines(data / "train" / "voice.jsonl"))
+    commands = [(str(row["text"]), str(row["action"])) for row in rows]
     model = train_tokenizer(recipe.tokenizer, [text for text, _ in commands])
-    actions = tuple(sorted({action for _, action in commands}))
     parts = _Parts(streams, (camera, text, sensors), SentencePieceTokenizer(model))
-    pictures = parts.gestures(data, "train")
-    source = RepairedSource(recipe, model, voice, actions, *pictures, *parts.rooms(rooms), occupants)
+    pictures, digits, blocks = parts.gestures(data, "train")
     names = {name: index for index, name in enumerate(recipe.labels)}
-    source.counts = np.zeros(len(names))
+    counts = np.zeros(len(names))
     for row in read_json_lines(data / "train" / MARKER):
-        source.counts[names[row["label"]]] += 1
-    return Prepared(streams, model, source, parts.pairs(data, "val", names), digest_of(data / "train"))
+        counts[names[row["label"]]] += 1
+    groups = [str(row.get("group", row["text"])) for row in rows]
+    training = _Training(
+        recipe, parts, model, commands, groups, pictures, digits, blocks, *parts.rooms(rooms), occupants, hours, counts
+    )
+    every = (np.arange(len(commands)), np.arange(len(digits)), np.arange(len(occupants)))
+    return Prepared(
+        streams, model, training.source(*every), parts.pairs(data, "val", names), digest_of(data / "train"),
+        folds=training.folds,
+    )  # fmt: skip
 
 
-def _read_rooms(path: Path) -> tuple[list[dict[str, float]], Ints]:
-    """Room rows (a value that is not there is left out) and the number of people in each."""
+@dataclass(frozen=True)
+class _Training:
+    """The training split's parts, each with what its members are not independent of."""
+
+    recipe: Recipe
+    parts: _Parts
+    tokenizer: bytes
+    commands: Sequence[tuple[str, str]]
+    """Sentence and action."""
+    groups: Sequence[str]
+    """Of the sentences: a template, a block of test cases."""
+    pictures: NDArray[np.uint8]
+    digits: Ints
+    blocks: Sequence[str]
+    """Of the pictures: a person's, as far as is known."""
+    windows: NDArray[np.float32]
+    masks: NDArray[np.float32]
+    occupants: Ints
+    hours: Sequence[str]
+    """Of the room's rows: most days have nobody in the room, so that whole days cannot be parted."""
+    counts: NDArray[np.float64]
+    """How often each label occurs in the data's own pairs."""
+
+    def source(self, said: Ints, shown: Ints, stood: Ints) -> RepairedSource:
+        """Of some sentences, pictures and rooms, by number."""
+        commands = [self.commands[int(index)] for index in said]
+        swapped = (opposite_of(text, action, self.recipe.opposites) for text, action in commands)
+        voice = sorted({*commands, *(sentence for sentence in swapped if sentence is not None)})
+        source = RepairedSource(
+            self.recipe, self.tokenizer, voice, self._actions(), self.pictures[shown], self.digits[shown],
+            self.windows[stood], self.masks[stood], self.occupants[stood],
+        )  # fmt: skip
+        source.counts = self.counts
+        return source
+
+    def _actions(self) -> tuple[str, ...]:
+        return tuple(sorted({action for _, action in self.commands}))
+
+    def folds(self, count: int, seed: int) -> list[Callable[[], Fold]]:
+        """Sentences, pictures and rooms are each parted by their groups; the left-out ones are paired as the data's own
+        pairs are. The channels' mean and deviation and the tokenizer stay those of them all."""
+        parted = (
+            grouped(np.array([action for _, action in self.commands]), self.groups, count, seed),
+            grouped(self.digits, self.blocks, count, seed),
+            grouped((self.occupants > 0) * 1, self.hours, count, seed),
+        )
+        rounds = zip(*parted, strict=False)
+        return [
+            partial(self._fold, [fit for fit, _ in part], [left for _, left in part], seed + place)
+            for place, part in enumerate(rounds)
+        ]
+
+    def _fold(self, fit: Sequence[Ints], left: Sequence[Ints], seed: int) -> Fold:
+        rng = np.random.default_rng(seed)
+        said, shown, stood = left
+        said = np.repeat(said, PAIRINGS)
+        crowd, empty = stood[self.occupants[stood] > 0], stood[self.occupants[stood] == 0]
+        shows = rng.choice(shown, len(said))
+        crowded = rng.random(len(said)) < 0.5
+        # A fold whose hours nobody, or always somebody, was there in has such rooms only.
+        drawn = [rng.choice(rows if len(rows) else stood, len(said)) for rows in (crowd, empty)]
+        stands = np.where(crowded, *drawn)
+        names = {name: index for index, name in enumerate(self.recipe.labels)}
+        table, actions = _joined_table(self._actions(), names), self._actions()
+        spoken = np.array([actions.index(self.commands[int(index)][1]) for index in said])
+        label = table[spoken, (self.digits[shows] != CANCEL_GESTURE) * 1, (self.occupants[stands] > 0) * 1]
+        batches = [
+            self.parts.batch(
+                [self.commands[int(index)][0] for index in said[part]], self.pictures[shows[part]],
+                (self.windows[stands[part]], self.masks[stands[part]]), label[part],
+            )
+            for part in (slice(start, start + 64) for start in range(0, len(said), 64))
+        ]  # fmt: skip
+        return Fold(self.source(*fit), batches, tuple(self.groups[int(index)] for index in said))
+
+
+def _read_rooms(path: Path) -> tuple[list[dict[str, float]], Ints, list[str]]:
+    """Room rows (a value that is not there is left out), the number of people in each, and its hour."""
     rooms: list[dict[str, float]] = []
     occupants: list[int] = []
+    hours: list[str] = []
     try:
         for table_row in read_rows(path):
             row = Row(path, table_row.line, dict(table_row.cells))
             if table_row.problem:
                 raise row.wrong(table_row.problem)
             occupants.append(int(row.number("occupants", row["occupants"])))
+            hours.append(str(row["timestamp"])[: len("2018-01-10T00")])
             named = ((name, cell) for name, cell in row.items() if name.lower() not in ("timestamp", "occupants"))
             rooms.append({name: row.number(name, cell) for name, cell in named if not is_missing(cell)})
     except OSError as error:
         raise UserError(f"data {path}: cannot be read ({error.strerror}); the data folder is incomplete") from None
     except ValueError as error:
         raise UserError(f"data {path}: {error}") from None
-    return rooms, np.array(occupants)
+    return rooms, np.array(occupants), hours
 
 
 class _Parts:
@@ -149,10 +238,11 @@ class _Parts:
         except PictureError as error:
             raise UserError(f"data {path}: is not a picture ({error.reason})") from None
 
-    def gestures(self, data: Path, split: str) -> tuple[NDArray[np.uint8], Ints]:
-        """Pictures [N, 1, H, W, 3] and the digit each shows."""
+    def gestures(self, data: Path, split: str) -> tuple[NDArray[np.uint8], Ints, list[str]]:
+        """Pictures [N, 1, H, W, 3], the digit each shows, and its block (itself where the data names none)."""
         rows = list(read_json_lines(data / split / "gesture.jsonl"))
-        return np.stack([self.picture(data / row["image"]) for row in rows]), np.array([row["digit"] for row in rows])
+        pictures = np.stack([self.picture(data / row["image"]) for row in rows])
+        return pictures, np.array([row["digit"] for row in rows]), [str(row.get("block", row["image"])) for row in rows]
 
     def rooms(self, rows: Sequence[Mapping[str, float]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Windows and masks, [N, T, C] each."""
@@ -166,21 +256,29 @@ class _Parts:
         batches = []
         for start in range(0, len(rows), 64):
             part = rows[start : start + 64]
-            values = [_values(row) for row in part]
-            texts = [text_tensors(self.text, self.tokenizer, str(row["text"])) for row in part]
-            ids = np.concatenate([item["ids"] for item in texts]).astype(np.int32)
-            mask = np.concatenate([item["mask"] for item in texts]).astype(np.float32)
-            pictures = np.stack([self.picture(data / row["image"]) for row in part])
-            inputs: dict[str, Inputs] = {"vision": (pictures,), "text": (ids, mask), "sensors": self.rooms(values)}
             batches.append(
-                Batch(
-                    inputs=inputs,
-                    rows=in_step(inputs, len(part)),
-                    label=np.array([names[row["label"]] for row in part]),
-                    presence=np.ones((len(part), 3), np.float32),
+                self.batch(
+                    [str(row["text"]) for row in part], np.stack([self.picture(data / row["image"]) for row in part]),
+                    self.rooms([_values(row) for row in part]), np.array([names[row["label"]] for row in part]),
                 )
-            )
+            )  # fmt: skip
         return batches
+
+    def batch(
+        self, sentences: Sequence[str], pictures: NDArray[np.uint8],
+        rooms: tuple[NDArray[np.float32], NDArray[np.float32]], label: Ints,
+    ) -> Batch:  # fmt: skip
+        """Pairs to be judged, each its own row in every modality."""
+        texts = [text_tensors(self.text, self.tokenizer, sentence) for sentence in sentences]
+        ids = np.concatenate([item["ids"] for item in texts]).astype(np.int32)
+        mask = np.concatenate([item["mask"] for item in texts]).astype(np.float32)
+        inputs: dict[str, Inputs] = {"vision": (pictures,), "text": (ids, mask), "sensors": rooms}
+        return Batch(
+            inputs=inputs,
+            rows=in_step(inputs, len(label)),
+            label=label,
+            presence=np.ones((len(label), 3), np.float32),
+        )
 
 
 class RepairedSource:

@@ -67,4 +67,4 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     }
     source = PairedSource(recipe, None, arrays["train"], {}, change=change)
     plain = PairedSource(recipe, None, arrays[recipe.evaluate_split], {}, training=False)
-    return Prepared(streams, None, source, plain.in_order(), digest_of(data / "train"))
+    return Prepared(streams, None, source, plain.in_order(), digest_of(data / "train"), folds=source.folds)

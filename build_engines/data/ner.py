@@ -16,14 +16,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
+from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared, read_file
+from build_engines.data.datasets import NO_WORD, Batch, Inputs, Ints, Prepared, read_file
 from build_engines.data.lexicon import Lexicon
 from build_engines.data.ner_augment import SentenceAugmenter, Tagged
 from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
+from build_engines.modalities import encoder_fields
+from build_engines.modalities.text.shelf import own_tokenizer
 from build_engines.modalities.text.word_lists import WordLists, english
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from build_engines.rows import Row, read_json_lines
@@ -32,9 +36,9 @@ from edge_runtime.capture.tables import is_utf8, lines_of
 from edge_runtime.errors import UserError
 from edge_runtime.heads.tagging import iob2
 from edge_runtime.messages import Words
-from edge_runtime.preprocess import word_grid
+from edge_runtime.preprocess import word_grid, word_row
 from edge_runtime.streams import StreamSpec, TextStream, streams_of
-from edge_runtime.tokenizer import SentencePieceTokenizer, Tokenizer
+from edge_runtime.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 MARKER = "*.conll"
 AT_NS = 1_000_000_000
@@ -182,15 +186,31 @@ def read(
 def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     """Sentences as words' pieces and labels."""
     del work  # small enough to need no cache
-    train, val = sentences(data, "train"), sentences(data, recipe.evaluate_split)
-    _, spec = text_stream(recipe.streams)
+    train, val = sentences(data, "train"), evaluated(recipe, data)
+    name, spec = text_stream(recipe.streams)
+    digest = hashlib.sha256(read_file(split_file(data, "train"))).hexdigest()
+    if spec.sentence_pieces:
+        assert recipe.model.text is not None  # the recipe's check
+        model = own_tokenizer(recipe.model.text)
+        spec = msgspec.structs.replace(spec, tokenizer="huggingface")
+        rows = Rows(spec, HuggingFaceTokenizer(model))
+        source = SentenceSource(recipe, rows, train, [rows.length(sentence.words) for sentence in train])
+        batches = _val_batches(recipe, spec, rows, val)
+        return Prepared({**recipe.streams, name: spec}, model, source, batches, digest)
     lists = english() if recipe.model.text and recipe.model.text.lexicon else None
     model = train_tokenizer(recipe.tokenizer, _to_cut(train, lists))
-    source = SentenceSource(recipe, spec, model, train)
-    digest = hashlib.sha256(read_file(split_file(data, "train"))).hexdigest()
-    batches = _val_batches(recipe, spec, SentencePieceTokenizer(model), val)
+    grids = SamplingEncoder(model, spec, recipe.tokenizer.sampling_alpha, recipe.seed).encode_words
+    batches = _val_batches(recipe, spec, Grids(spec, SentencePieceTokenizer(model)), val)
     lexicon = Lexicon(lists, model, spec, recipe.seed) if lists is not None else None
-    return Prepared(dict(recipe.streams), model, source, batches, digest, lexicon)
+    return Prepared(dict(recipe.streams), model, SentenceSource(recipe, grids, train), batches, digest, lexicon)
+
+
+def evaluated(recipe: Recipe, data: Path) -> list[Tagged]:
+    """The evaluation split's sentences in the order of the batches that `prepare` makes of them: where rows are cut to
+    the longest of a batch, by length."""
+    tagged = sentences(data, recipe.evaluate_split)
+    _, spec = text_stream(recipe.streams)
+    return sorted(tagged, key=lambda sentence: len(sentence.words)) if spec.sentence_pieces else tagged
 
 
 def _to_cut(train: Sequence[Tagged], lists: WordLists | None) -> Iterator[str]:
@@ -212,34 +232,98 @@ def _labels(recipe: Recipe, tagged: Sequence[Tagged], length: int) -> Ints:
     return label
 
 
-def _batch(ids: NDArray[np.int32], mask: NDArray[np.float32], label: Ints) -> Batch:
-    count = len(ids)
+class WordsEncoder(Protocol):
+    """Words of sentences to what the encoder of the recipe reads, a row each."""
+
+    def __call__(self, sentences: Sequence[Sequence[str]]) -> Inputs: ...
+
+
+class Grids:
+    """ids and mask, [n, W, P] each, as the device lays out the words of a sentence."""
+
+    def __init__(self, spec: TextStream, tokenizer: Tokenizer) -> None:
+        self._spec, self._tokenizer = spec, tokenizer
+
+    def __call__(self, sentences: Sequence[Sequence[str]]) -> Inputs:
+        grids = [word_grid(self._spec, self._tokenizer.encode_words(words)) for words in sentences]
+        return np.stack([ids for ids, _ in grids]), np.stack([mask for _, mask in grids])
+
+
+class Rows:
+    """ids, mask and words [n, L], starts [n, W] and letters [n, W, C], as the device lays out words in their sentence;
+    L and W are those of the longest."""
+
+    def __init__(self, spec: TextStream, tokenizer: Tokenizer) -> None:
+        self._spec, self._tokenizer = spec, Remembering(tokenizer)
+
+    def __call__(self, sentences: Sequence[Sequence[str]]) -> Inputs:
+        made = [word_row(self._spec, self._tokenizer, words) for words in sentences]
+        inputs = {name: np.stack([row[name] for row in made]) for name in encoder_fields(self._spec)}
+        pieces, words = (int(np.count_nonzero(inputs[name], axis=1).max()) for name in ("mask", "starts"))
+        cut = {"starts": words, "letters": words}
+        return tuple(values[:, : cut.get(name, pieces)] for name, values in inputs.items())
+
+    def length(self, words: Sequence[str]) -> int:
+        """Pieces of a sentence, marks left out."""
+        return sum(map(len, self._tokenizer.encode_words(words)))
+
+
+class Remembering:
+    """A tokenizer that cuts each word once: texts say the same words over and over."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._pieces: dict[str, list[int]] = {}
+        self.size, self.marks = tokenizer.size, tokenizer.marks
+        self.encode, self.lay_out = tokenizer.encode, tokenizer.lay_out
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        if new := [word for word in dict.fromkeys(words) if word not in self._pieces]:
+            self._pieces.update(zip(new, self._tokenizer.encode_words(new), strict=True))
+        return [self._pieces[word] for word in words]
+
+
+def _batch(recipe: Recipe, inputs: Inputs, tagged: Sequence[Tagged], words: int) -> Batch:
+    count = len(tagged)
     return Batch(
-        inputs={"text": (ids, mask)},
+        inputs={"text": inputs},
         rows={"text": np.arange(count)},
-        label=label,
+        label=_labels(recipe, tagged, words),
         presence=np.ones((count, 1), np.float32),
     )
 
 
-def _val_batches(recipe: Recipe, spec: TextStream, tokenizer: Tokenizer, val: Sequence[Tagged]) -> list[Batch]:
+def _val_batches(recipe: Recipe, spec: TextStream, encode: WordsEncoder, val: Sequence[Tagged]) -> list[Batch]:
     batches = []
     for start in range(0, len(val), 64):
         part = val[start : start + 64]
-        grids = [word_grid(spec, tokenizer.encode_words(sentence.words)) for sentence in part]
-        ids, mask = np.stack([grid[0] for grid in grids]), np.stack([grid[1] for grid in grids])
-        batches.append(_batch(ids, mask, _labels(recipe, part, spec.max_tokens)))
+        inputs = encode([sentence.words for sentence in part])
+        batches.append(_batch(recipe, inputs, part, _width(inputs)))
     return batches
+
+
+def _width(inputs: Inputs) -> int:
+    """How many words `inputs` give: the second axis of a grid's ids or, of rows, of their starts."""
+    return int(inputs[0].shape[1] if len(inputs) == 2 else inputs[3].shape[1])
+
+
+WINDOW = 50
+"""Batches from which sentences of like length are put together."""
 
 
 class SentenceSource:
     """Every sentence once an epoch, changed as the recipe says, its words cut into pieces anew."""
 
-    def __init__(self, recipe: Recipe, spec: TextStream, tokenizer: bytes, train: Sequence[Tagged]) -> None:
+    def __init__(
+        self, recipe: Recipe, encode: WordsEncoder, train: Sequence[Tagged], lengths: Sequence[int] = ()
+    ) -> None:
+        """`lengths` of the sentences, where those of like length are to share batches: rows are as long as the longest
+        of their batch."""
         self._recipe = recipe
-        self._encoder = SamplingEncoder(tokenizer, spec, recipe.tokenizer.sampling_alpha, recipe.seed)
+        self._encode = encode
         self._augment = SentenceAugmenter(recipe.train.words, train)
         self._train = train
+        self._lengths = np.array(lengths)
         self._batch = min(recipe.train.batch, len(train))
         self.steps = len(train) // self._batch
         counts = Counter(tag for sentence in train for tag in sentence.tags)
@@ -248,10 +332,16 @@ class SentenceSource:
         self.aux_counts: Mapping[str, NDArray[np.float64]] = {}
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """`steps` batches; the last incomplete one is left out."""
-        order = rng.permutation(len(self._train))
-        for step in range(self.steps):
-            chosen = order[step * self._batch : (step + 1) * self._batch]
+        """`steps` batches; as many sentences as are too few for one more are left out, at random."""
+        order = rng.permutation(len(self._train))[: self.steps * self._batch].reshape(self.steps, self._batch)
+        for chosen in self._alike(order, rng) if len(self._lengths) else order:
             part = [self._augment(self._train[index], rng) for index in chosen]
-            ids, mask = self._encoder.encode_words([sentence.words for sentence in part])
-            yield _batch(ids, mask, _labels(self._recipe, part, ids.shape[1]))
+            inputs = self._encode([sentence.words for sentence in part])
+            yield _batch(self._recipe, inputs, part, _width(inputs))
+
+    def _alike(self, order: Ints, rng: np.random.Generator) -> Ints:
+        """The sentences of `order` [steps, batch] in batches of like length, in random order."""
+        windows = [order[start : start + WINDOW].ravel() for start in range(0, len(order), WINDOW)]
+        by_length = [part[np.argsort(self._lengths[part], kind="stable")] for part in windows]
+        batches: Ints = np.concatenate(by_length).reshape(order.shape)
+        return batches[rng.permutation(len(batches))]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from build_engines.data.arrays import Arrays, stream_arrays
 from build_engines.data.columns import read_columns, write_columns
-from build_engines.data.datasets import Batch, Inputs, Ints, answer_names, in_step, names_of
+from build_engines.data.datasets import Batch, Fold, Inputs, Ints, answer_names, in_step, names_of
+from build_engines.data.folds import grouped
 from build_engines.data.tokenizer import SamplingEncoder
 from build_engines.heads import build_of
 from build_engines.modalities import MODALITIES, encoder_fields
@@ -29,7 +30,7 @@ from edge_runtime.kinds.kind import Preprocess
 from edge_runtime.messages import AlignedSet, Utterance
 from edge_runtime.streams import CameraStream, StreamSpec, TextStream, preprocessors, streams_of
 
-FORM = 3
+FORM = 4
 """Of the rows that are kept: caches of another form are not read."""
 IN_MEMORY = ("presence", "labels", "side ")
 """Columns of which a row is some bytes, by the beginning of their names."""
@@ -47,7 +48,7 @@ def build_arrays(
     `<encoder> <field>` [N, ...] of every encoder but the text's, on disk below `work`; in memory `texts` [N],
     `presence` [N, modalities] and `labels` [N, 2]: what is right with everything known, and without the first stream
     that changes it; a label's number, or [V] values. `side <name>` [N] or [N, V]: the same, with everything known, for
-    the heads beside the first. Zeros where a stream is absent.
+    the heads beside the first. `groups` [N]: what each is not independent of. Zeros where a stream is absent.
 
     What lies there already is used, if the same would be made again; other rows of that `name` (default: the split's)
     are deleted. Raises UserError for a label that the recipe lacks, a value that the data lacks, a picture that the
@@ -89,6 +90,7 @@ def _rows(recipe: Recipe, data: Path, sets: Iterator[LabelledSet]) -> Iterator[R
         row["presence"] = np.array([part.present for part in slices], np.float32)
         utterance = aligned.slices[recipe.model.text.stream].newest if recipe.model.text else None
         row["texts"] = utterance.text if isinstance(utterance, Utterance) else ""
+        row["groups"] = moment.cluster or moment.group
         other = next(iter(moment.label_without.values()), moment.label)
         try:
             truths = [
@@ -144,10 +146,14 @@ class PairedSource:
         aux: Mapping[str, Ints],
         training: bool = True,
         change: Change | None = None,
+        rows: Ints | None = None,
     ) -> None:
         """`aux`: auxiliary label to its class for each moment [N], negative where it has none. `training` = False
-        cuts words the one most probable way. `change` is made to each batch of an epoch."""
+        cuts words the one most probable way. `change` is made to each batch of an epoch. `rows`: which of the moments
+        it gives, in order; None = all."""
+        self._recipe, self._tokenizer = recipe, tokenizer
         self.arrays = arrays
+        self._index = np.arange(len(arrays["labels"])) if rows is None else rows
         self._fields = {
             name: tuple(encoder_fields(recipe.streams[encoder.streams[0]]))
             for name, encoder in recipe.model.encoders.items()
@@ -157,7 +163,7 @@ class PairedSource:
         self._side = {name[5:]: np.asarray(values) for name, values in arrays.items() if name.startswith("side ")}
         self._aux = aux
         self._change = change
-        self._batch = min(recipe.train.batch, len(self._labels))
+        self._batch = min(recipe.train.batch, len(self._index))
         self._text_name = recipe.model.text.stream if recipe.model.text else None
         self._unique, self._sentence_rows = np.unique(arrays["texts"], return_inverse=True)
         self._encoder: SamplingEncoder | None = None
@@ -165,19 +171,20 @@ class PairedSource:
             spec = streams_of(recipe.streams, TextStream)[recipe.model.text.stream]
             alpha = recipe.tokenizer.sampling_alpha if training else 0.0
             self._encoder = SamplingEncoder(tokenizer, spec, alpha, recipe.seed)
-        self.steps = len(self._labels) // self._batch
-        self.counts = counted(self._labels[:, 0], len(answer_names(recipe)))
+        self.steps = len(self._index) // self._batch
+        self.counts = counted(self._labels[self._index, 0], len(answer_names(recipe)))
         heads = recipe.heads
         self.side_counts: Mapping[str, NDArray[np.float64]] = {
-            name: counted(values, len(names_of(heads[name]))) for name, values in self._side.items()
+            name: counted(values[self._index], len(names_of(heads[name]))) for name, values in self._side.items()
         }
         self.aux_counts: Mapping[str, NDArray[np.float64]] = {
-            name: np.bincount(values[values >= 0]).astype(float) for name, values in aux.items()
+            name: np.bincount(values[self._index][values[self._index] >= 0]).astype(float)
+            for name, values in aux.items()
         }
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         """`steps` batches; the last incomplete one is left out."""
-        order = rng.permutation(len(self._labels))
+        order = self._index[rng.permutation(len(self._index))]
         encoded = self._encode()
         for step in range(self.steps):
             batch = self._rows(order[step * self._batch : (step + 1) * self._batch], encoded)
@@ -186,7 +193,20 @@ class PairedSource:
     def in_order(self) -> InOrder:
         """All moments in the order they were recorded."""
         encoded = self._encode()
-        return InOrder(len(self._labels), self._batch, lambda index: self._rows(index, encoded))
+        return InOrder(len(self._index), self._batch, lambda places: self._rows(self._index[places], encoded))
+
+    def folds(self, count: int, seed: int) -> list[Callable[[], Fold]]:
+        """Its moments in folds. What was fitted without labels (the channels' mean and deviation, the tokenizer) stays
+        that of them all."""
+        labels: NDArray[np.generic] = self._labels[:, 0]
+        strata = labels if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) else np.zeros(len(labels))
+        groups = [str(group) for group in self.arrays["groups"]]
+        return [partial(self._fold, fit, left, groups) for fit, left in grouped(strata, groups, count, seed)]
+
+    def _fold(self, fit: Ints, left: Ints, groups: Sequence[str]) -> Fold:
+        seen = PairedSource(self._recipe, self._tokenizer, self.arrays, self._aux, change=self._change, rows=fit)
+        judged = PairedSource(self._recipe, self._tokenizer, self.arrays, self._aux, training=False, rows=left)
+        return Fold(seen, judged.in_order(), tuple(groups[row] for row in left))
 
     def _encode(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
         return self._encoder.encode([str(text) for text in self._unique]) if self._encoder else None

@@ -28,13 +28,14 @@ from build_engines.data.paired import PairedSource, build_arrays
 from build_engines.data.tokenizer import train_tokenizer
 from build_engines.modalities import MODALITIES, modality_of
 from build_engines.modalities.modality import SampleRow
+from build_engines.modalities.text import Text
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from build_engines.rows import Row, read_json_lines
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.capture.tables import column_named, is_missing
 from edge_runtime.errors import UserError
 from edge_runtime.heads.regression import VALUES
-from edge_runtime.streams import SensorStream, StreamSpec, kind, streams_of
+from edge_runtime.streams import SensorStream, StreamSpec, streams_of
 
 MARKER = "samples.jsonl"
 AT_NS = 1_000_000_000
@@ -64,11 +65,15 @@ class _Reader:
     def __init__(self, data: Path, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe) -> None:
         self._data, self._dataset = data, dataset
         self._streams = streams
+        if unknown := [name for name in dataset.fields if name not in streams]:
+            raise UserError(f"dataset.fields names {unknown[0]!r}; the streams are {', '.join(streams)}")
         for row in MODALITIES.values():
-            names = list(streams_of(streams, row.spec))
+            names = [name for name in streams_of(streams, row.spec) if name not in dataset.fields]
             if len(names) > 1 and not row.shares_field:
-                word = kind(streams[names[0]])
-                raise UserError(f"the samples layout feeds one {word} stream; there are {', '.join(names)}")
+                raise UserError(
+                    f"{row.field!r} of a row feeds one stream, and there are {', '.join(names)}; say in dataset.fields "
+                    "where each is"
+                )
 
     def moment(self, row: Row) -> LabelledSet:
         name = row.text("id")
@@ -93,8 +98,9 @@ class _Reader:
     def stream_messages(self, stream: str, row: Row) -> Iterator[RawMessage]:
         """What the row holds for one stream."""
         spec = self._streams[stream]
-        categories = self._dataset.categories
-        yield from modality_of(spec).messages(stream, spec, SampleRow(row, AT_NS, self._path, categories))
+        modality, plan = modality_of(spec), self._dataset
+        field = plan.fields.get(stream, modality.field)
+        yield from modality.messages(stream, spec, SampleRow(row, field, AT_NS, self._path, plan.categories))
 
     def _path(self, file: str) -> Path:
         path = self._data / file
@@ -156,7 +162,8 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     streams = _fitted(recipe, splits["train"], readers["train"])
     tokenizer = None
     if recipe.model.text is not None:
-        sentences = sorted({text for row in splits["train"] if (text := row.text("text"))})
+        field = recipe.dataset.fields.get(recipe.model.text.stream, Text.field)
+        sentences = sorted({text for row in splits["train"] if (text := row.text(field))})
         if not sentences:
             raise UserError(f"data {data}: the training split has no text; leave model.text out of the recipe")
         tokenizer = train_tokenizer(recipe.tokenizer, sentences)
@@ -173,7 +180,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
         change = Mirror(mirror, spec, answer_names(recipe), classes)
     source = PairedSource(recipe, tokenizer, *prepared["train"], change=change)
     plain = PairedSource(recipe, tokenizer, *prepared[recipe.evaluate_split], training=False)
-    return Prepared(streams, tokenizer, source, plain.in_order(), digest_of(data / "train"))
+    return Prepared(streams, tokenizer, source, plain.in_order(), digest_of(data / "train"), folds=source.folds)
 
 
 def _refuse_shared_groups(

@@ -15,7 +15,8 @@ from build_engines.evaluation.degrade import Matrix
 from build_engines.evaluation.evaluate import Evaluation, by_condition, document
 from build_engines.evaluation.page import Cells, Section, as_html, as_markdown
 from build_engines.evaluation.rival import Rivalry
-from build_engines.heads.intervals import Interval, interval, resamples
+from build_engines.heads.expected import Expected
+from build_engines.heads.intervals import Interval, independent, interval, resamples
 from build_engines.heads.kind import Pairs
 from build_engines.heads.labelled import LabelHead, OneLabelBuild, matrix
 from build_engines.heads.metrics import Scores
@@ -39,7 +40,7 @@ class Intervals(Struct, frozen=True):
 
 
 class Confidence(Struct, frozen=True):
-    """Calibration on this split, as shipped and with temperature 1; fitted on the build's validation split."""
+    """Calibration on this split, as shipped and with temperature 1."""
 
     temperature: float
     shipped: Calibration
@@ -77,6 +78,8 @@ class Findings(Struct, frozen=True):
     degradation: Matrix | None = None
     gate: str = ""
     """What the gate of the build line said, in a sentence."""
+    expected: Expected | None = None
+    """On new groups, from what was left out of the training; None where nothing was."""
 
 
 def analyse(
@@ -87,6 +90,7 @@ def analyse(
     degradation: Matrix | None = None,
     gate: str = "",
     draws: int = DRAWS,
+    expected: Expected | None = None,
 ) -> Findings:
     """Everything that the report says beside the plain scores."""
     policy = bundle.manifest.decision
@@ -100,25 +104,26 @@ def analyse(
         rival=rival,
         degradation=degradation,
         gate=gate,
+        expected=expected,
     )
 
 
 def intervals(result: Evaluation, seed: int, count: int = DRAWS) -> Intervals:
     """Bootstrap intervals over groups, decisions and model on the same resamples."""
     decided, own = result.pairs(), result.pairs(model=True)
-    drawn = resamples(decided.groups, count, seed)
+    drawn, units = resamples(decided.groups, count, seed), independent(decided.groups)
 
     def shares(pairs: Pairs) -> Interval:
         right = pairs.right().astype(float)
-        return interval(pairs.scores.accuracy, np.array([right[draw].mean() for draw in drawn]))
+        return interval(pairs.scores.accuracy, np.array([right[draw].mean() for draw in drawn]), units)
 
     resampled = decided.part_bootstrap(drawn)
     return Intervals(
-        interval(decided.scores.figure, decided.bootstrap(drawn)),
+        interval(decided.scores.figure, decided.bootstrap(drawn), units),
         shares(decided),
-        interval(own.scores.figure, own.bootstrap(drawn)),
+        interval(own.scores.figure, own.bootstrap(drawn), units),
         shares(own),
-        {name: interval(value, resampled[name]) for name, value in decided.scores.parts.items()},
+        {name: interval(value, resampled[name], units) for name, value in decided.scores.parts.items()},
     )
 
 
@@ -162,6 +167,7 @@ def headline(bundle: Bundle, result: Evaluation, findings: Findings) -> list[str
     """The report in a few lines."""
     sure, build, worst = findings.intervals, result.build, result.scores.worst
     lines = [
+        *_promise(build.figure, findings),
         f"{build.figure} {words(sure.figure)}, accuracy {words(sure.accuracy)} "
         f"over {result.scores.count} {build.judged}",
         *(
@@ -193,6 +199,29 @@ def headline(bundle: Bundle, result: Evaluation, findings: Findings) -> list[str
     return lines
 
 
+def _promise(figure: str, findings: Findings) -> list[str]:
+    """What to expect elsewhere, and whether this split is what the training split promised."""
+    expected, here = findings.expected, findings.intervals.figure
+    if expected is None:
+        return []
+    lines = [
+        f"expected on new groups: {figure} {words(expected.mean)}; the next {expected.next_groups} of them between "
+        f"{expected.next.low:.3f} and {expected.next.high:.3f} (95 %; from {expected.moments} moments of "
+        f"{expected.groups} groups of the training split, each decided by a model that did not see its fold)"
+    ]
+    if not expected.next.low <= here.value <= expected.next.high:
+        lines.append(
+            f"the splits differ: {figure} here is {here.value:.3f}, outside what the training split's own groups "
+            f"promise; new data may be like either"
+        )
+    elif not (here.low <= expected.mean.value <= here.high or expected.mean.low <= here.value <= expected.mean.high):
+        lines.append(
+            f"the splits may differ: {figure} here ({words(here)}) and that expected from the training split lie "
+            f"outside each other's interval"
+        )
+    return lines
+
+
 def words(figure: Interval) -> str:
     """A figure with its interval."""
     return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
@@ -201,6 +230,7 @@ def words(figure: Interval) -> str:
 def sections(bundle: Bundle, result: Evaluation, findings: Findings) -> list[Section]:
     """What there is to say, whatever the head."""
     return [
+        *_expected(result, findings),
         *(
             Section(section.title, (section.text,), Cells(section.columns, section.rows))
             for section in result.build.sections(result.head, result.predictions)
@@ -217,6 +247,33 @@ def sections(bundle: Bundle, result: Evaluation, findings: Findings) -> list[Sec
         _latency(findings),
         *_refused(result),
     ]
+
+
+def _expected(result: Evaluation, findings: Findings) -> list[Section]:
+    expected = findings.expected
+    if expected is None:
+        return []
+    figure = result.build.figure
+    rows = (
+        ("on new groups", f"{expected.mean.value:.3f}", f"{expected.mean.low:.3f} to {expected.mean.high:.3f}"),
+        (
+            f"in the next {expected.next_groups} groups", f"{expected.mean.value:.3f}",
+            f"{expected.next.low:.3f} to {expected.next.high:.3f}",
+        ),
+        *((f"fold {place}", f"{value:.3f}", "") for place, value in enumerate(expected.fold_figures, 1)),
+    )  # fmt: skip
+    text = (
+        f"The training split's {expected.groups} groups were left out in {expected.folds} folds; everything that is "
+        "chosen or fitted was so without the fold that is judged. The second interval is the one for a set of new "
+        "groups as large as this split: single groups differ, and so do trainings. A model that learned from all of "
+        "the training split may be a little better than those that lacked a fold."
+    )
+    proof = (
+        f"The promise was tried: {expected.sets} times, a part of these groups was left out of the calculation, and "
+        f"{expected.foretold} times its figure lay where the rest foretold (95 % are promised)."
+    )
+    told = (text, proof) if expected.sets else (text,)
+    return [Section("What to expect on new data", told, Cells(("", figure, "95 % interval"), rows))]
 
 
 def _parts(result: Evaluation, sure: Intervals) -> Section:
@@ -287,10 +344,15 @@ def _confidence_section(findings: Findings) -> list[Section]:
             f"{confidence.shipped.brier:.4f}",
         ),
     )
-    text = "The temperature was fitted on the validation split when the model was trained; if that is the split shown"
+    text = (
+        "The temperature was fitted to moments left out of training."
+        if findings.expected is not None
+        else "The temperature was fitted on the validation split when the model was trained, or to moments left out of "
+        "training; if the former is the split shown here, the figure is a little flattering."
+    )
     return [
         Section(
-            "Confidence", (text + " here, the figure is a little flattering.",),
+            "Confidence", (text,),
             Cells(("", "expected calibration error", "Brier score"), rows),
             "reliability.png", "Reliability diagram: share right against confidence",
         )

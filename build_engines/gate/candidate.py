@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from build_engines.build import Build
+from build_engines.choice.choice import read_decided
 from build_engines.compile import ENGINES
 from build_engines.data.datasets import layout_of_recipe
 from build_engines.evaluation import evaluate as ev
@@ -16,7 +19,10 @@ from build_engines.evaluation.degrade import degrade, limited
 from build_engines.evaluation.evaluate import Evaluation
 from build_engines.evaluation.report import analyse, full_report, words
 from build_engines.gate.limits import Judged
+from build_engines.heads.expected import Expected, expect, prove
+from build_engines.heads.kind import Pairs
 from build_engines.quantisation.sensitivity import Sensitivity
+from build_engines.recipe import Recipe
 from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import Bundle, EngineFile, Manifest
 from edge_runtime.pipeline import Pipeline
@@ -73,7 +79,9 @@ def write_candidate(
         if not name.startswith(("stages/", "engines/")) or name in kept
     }
     best = next(one for one in judged if one.plan == dict(plan))
-    files |= {f"report/{name}": data for name, data in (_evaluation(build, trial, exact, best) | dict(report)).items()}
+    expected = _expected(build, exact)
+    evaluation = _evaluation(build, trial, exact, best, expected)
+    files |= {f"report/{name}": data for name, data in (evaluation | dict(report)).items()}
     files["report/gate.json"] = msgspec.json.format(msgspec.json.encode([judged, notes, found]), indent=1)
     for kind in ("md", "png"):
         files[f"report/calibration.{kind}"] = (build.work / "calibration" / f"coverage.{kind}").read_bytes()
@@ -86,6 +94,7 @@ def write_candidate(
         f"plan_model_{key}": best.figure.value,
         f"plan_model_{key}_difference": best.difference.value,
         **exact.build.figures(exact.head, exact.predictions),
+        **_promised(expected),
         **{f"{name}.{what}": value for name, one in exact.side.items() for what, value in one.model.summary.items()},
     }
     candidate = write_bundle(
@@ -103,7 +112,9 @@ def write_candidate(
     return candidate.digest
 
 
-def _evaluation(build: Build, trial: Bundle, exact: Evaluation, best: Judged) -> dict[str, bytes]:
+def _evaluation(
+    build: Build, trial: Bundle, exact: Evaluation, best: Judged, expected: Expected | None
+) -> dict[str, bytes]:
     """The full report of FP32's evaluation, by file name; `best` is what ships where reduced precision can run."""
     layout, split = layout_of_recipe(build.recipe), build.recipe.evaluate_split
     pipeline = Pipeline(trial)
@@ -115,5 +126,31 @@ def _evaluation(build: Build, trial: Bundle, exact: Evaluation, best: Judged) ->
     ev.show(build.console, trial, split, exact)
     build.console.print(degradation.table())
     gate = f"passed; the plan's {exact.build.figure} is {words(best.figure)}, {words(best.difference)} to FP32"
-    findings = analyse(trial, exact, build.recipe.seed, degradation=degradation, gate=gate)
+    findings = analyse(trial, exact, build.recipe.seed, degradation=degradation, gate=gate, expected=expected)
     return full_report(trial, split, exact, findings)
+
+
+def _promised(expected: Expected | None) -> dict[str, float]:
+    """For the manifest: the figure that new groups are expected to give, and the next set of them."""
+    if expected is None:
+        return {}
+    return {
+        "expected": expected.mean.value,
+        "expected_low": expected.next.low,
+        "expected_high": expected.next.high,
+    }
+
+
+def _expected(build: Build, exact: Evaluation) -> Expected | None:
+    """What the moments that were left out of training promise for as many groups as were evaluated; None where none
+    were left out."""
+    if not isinstance(build.recipe, Recipe) or not (decided := read_decided(build.work)):
+        return None
+    said, folds, seed = [one.prediction for one in decided], [one.fold for one in decided], build.recipe.seed
+
+    def pairs_of(rows: NDArray[np.int64]) -> Pairs:
+        return exact.build.pairs(exact.head, [said[row] for row in rows])
+
+    every = pairs_of(np.arange(len(said)))
+    expected = expect(every, folds, len(set(exact.pairs().groups)), seed)
+    return prove(expected, pairs_of, every.groups, folds, seed)

@@ -8,8 +8,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-FEWEST_GROUPS = 10
-"""With fewer groups than this, single moments are drawn: a handful of groups says nothing about their spread."""
+FEWEST_GROUPS = 3
+"""With fewer groups than this, single moments are drawn: a pair of groups says nothing about their spread."""
 
 
 class Interval(Struct, frozen=True):
@@ -21,16 +21,28 @@ class Interval(Struct, frozen=True):
 
 
 def resamples(groups: Sequence[str], count: int, seed: int) -> list[NDArray[np.int64]]:
-    """Indices of `count` bootstrap resamples: of whole groups where there are at least ten, for the moments of one
+    """Indices of `count` bootstrap resamples: of whole groups where there are at least three, for the moments of one
     episode are not independent, else of single moments (Efron and Tibshirani 1993, chapter 8)."""
-    rng = np.random.default_rng(seed)
+    units = _units(groups)
+    return drawn_groups(units, count, np.random.default_rng(seed), len(set(units)))
+
+
+def independent(groups: Sequence[str]) -> int:
+    """How many units `resamples` draws from."""
+    return len(set(_units(groups)))
+
+
+def _units(groups: Sequence[str]) -> Sequence[str]:
+    return groups if len(set(groups)) >= FEWEST_GROUPS else [str(index) for index in range(len(groups))]
+
+
+def drawn_groups(groups: Sequence[str], count: int, rng: np.random.Generator, size: int) -> list[NDArray[np.int64]]:
+    """Indices of `count` draws of `size` whole groups each, with replacement."""
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     parts = [np.array(part) for part in members.values()]
-    if len(parts) < FEWEST_GROUPS:
-        parts = [np.array([index]) for index in range(len(groups))]
-    return [np.concatenate([parts[i] for i in rng.integers(len(parts), size=len(parts))]) for _ in range(count)]
+    return [np.concatenate([parts[i] for i in rng.integers(len(parts), size=size)]) for _ in range(count)]
 
 
 def bootstrap(truth: Sequence[str], answers: Sequence[str], draws: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
@@ -52,7 +64,13 @@ def bootstrap(truth: Sequence[str], answers: Sequence[str], draws: Sequence[NDAr
     return scores
 
 
-def interval(value: float, draws: NDArray[np.float64]) -> Interval:
-    """`value` with the middle 95 % of what its resamples gave."""
-    low, high = np.percentile(draws, (2.5, 97.5))
+def interval(value: float, draws: NDArray[np.float64], groups: int | None = None) -> Interval:
+    """`value` with the middle 95 % of what its resamples gave; more of them where they were of few `groups`, whose
+    spread a bootstrap takes for too small (the expanded percentile interval: Hesterberg 2015, arXiv:1411.5279)."""
+    tail = 0.025
+    if groups is not None and groups > 1:
+        from scipy.stats import norm, t
+
+        tail = float(norm.cdf(-((groups / (groups - 1)) ** 0.5) * t.ppf(0.975, groups - 1)))
+    low, high = np.percentile(draws, (100 * tail, 100 * (1 - tail)))
     return Interval(round(value, 6), round(float(low), 6), round(float(high), 6))

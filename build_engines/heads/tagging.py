@@ -21,7 +21,7 @@ from calibration.moments import LabelledSet
 from calibration.samples import CalibrationSample
 from edge_runtime.errors import UserError
 from edge_runtime.heads.policy import DecisionPolicy
-from edge_runtime.heads.tagging import TaggingHead
+from edge_runtime.heads.tagging import TaggingHead, best_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,7 +214,8 @@ class TaggingBuild(HeadBuild[TaggingHead]):
         outputs: Sequence[NDArray[np.float32]],
     ) -> tuple[LabelPairs, NDArray[np.float32]]:  # fmt: skip
         truth, logits = token_rows([sample.tags for sample in samples], outputs)
-        predicted = [head.labels[index] for index in logits.argmax(1)]
+        read = [output[0, : len(sample.tags)] for sample, output in zip(samples, outputs, strict=True)]
+        predicted = [head.labels[index] for rows in read for index in best_path(rows, head.labels)]
         groups = [
             sample.group
             for sample, output in zip(samples, outputs, strict=True)

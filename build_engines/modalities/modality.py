@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 from msgspec import Struct
 
 from build_engines.modalities.faults import Fault
-from build_engines.pretrained.shelf import Origin
 from build_engines.rows import Row
 from calibration.moments import RawMessage
 
@@ -55,6 +54,8 @@ class SampleRow:
     """A row of a table of labelled moments, as the layout `samples` gives it."""
 
     fields: Row
+    field: str
+    """That of the stream."""
     at_ns: int
     """Capture time of the moment."""
     path: Callable[[str], Path]
@@ -76,16 +77,13 @@ class Modality(ABC, Generic[Keys, Spec]):
     """Whether the encoder reads several streams of one form, one after the other as rows of a batch."""
     steady: ClassVar[bool] = False
     """Whether a device always has a message of any age: they come faster than recordings keep them."""
+    field: ClassVar[str]
+    """Where a row of the layout `samples` holds such a stream, unless the recipe's `dataset.fields` says otherwise."""
     shares_field: ClassVar[bool] = False
     """Whether several streams of this kind may take their messages from one row."""
 
     def problem(self, recipe: Keys) -> str | None:
         """What contradicts itself in the encoder's keys, or None."""
-        return None
-
-    def origin(self, recipe: Keys) -> Origin | None:
-        """Where the encoder's pretrained network comes from; None where it has none. Raises UserError where it is not
-        there."""
         return None
 
     @abstractmethod

@@ -1,12 +1,12 @@
-"""Train all stages together on one CPU thread with fixed seeds: the same recipe, data, machine and versions of the
-libraries give the same weights."""
+"""Train all stages together with fixed seeds on as many CPU threads as the recipe says: the same recipe, data, machine
+and versions of the libraries give the same weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -14,18 +14,19 @@ import torch
 from msgspec import Struct
 from numpy.typing import NDArray
 from rich.console import Console
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from build_engines.data.augment import Augmenter, Mix
 from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared
 from build_engines.heads import build_of
-from build_engines.heads.training import class_weights, fit_offsets
+from build_engines.heads.fitted import Fitted
+from build_engines.heads.training import class_weights
 from build_engines.modalities import MODALITIES, encoder_fields
-from build_engines.modalities.pretrained_encoder import PretrainedEncoder
+from build_engines.modalities.text import tokenizer_kind
 from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.ahead import ahead
+from build_engines.model.fitting import fit
 from build_engines.model.fused import FusedModel, Fusion
 from build_engines.model.kept import KeptRows
 from build_engines.model.lessons import Lessons
@@ -36,6 +37,7 @@ from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
 from edge_runtime.streams import StreamSpec
 from edge_runtime.tensor_source import PRESENCE, stream_tensor
+from edge_runtime.tokenizer import load_tokenizer
 
 WEIGHTS, RECORD, TOKENIZER_FILE, SAMPLES = "weights.npz", "training.json", "tokenizer.model", "samples.npz"
 EXPORT_SAMPLES = 32
@@ -62,11 +64,11 @@ class TrainingRecord(Struct, frozen=True):
     """With the channels' mean and deviation."""
     epochs: tuple[EpochRecord, ...]
     thresholds: dict[str, float] = {}
-    """Of a sigmoid head's labels, chosen on the validation split."""
+    """Of a sigmoid head's labels, as they were fitted."""
     side_heads: dict[str, dict[str, Any]] = {}
     """Of the heads beside the first: settings of the policy that were fitted, by head and name."""
     offsets: dict[str, float] = {}
-    """What was added to a softmax head's logits for its macro-F1 there; it is in the weights."""
+    """What was added to a softmax head's logits for its macro-F1; it is in the weights."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,19 @@ class Trained:
 
 
 def train(
-    recipe: Recipe, recipe_digest: str, prepared: Prepared, console: Console, initial: Trained | None = None
+    recipe: Recipe,
+    recipe_digest: str,
+    prepared: Prepared,
+    console: Console,
+    initial: Trained | None = None,
+    fitted: Fitted | None = None,
 ) -> Trained:
-    """Fit the model of `recipe` to `prepared`, from `initial` where given; a progress bar goes to `console`."""
-    torch.set_num_threads(1)
+    """Fit the model of `recipe` to `prepared`, from `initial` where given; a progress bar goes to `console`.
+
+    `fitted`: temperature, thresholds and offsets, where they are known from elsewhere; else they are fitted to the
+    validation split, and flatter what is measured there.
+    """
+    torch.set_num_threads(recipe.train.threads)
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     vocabulary = _vocabulary(prepared)
@@ -129,42 +140,23 @@ def train(
             advance(0, note)
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
-    logits, labels = predict(averaged, prepared.val, kept=kept)
-    offsets = _move_logits(recipe, averaged, logits, labels, console) if plan.offsets else torch.zeros(1)
-    logits = logits + offsets
-    fitted = build_of(recipe.output_head).fitted(recipe.output_head, logits, labels)
+    fitted = fitted or fit(recipe, {name: predict(averaged, prepared.val, name, kept) for name in recipe.heads})
+    if fitted.offsets:
+        assert isinstance(averaged.fusion, Fusion)  # the softmax head's
+        averaged.fusion.add_to_logits(torch.tensor(fitted.offsets))
     record = TrainingRecord(
         recipe_sha256=recipe_digest,
         data_sha256=prepared.digest,
         seed=recipe.seed,
         vocabulary=vocabulary,
-        side_heads={
-            name: build_of(head).fitted(head, *predict(averaged, prepared.val, name))
-            for name, head in recipe.heads.items()
-            if name
-        },
-        temperature=fitted.get("temperature", 1.0),
+        side_heads=fitted.side,
+        temperature=fitted.policy.get("temperature", 1.0),
         streams=prepared.streams,
         epochs=(*(initial.record.epochs if initial is not None else ()), *history),
-        thresholds=fitted.get("thresholds", {}),
-        offsets={name: round(float(value), 4) for name, value in zip(recipe.labels, offsets, strict=True)}
-        if plan.offsets
-        else {},
+        thresholds=fitted.policy.get("thresholds", {}),
+        offsets=dict(zip(recipe.labels, fitted.offsets, strict=True)) if fitted.offsets else {},
     )
     return Trained(averaged, record)
-
-
-def _move_logits(recipe: Recipe, model: FusedModel, logits: Tensor, labels: Tensor, console: Console) -> Tensor:
-    """What was added [labels] to the logits of `model` for its macro-F1."""
-    moved = fit_offsets(logits, labels)
-    assert isinstance(model.fusion, Fusion)  # the softmax head's
-    model.fusion.add_to_logits(moved)
-    before, after = (
-        f1_score(labels.numpy(), values.argmax(1).numpy(), average="macro", zero_division=0)
-        for values in (logits, logits + moved)
-    )
-    console.print(f"logits moved: val F1 {before:.3f} -> {after:.3f}")
-    return moved
 
 
 def _lessons(recipe: Recipe, prepared: Prepared, model: FusedModel) -> Lessons | None:
@@ -190,9 +182,17 @@ def _learn_lists(lessons: Lessons, model: FusedModel, rng: np.random.Generator, 
 def _vocabulary(prepared: Prepared) -> int:
     if prepared.tokenizer is None:
         return 1
-    from edge_runtime.tokenizer import SentencePieceTokenizer
+    return load_tokenizer(tokenizer_kind(prepared.streams), prepared.tokenizer).size
 
-    return SentencePieceTokenizer(prepared.tokenizer).size
+
+@runtime_checkable
+class LearnsOn(Protocol):
+    """An encoder of which a part learns on from weights that others trained, more slowly than the rest."""
+
+    rate: float
+    """Of that part's learning: a part of the rest's."""
+
+    def slow_parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 def _groups(model: FusedModel, decay: float, rate: float) -> list[dict[str, Any]]:
@@ -201,7 +201,7 @@ def _groups(model: FusedModel, decay: float, rate: float) -> list[dict[str, Any]
     slow = {
         id(value): encoder.rate
         for encoder in model.encoders.values()
-        if isinstance(encoder, PretrainedEncoder)
+        if isinstance(encoder, LearnsOn)
         for value in encoder.slow_parameters()
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, decay): [], (1.0, 0.0): []}
@@ -217,7 +217,10 @@ def _groups(model: FusedModel, decay: float, rate: float) -> list[dict[str, Any]
 
 @torch.no_grad()
 def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    for mean, now in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    for (name, mean), now in zip(averaged.state_dict().items(), model.state_dict().values(), strict=True):
+        if name in frozen:
+            continue
         if mean.is_floating_point():
             mean.lerp_(now, 1 - decay)
         else:
@@ -369,12 +372,18 @@ def export_samples(recipe: Recipe, batches: Sequence[Batch]) -> dict[str, NDArra
     samples: dict[str, NDArray[np.generic]] = {str(PRESENCE): batch.presence[:count, None]}
     for name, encoder in recipe.model.encoders.items():
         spec = recipe.streams[encoder.streams[0]]
-        for field, values in zip(encoder_fields(spec), batch.inputs[name], strict=True):
+        for (field, form), values in zip(encoder_fields(spec).items(), batch.inputs[name], strict=True):
             rows = values[batch.rows[name][:count]]
             for place, stream in enumerate(encoder.streams):
                 row = rows[:, place] if MODALITIES[name].batched else rows
-                samples[str(stream_tensor(stream, field))] = row[:, None]
+                samples[str(stream_tensor(stream, field))] = _filled_up(row, form.shape[1:])[:, None]
     return samples
+
+
+def _filled_up(rows: NDArray[np.generic], shape: Sequence[int]) -> NDArray[np.generic]:
+    """`rows` [n, ...] with zeros behind, up to the `shape` that the device gives: batches may be shorter."""
+    missing = [(0, whole - there) for whole, there in zip(shape, rows.shape[1:], strict=True)]
+    return np.pad(rows, [(0, 0), *missing])
 
 
 def load_trained(recipe: Recipe, work: Path) -> Trained:

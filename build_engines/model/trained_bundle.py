@@ -9,15 +9,17 @@ import onnx
 from onnx import ModelProto
 
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
+from build_engines.heads.fitted import fitted_policy
 from build_engines.modalities import MODALITIES
+from build_engines.modalities.text import tokenizer_kind
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
-from build_engines.pretrained.shelf import Origin
 from build_engines.recipe import Recipe
 from build_engines.write_bundle import built_with, tensor_spec, write_bundle
-from edge_runtime.bundle import LICENCES, TOKENIZER, Bundle, Manifest, SideHead, Stage, StageInput
+from edge_runtime.bundle import Bundle, Manifest, SideHead, Stage, StageInput
 from edge_runtime.errors import UserError
 from edge_runtime.tensor_source import PRESENCE, stage_output, stream_tensor
 from edge_runtime.tensors import TensorSpec
+from edge_runtime.tokenizer import FILES
 
 
 def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Path) -> Bundle:
@@ -33,12 +35,10 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
     if not stages:
         raise UserError(f"no stages in {work}; run the export stage first")
     if (work / TOKENIZER_FILE).is_file():
-        files[TOKENIZER] = (work / TOKENIZER_FILE).read_bytes()
+        files[FILES[tokenizer_kind(record.streams)]] = (work / TOKENIZER_FILE).read_bytes()
     if (work / "equality.json").is_file():
         files["report/equality.json"] = (work / "equality.json").read_bytes()
     files[RECIPE_FILE] = recipe_json(recipe)
-    origins = origins_of(recipe)
-    files |= {f"{LICENCES}{name}.txt": origin.licence_text.encode() for name, origin in origins.items()}
     manifest = Manifest(
         format=1,
         name=recipe.name,
@@ -47,43 +47,29 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
         trigger=recipe.trigger,
         streams=record.streams,
         stages=tuple(stages),
-        decision=msgspec.structs.replace(
-            recipe.decision,
-            temperature=record.temperature,
-            thresholds=record.thresholds | recipe.decision.thresholds,
-        ),
+        decision=fitted_policy(recipe.decision, {"temperature": record.temperature, "thresholds": record.thresholds}),
         precision={"default": {stage.name: "fp32" for stage in stages}},
         files={},
         presence=recipe.modalities,
         description=recipe.description,
         licence=recipe.licence,
-        attribution=(*recipe.attribution, *(f"{name} encoder: {origin.words}" for name, origin in origins.items())),
+        attribution=recipe.attribution,
         training={
             "recipe_sha256": record.recipe_sha256,
             "data_sha256": record.data_sha256,
             "seed": str(record.seed),
         }
-        | {f"{name}_pretrained_sha256": origin.sha256 for name, origin in origins.items()}
         | built_with(),
     )
     return write_bundle(target, msgspec.structs.replace(manifest, side_heads=_side_heads(recipe, record)), files)
 
 
-def origins_of(recipe: Recipe) -> dict[str, Origin]:
-    """Encoder to where its pretrained network comes from, of those that have one. Raises UserError."""
-    found = ((name, MODALITIES[name].origin(encoder)) for name, encoder in recipe.model.encoders.items())
-    return {name: origin for name, origin in found if origin is not None}
-
-
 def _side_heads(recipe: Recipe, record: TrainingRecord) -> tuple[SideHead, ...]:
     """The heads beside the first, with what was fitted; thresholds of the recipe's own stand above fitted ones."""
-    heads = []
-    for side in recipe.side_heads:
-        fitted = dict(record.side_heads.get(side.name, {}))
-        thresholds = fitted.pop("thresholds", {}) | side.decision.thresholds
-        policy = msgspec.structs.replace(side.decision, thresholds=thresholds, **fitted)
-        heads.append(SideHead(side.name, recipe.heads[side.name], policy))
-    return tuple(heads)
+    return tuple(
+        SideHead(side.name, recipe.heads[side.name], fitted_policy(side.decision, record.side_heads.get(side.name, {})))
+        for side in recipe.side_heads
+    )
 
 
 def describe_stage(recipe: Recipe, name: str, model: ModelProto, files: dict[str, str]) -> Stage:

@@ -13,7 +13,7 @@ from build_engines.recipe.recipe import AnyRecipe, BuildRecipe, OnnxRecipe, Reci
 from edge_runtime.heads import Head
 from edge_runtime.heads.detection import DetectionHead
 from edge_runtime.heads.policy import DecisionPolicy
-from edge_runtime.streams import StreamSpec, TextStream, streams_of
+from edge_runtime.streams import StreamSpec, TextStream, kind_of, streams_of
 from edge_runtime.tensor_source import parse_source
 
 
@@ -159,14 +159,25 @@ def _check_weights(recipe: Recipe) -> str | None:
 def _check_tagging(recipe: Recipe) -> str | None:
     """A tag per word needs an encoder per word, and nothing else to fuse it with."""
     model, tagging = recipe.model, recipe.output_head.per_word
-    by_word = model.text is not None and model.text.kind == "words"
+    kind = model.text.kind if model.text is not None else ""
+    by_word = kind == "words" or (tagging and kind == "pretrained")
     if tagging != by_word or tagging != (model.fusion.kind == "tagger"):
-        return 'head = "tagging", model.text.kind = "words" and model.fusion.kind = "tagger" belong together'
+        return (
+            'head = "tagging", model.text.kind = "words" or "pretrained" and model.fusion.kind = "tagger" belong '
+            "together"
+        )
     for name, spec in streams_of(recipe.streams, TextStream).items():
         if bool(spec.word_pieces) != tagging:
             return f"streams.{name}: word_pieces is for a tagging head, which needs it"
-    if not tagging and (recipe.tokenizer.mark_capitals or (model.text and model.text.lexicon)):
-        return "tokenizer.mark_capitals and model.text.lexicon are for words encoded one by one: a tagging head"
+        if bool(spec.sentence_pieces) != (tagging and kind == "pretrained"):
+            return (
+                f'streams.{name}: sentence_pieces is for a tagging head on model.text.kind = "pretrained", '
+                "which needs it"
+            )
+        if problem := next(kind_of(spec).problems(spec), None):
+            return f"streams.{name}: {problem}"
+    if kind != "words" and (recipe.tokenizer.mark_capitals or (model.text and model.text.lexicon)):
+        return "tokenizer.mark_capitals and model.text.lexicon are for words encoded one by one: kind = 'words'"
     if recipe.tokenizer.mark_capitals and recipe.tokenizer.keep_case:
         return "tokenizer.keep_case and mark_capitals exclude each other; leave one out"
     if tagging and len(model.encoders) > 1:
@@ -183,8 +194,6 @@ def _check_train(recipe: Recipe) -> str | None:
         return f"train.augment.mixup and cutmix add up to {augment.mixup + augment.cutmix:g}; at most 1"
     if augment.mixup + augment.cutmix and (not model.vision or len(recipe.modalities) > 1):
         return "train.augment.mixup and cutmix mix pictures with their labels; they are for models of one camera alone"
-    if augment.mixup + augment.cutmix and model.vision and model.vision.kind == "pretrained" and model.vision.views:
-        return "train.augment.mixup and cutmix blend pictures, of which nothing can be kept: set model.vision.views = 0"
     return None
 
 

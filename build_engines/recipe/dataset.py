@@ -22,6 +22,9 @@ class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """The field, or fields, that rows share which are not independent: a block of a drive, a patient, near doubles.
     Intervals are drawn over these groups, and none may be in two splits.
     """
+    fields: dict[str, str] = {}
+    """Stream to the field that holds it, where that is not `image`, `sensors`, `text` or `audio`: several cameras, say.
+    """
     condition: str = ""
     """Field that tells circumstances apart (day, night) which are also scored one by one."""
     values: dict[str, str] = {}

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from build_engines.pretrained.recipe import PretrainedKeys
 from build_engines.recipe.checks import check, check_common, check_onnx
 from build_engines.recipe.recipe import AnyRecipe, OnnxRecipe, Recipe
+from build_engines.recipe.variant import in_words, with_settings
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
 
@@ -38,13 +38,21 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
         recipe = own = _beside(convert_strict(_unclipped(data), OnnxRecipe, f"recipe {path}"), base)
         problem = check_common(recipe) or check_onnx(own)
     else:
-        recipe = trained = _weights_beside(convert_strict(data, Recipe, f"recipe {path}"), base)
-        problem = check(trained)
+        recipe = trained = convert_strict(data, Recipe, f"recipe {path}")
+        problem = check(trained) or _candidates(trained)
     if problem:
         raise ConfigError(f"recipe {path}: {problem}")
     recordings = tuple(str(base / file) for file in recipe.calibrate.recordings)
     recipe = msgspec.structs.replace(recipe, calibrate=msgspec.structs.replace(recipe.calibrate, recordings=recordings))
     return recipe, hashlib.sha256(raw).hexdigest()
+
+
+def _candidates(recipe: Recipe) -> str | None:
+    """What is wrong with one of `choose.candidates`, or None. Raises ConfigError for a key or value that is none."""
+    for settings in recipe.choose.candidates:
+        if problem := check(with_settings(recipe, settings)):
+            return f"candidate {in_words(settings)}: {problem}"
+    return None
 
 
 def _unclipped(data: dict[str, Any]) -> dict[str, Any]:
@@ -60,16 +68,6 @@ def _unclipped(data: dict[str, Any]) -> dict[str, Any]:
             for name, spec in streams.items()
         }
     }
-
-
-def _weights_beside(recipe: Recipe, base: Path) -> Recipe:
-    """`recipe` with the paths of pretrained weights made absolute."""
-    found = {
-        name: msgspec.structs.replace(encoder, file=str(base / encoder.file))
-        for name, encoder in recipe.model.encoders.items()
-        if isinstance(encoder, PretrainedKeys) and encoder.file
-    }
-    return msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, **found))
 
 
 def _beside(recipe: OnnxRecipe, base: Path) -> OnnxRecipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from build_engines.modalities.text.recipe import TokenizerRecipe
+from build_engines.recipe.choose import ChooseRecipe
 from build_engines.recipe.dataset import PLAIN_DATASET, DatasetRecipe, WorldRecipe
 from build_engines.recipe.gate import GateRecipe
 from build_engines.recipe.heads import SideHeadRecipe, make_head
@@ -71,6 +72,7 @@ class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True)
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     world: WorldRecipe = WorldRecipe()
     opposites: tuple[OppositeRecipe, ...] = ()
+    choose: ChooseRecipe = ChooseRecipe()
 
     @property
     def output_head(self) -> Head:

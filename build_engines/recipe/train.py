@@ -114,13 +114,15 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     class_weights: dict[str, Positive] = {}
     """Label to a factor on its weight; `build-engines improve` proposes them."""
     offsets: bool = False
-    """Move a softmax head's logits, by a constant per label, to where macro-F1 on the evaluated split is best."""
+    """Move a softmax head's logits, by a constant per label, to where macro-F1 is best on moments left out."""
     modality_dropout: dict[str, Fraction] = {}
     """Stream to the chance of being absent in a training pair."""
     aux_weight: NotNegative = 1.0
     """Of the auxiliary labels' losses beside the first head's."""
     average: Fraction = 0.99
     """Decay of the moving average of the weights, which is what is kept."""
+    threads: Count = 1
+    """CPU threads that train. Weights are the same again for the same number only."""
     repairing: Count = 1
     """Random combinations per natural part and step, for layouts whose parts are labelled one by one."""
     augment: AugmentRecipe = AugmentRecipe()

@@ -6,10 +6,15 @@ A stage reads what those before it left in the work folder. To add one: its modu
 from __future__ import annotations
 
 from build_engines.recipe import AnyRecipe, OnnxRecipe
-from build_engines.stages import adopt, aggregate, bundle, calibrate, compile, evaluate, export, quantise, train
+from build_engines.stages import adopt, aggregate, bundle, calibrate, choose, compile, evaluate, export, quantise, train
 from build_engines.stages.stage import BuildStage
 
-TRAINED: dict[str, BuildStage] = {"train": train.STAGE, "export": export.STAGE, "aggregate": aggregate.STAGE}
+TRAINED: dict[str, BuildStage] = {
+    "choose": choose.STAGE,
+    "train": train.STAGE,
+    "export": export.STAGE,
+    "aggregate": aggregate.STAGE,
+}
 ADOPTED: dict[str, BuildStage] = {"adopt": adopt.STAGE}
 COMMON: dict[str, BuildStage] = {
     "calibrate": calibrate.STAGE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from build_engines.build import Build
+from build_engines.choice.choice import CHOICE
 from build_engines.stages.stage import BuildStage, trained_recipe, without_later
 
 
@@ -29,15 +30,13 @@ def export_from(build: Build, folder: Path) -> None:
         f"export: stages equal torch within {worst:.1e}, staged equals monolith within "
         f"{equality.staged_against_monolith:.1e}, over {equality.samples} samples"
     )
-    for name, cosine in equality.pretrained.items():
-        build.console.print(f"export: {name}: the pretrained network's graph agrees with it, cosine {cosine:.7f}")
     write_trained(recipe, trained.record, folder, folder / "model")
 
 
 STAGE = BuildStage(
     export_stage,
     code=("build_engines.model.export", "build_engines.model.trained_bundle"),
-    requires=lambda build: ("train/weights.npz", "train/training.json", "train/samples.npz"),
+    requires=lambda build: (CHOICE, "train/weights.npz", "train/training.json", "train/samples.npz"),
     ensures=lambda build: ("train/model",),
     settings=without_later,
 )

@@ -44,9 +44,11 @@ def training_settings(build: Build) -> Any:
 
 
 def trained_recipe(build: Build) -> Recipe:
-    """The recipe, of a model to be trained."""
+    """The recipe of a model to be trained, as it was chosen to be. Raises UserError where nothing was chosen yet."""
+    from build_engines.choice.choice import as_chosen, read_choice
+
     assert isinstance(build.recipe, Recipe)
-    return build.recipe
+    return as_chosen(build.recipe, read_choice(build.work))
 
 
 def last_epoch(recipe: Recipe, record: TrainingRecord) -> str:

@@ -26,7 +26,20 @@ MAX_ERROR = 4000
 """Characters of the one line that a user's mistake is told in."""
 
 
-COMMANDS = ("bundle", "demo", "doctor", "keys", "listen", "predict", "record", "reload", "replay", "run", "send")
+COMMANDS = (
+    "bundle",
+    "demo",
+    "doctor",
+    "keys",
+    "listen",
+    "predict",
+    "record",
+    "reload",
+    "replay",
+    "run",
+    "send",
+    "service",
+)
 """Each is a module here that holds a command of its name."""
 
 

@@ -62,26 +62,25 @@ def serve(load: Callable[[], Config], verbose: bool, begin: Callable[[Runtime], 
     from edge_runtime.cli.reload import Answers
     from edge_runtime.cuda import CudaUnavailable
     from edge_runtime.errors import EngineError, HeldError
-    from edge_runtime.runtime import Runtime
 
     set_up_logging(verbose)
     answers = Answers()
-    runtime = Runtime(load(), answer=answers)
+    service = Service(load, answers)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        runtime.stop()
+        service.runtime.stop()
         _end_in_any_case()
 
     def reload(number: int, frame: FrameType | None) -> None:
-        runtime.reload(load)
+        service.runtime.reload(service.load)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGHUP, reload)
     if begin is not None:
-        begin(runtime)
+        begin(service.runtime)
     try:
-        runtime.run()
+        service.run()
     except EngineError as error:
         log.error("%s", error)
         return EXIT_ENGINES
@@ -94,6 +93,61 @@ def serve(load: Callable[[], Config], verbose: bool, begin: Callable[[Runtime], 
     finally:
         answers.close()
     return 0
+
+
+class Service:
+    """A runtime, with the keeper of its slots where the configuration names some. Raises as `Runtime` does."""
+
+    def __init__(self, load: Callable[[], Config], answer: Callable[[str | None], None]) -> None:
+        self._load = load
+        self._answer = answer
+        self._prepare()
+
+    def run(self) -> None:
+        """Until the runtime comes to its end; what cannot be started gives way to what the slots fall back to."""
+        from edge_runtime.errors import EdgeError
+
+        while True:
+            keeper = self._keeper
+            if keeper is not None:
+                keeper.watch(self.runtime)
+            try:
+                self.runtime.run()
+                return
+            except EdgeError as error:
+                if keeper is None or not keeper.again(error):
+                    raise
+            finally:
+                if keeper is not None:
+                    keeper.close()
+            self._prepare()
+
+    def load(self) -> Config:
+        """What a reload takes over."""
+        from edge_runtime.bundles import SLOT
+        from edge_runtime.errors import ConfigError
+
+        config = self._load()
+        if self._keeper is not None:
+            return self._keeper.reloaded(config)
+        if config.bundle.startswith(SLOT):
+            raise ConfigError("`bundle` cannot change from or to slots while running; restart instead")
+        return config
+
+    def _prepare(self) -> None:
+        from edge_runtime.runtime import Runtime
+        from edge_runtime.slot_keeper import keeper_of
+
+        config = self._load()
+        self._keeper = keeper_of(config)
+        if self._keeper is not None:
+            config = self._keeper.begin(config)
+        self.runtime = Runtime(config, answer=self._answered, listener=self._keeper)
+
+    def _answered(self, reason: str | None) -> None:
+        if self._keeper is not None:
+            self._keeper.answered(reason)
+        self._answer(reason)
 
 
 def _end_in_any_case() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -42,7 +43,8 @@ class TaggingHead(HeadKind, frozen=True, tag="tagging"):
     def decide(
         self, policy: DecisionPolicy, state: PolicyState, output: NDArray[np.float32], inputs: Inputs | None
     ) -> Step:
-        """Exactly one tag for each of the sentence's words, of which the model reads the first W.
+        """Exactly one tag for each of the sentence's words, of which the model reads the first W: together the most
+        probable ones that IOB2 allows.
 
         What it does not read is outside, and the reason says so. The label is the most frequent tag but the outside
         one; the confidence is the mean over the words read of their tag's probability. Without `inputs` every row is
@@ -51,12 +53,13 @@ class TaggingHead(HeadKind, frozen=True, tag="tagging"):
         words = len(output) if inputs is None else _words_in(inputs)
         read = softmax(output, policy.temperature)[:words]
         outside = self.labels[0]
-        best = [self.labels[index] for index in read.argmax(axis=-1)]
-        tags = iob2([*best, *[outside] * (words - len(best))], outside, frozenset(self.labels))
+        path = best_path(output[:words], self.labels)
+        best = [self.labels[index] for index in path]
+        tags = (*best, *[outside] * (words - len(best)))
         named = [tag for tag in tags if tag != outside]
         label = max(sorted(set(named)), key=named.count) if named else outside
         reason = f"only the first {len(best)} of {words} words were read" if len(best) < words else None
-        confidence = float(read.max(axis=-1).mean()) if best else 0.0
+        confidence = float(read[np.arange(len(path)), path].mean()) if best else 0.0
         return Verdict(label, confidence, {}, "model", reason, tags), PolicyState()
 
 
@@ -73,17 +76,54 @@ def _words_in(inputs: Inputs) -> int:
     return len(words_of(sentence.text)) if isinstance(sentence, Utterance) else 0
 
 
-def iob2(tags: Sequence[str], outside: str = "O", labels: Collection[str] = ()) -> tuple[str, ...]:
+def best_path(logits: NDArray[np.float32], labels: tuple[str, ...]) -> NDArray[np.int64]:
+    """Numbers of the tags [W] whose logits [W, labels] have the largest sum of all that IOB2 allows: an inside tag
+    follows only the beginning or the inside of its kind. (Words are independent given the sentence, so that this is
+    the most probable of all allowed taggings; Viterbi 1967.)
+
+    A kind without a beginning tag among `labels` may be inside anywhere. A word's largest logit counts where all those
+    of a sentence are allowed.
+    """
+    greedy: NDArray[np.int64] = logits.argmax(axis=-1) if len(logits) else np.zeros(0, np.int64)
+    follows, opens = _allowed(labels)
+    if not len(greedy) or (opens[greedy[0]] and follows[greedy[:-1], greedy[1:]].all()):
+        return greedy
+    never = np.where(follows, 0.0, -np.inf)
+    reached = np.where(opens, logits[0].astype(np.float64), -np.inf)
+    came_from = np.zeros(logits.shape, np.int64)
+    for place in range(1, len(logits)):
+        ways = reached[:, None] + never
+        came_from[place] = ways.argmax(axis=0)
+        reached = ways.max(axis=0) + logits[place]
+    path = np.empty(len(logits), np.int64)
+    path[-1] = reached.argmax()
+    for place in range(len(logits) - 1, 0, -1):
+        path[place - 1] = came_from[place, path[place]]
+    return path
+
+
+@lru_cache(maxsize=32)
+def _allowed(labels: tuple[str, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """[labels, labels]: whether the second may follow the first; [labels]: whether it may begin a sentence."""
+    follows = np.ones((len(labels), len(labels)), bool)
+    opens = np.ones(len(labels), bool)
+    for number, tag in enumerate(labels):
+        beginning = f"B-{tag[2:]}"
+        if tag.startswith("I-") and beginning in labels:
+            follows[:, number] = [before in (beginning, tag) for before in labels]
+            opens[number] = False
+    return follows, opens
+
+
+def iob2(tags: Sequence[str], outside: str = "O") -> tuple[str, ...]:
     """`tags` in IOB2: an inside tag that continues no span of its kind begins one (`I-x` becomes `B-x`).
 
-    This also turns IOB1, which writes B- only between touching spans, into IOB2 (Tjong Kim Sang and Veenstra 1999).
-    Where `labels` is given, a tag is left alone if its beginning form is not among them.
+    This turns IOB1, which writes B- only between touching spans, into IOB2 (Tjong Kim Sang and Veenstra 1999).
     """
     fixed: list[str] = []
     before = outside
     for tag in tags:
         opens = tag.startswith("I-") and before not in (f"B-{tag[2:]}", tag)
-        beginning = f"B-{tag[2:]}"
-        fixed.append(beginning if opens and (not labels or beginning in labels) else tag)
+        fixed.append(f"B-{tag[2:]}" if opens else tag)
         before = tag
     return tuple(fixed)

@@ -89,6 +89,9 @@ min_gain = 0.01
 class_drop = 0.2
 macro_f1_ratio = 0.9
 
+[choose]
+folds = 0
+
 [train]
 epochs = 25
 batch = 16

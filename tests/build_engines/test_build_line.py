@@ -228,7 +228,9 @@ def test_a_stage_without_what_it_needs_names_those_before_it(
 ) -> None:
     arguments = ("quantise", recipe_file, "--data", world, "--work", tmp_path)
     assert call(monkeypatch, *arguments) == 2
-    assert "(train, export, aggregate, calibrate); run with --from train" in capsys.readouterr().err.replace("\n", " ")
+    assert "(choose, train, export, aggregate, calibrate); run with --from choose" in capsys.readouterr().err.replace(
+        "\n", " "
+    )
 
 
 def test_any_flipped_byte_of_a_built_bundle_is_refused(built: Path, tmp_path: Path) -> None:

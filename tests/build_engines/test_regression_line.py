@@ -94,6 +94,9 @@ nmae = 0.1
 macro_f1_ratio = 0.9
 class_drop = 0.2
 
+[choose]
+folds = 2
+
 [train]
 epochs = 60
 batch = 32
@@ -246,7 +249,7 @@ def test_data_that_does_not_tell_is_one_line(
         rows[3]["target"] |= change
         write_rows(tmp_path / "data", split, rows)
     arguments = ("--data", tmp_path / "data", "--out", tmp_path / "out", "--work", tmp_path / "work")
-    assert call(monkeypatch, "train", built / "heater.toml", *arguments) == 2
+    assert call(monkeypatch, "run", built / "heater.toml", *arguments, "--to", "train") == 2
     said = capsys.readouterr().err.strip()
     assert expected in " ".join(said.split()) and "Traceback" not in said
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_runtime.heads.policy import DecisionPolicy, Inputs, PolicyState
-from edge_runtime.heads.tagging import TaggingHead, iob2, tagged_stream
+from edge_runtime.heads.tagging import TaggingHead, best_path, iob2, tagged_stream
 from edge_runtime.messages import AlignedSet, Slice, Utterance, Verdict
 from edge_runtime.streams import CameraStream, StreamSpec, TextStream
 
@@ -84,7 +88,37 @@ def test_exactly_one_stream_is_read_word_by_word() -> None:
 def test_a_tag_that_goes_on_is_left_and_one_that_begins_is_marked() -> None:
     assert iob2(["B-a", "I-a", "I-a", "I-b"]) == ("B-a", "I-a", "I-a", "B-b")
     assert iob2(["-", "I-a"], outside="-") == ("-", "B-a")
-    assert iob2(["I-a", "I-x"], labels=("B-a", "I-a", "I-x")) == ("B-a", "I-x"), "no B-x is known"
+
+
+@given(st.integers(1, 4), st.lists(st.floats(-4, 4, width=32), min_size=20, max_size=20), st.booleans())
+def test_the_tags_are_the_best_of_all_that_iob2_allows(words: int, values: list[float], second: bool) -> None:
+    labels = ("O", "B-a", "I-a", "B-b", "I-b") if second else ("O", "B-a", "I-a", "I-x", "B-y")
+    logits = np.array(values, np.float32)[: words * 5].reshape(words, 5)
+    path = best_path(logits, labels)
+
+    def allowed(tags: Sequence[str]) -> bool:
+        before = ("", *tags)  # no B-x is known: I-x may stand anywhere
+        return all(
+            not tag.startswith("I-") or tag == "I-x" or before[place] in (f"B-{tag[2:]}", tag)
+            for place, tag in enumerate(tags)
+        )
+
+    sums = {
+        tried: sum(float(logits[place, number]) for place, number in enumerate(tried))
+        for tried in itertools.product(range(5), repeat=words)
+        if allowed([labels[number] for number in tried])
+    }
+    assert tuple(path) in sums
+    assert sums[tuple(path)] == pytest.approx(max(sums.values()), abs=1e-5)
+
+
+def test_an_inside_tag_alone_makes_the_word_before_it_a_beginning_where_that_is_more_probable() -> None:
+    logits = np.array([[1.0, 0.9, 0, 0, 0], [0, 0, 3.0, 0, 0]], np.float32)
+    verdict, _ = HEAD.decide(DecisionPolicy("O"), PolicyState(), logits, None)
+    assert verdict.tags == ("B-room", "I-room")
+    chosen = np.exp([0.9, 3.0]) / np.exp(logits).sum(1)
+    assert verdict.confidence == pytest.approx(chosen.mean())
+    assert best_path(np.zeros((0, 5), np.float32), LABELS).size == 0
 
 
 def test_only_the_safe_label_and_the_temperature_are_a_tagging_head_s() -> None:

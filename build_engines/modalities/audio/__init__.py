@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from build_engines.modalities.audio.faults import sound_faults
 from build_engines.modalities.audio.recipe import AudioRecipe
 from build_engines.modalities.faults import Fault
 from build_engines.modalities.modality import Input, Modality, SampleRow
+from build_engines.modalities.thinned import Thinned
 from calibration.moments import RawMessage
 from edge_runtime.admit import Refusal
 from edge_runtime.errors import UserError
@@ -31,6 +31,7 @@ class Audio(Modality[AudioRecipe, AudioStream]):
 
     spec = AudioStream
     recipe = AudioRecipe
+    field = "audio"
     inputs = {  # noqa: RUF012  # never changed
         "frames": Input("NTM log-mel standardised, 0 where not heard", "frames"),
         "mask": Input("NT1 1 = heard", "audio_mask"),
@@ -42,7 +43,7 @@ class Audio(Modality[AudioRecipe, AudioStream]):
         return AudioEncoder(recipe, features)
 
     def messages(self, name: str, spec: AudioStream, row: SampleRow) -> Iterator[RawMessage]:
-        if file := row.fields.file("audio"):
+        if file := row.fields.file(row.field):
             yield from wav_messages(name, row.path(file), row.at_ns)
 
     def fitted(self, spec: AudioStream, messages: Iterable[RawMessage]) -> AudioStream:
@@ -67,13 +68,13 @@ def wav_messages(stream: str, path: Path, end_ns: int) -> Iterator[RawMessage]:
 def fit_sound(spec: AudioStream, messages: Iterable[RawMessage]) -> AudioStream:
     """`spec` with the mean and deviation of the log-mel values of `messages`. Raises UserError where there are none."""
     filters = mel_filters(spec.mels)
-    values = []
+    values = Thinned()
     for message in messages:
         pcm = samples_of(message.content)
         if not isinstance(pcm, Refusal) and len(pcm) >= 400:
-            values.append(log_mel(pcm, filters).ravel())
-    if not values:
+            values.put(log_mel(pcm, filters))
+    every = values.values()
+    if not every.size:
         raise UserError("data: the training split has no sound; leave the audio stream out of the recipe")
-    every = np.concatenate(values)
     mean, std = round(float(every.mean()), 6), round(float(every.std()) or 1.0, 6)
     return msgspec.structs.replace(spec, mean=mean, std=std)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,11 @@ from build_engines.modalities.faults import Fault, each_message
 from build_engines.modalities.modality import Input, Modality, SampleRow
 from build_engines.modalities.text.faults import WORD_ERRORS, Misheard
 from build_engines.modalities.text.recipe import TextRecipe
+from build_engines.pretrained.shelf import problem_of
 from calibration.moments import RawMessage
 from edge_runtime.messages import Words
 from edge_runtime.specs import TextStream
+from edge_runtime.streams import StreamSpec, streams_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,11 +22,17 @@ if TYPE_CHECKING:
 BY_WORD = {"ids": "NWP SentencePiece ids of each word, 0 beyond its end", "mask": "NWP 1 = a piece"}
 
 
+def tokenizer_kind(streams: Mapping[str, StreamSpec]) -> str:
+    """What reads the texts of `streams`: all have one tokenizer."""
+    return next((spec.tokenizer for spec in streams_of(streams, TextStream).values()), "sentencepiece")
+
+
 class Text(Modality[TextRecipe, TextStream]):
     """In a row: `text`, and `lang` where it is known."""
 
     spec = TextStream
     recipe = TextRecipe
+    field = "text"
     inputs = {  # noqa: RUF012  # never changed
         "ids": Input("NL SentencePiece ids, 0 beyond the end", "ids"),
         "mask": Input("NL 1 = a piece", "text_mask"),
@@ -33,7 +41,14 @@ class Text(Modality[TextRecipe, TextStream]):
         "letters": Input("NWC each character as preprocess.letter numbers it, 0 beyond the word's end", "word_letters"),
     }
 
+    def problem(self, recipe: TextRecipe) -> str | None:
+        return problem_of(recipe, "model.text", recipe.kind == "pretrained")
+
     def network(self, recipe: TextRecipe, spec: TextStream, vocabulary: int, features: int) -> nn.Module:
+        if recipe.kind == "pretrained" and spec.sentence_pieces:
+            from build_engines.modalities.text.sentence_words import pretrained_words
+
+            return pretrained_words(recipe, features)
         from build_engines.modalities.text.network import TextEncoder
         from build_engines.modalities.text.word_network import WordEncoder
 
@@ -44,7 +59,7 @@ class Text(Modality[TextRecipe, TextStream]):
         return BY_WORD[field] if len(shape) == 3 and field in BY_WORD else super().layout(field, shape)
 
     def messages(self, name: str, spec: TextStream, row: SampleRow) -> Iterator[RawMessage]:
-        if text := row.fields.text("text"):
+        if text := row.fields.text(row.field):
             yield RawMessage(name, row.at_ns, Words(text, row.fields.text("lang") or None))
 
     def faults(self, name: str, spec: TextStream, tagged: bool) -> dict[str, Fault]:

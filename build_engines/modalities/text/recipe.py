@@ -7,16 +7,18 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from build_engines.bounds import Fraction, NotNegative
+from build_engines.pretrained.recipe import PretrainedKeys
 from edge_runtime.specs import Count
 
 
-class TextRecipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """An encoder of token ids; `words` gives features per word, for a tagging head."""
+class TextRecipe(PretrainedKeys, Struct, frozen=True, forbid_unknown_fields=True):
+    """An encoder of token ids; `words` and `pretrained` give features per word, for a tagging head."""
 
     stream: str
     """The stream that it reads."""
-    kind: Literal["conv", "transformer", "words"] = "conv"
-    """Convolutions, a transformer, or an encoder of each word for a tagging head."""
+    kind: Literal["conv", "transformer", "words", "pretrained"] = "conv"
+    """Convolutions, a transformer, an encoder of each word for a tagging head, or a network that others trained, of
+    `package` or `file`."""
     width: Count = 64
     """Of a piece's embedding."""
     layers: Count = 1

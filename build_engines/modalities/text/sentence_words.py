@@ -5,11 +5,16 @@ Shapes: B sentences, L pieces, W words, C letters of a word, d features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from build_engines.modalities.text.bert import BertEncoder
+from build_engines.modalities.text.bert import BertEncoder, load_bert
+from build_engines.modalities.text.recipe import TextRecipe
+from build_engines.modalities.text.shelf import text_origin
+from edge_runtime.errors import UserError
 from edge_runtime.preprocess import LATIN, LETTER_KINDS
 
 WIDTH, FILTERS, LATE = 32, 128, 128
@@ -30,11 +35,20 @@ class SentenceWordEncoder(nn.Module):
     encoder starts as it was trained.
     """
 
-    def __init__(self, pretrained: BertEncoder, dropout: float, token_dropout: float, features: int) -> None:
+    def __init__(
+        self, pretrained: BertEncoder, dropout: float, token_dropout: float, features: int,
+        unfreeze: int | None = None, rate: float = 0.1,
+    ) -> None:  # fmt: skip
+        """The last `unfreeze` layers of `pretrained` learn on, all where None; at `rate`, a part of the rest's."""
         super().__init__()
         width = pretrained.config.hidden_size
         self.pretrained = pretrained
-        self.pretrained.words.weight.requires_grad_(False)  # words that training lacks stay comparable with its own
+        layers = pretrained.layers
+        self._learning = layers if unfreeze is None else layers[len(layers) - unfreeze :]
+        self.rate = rate
+        # Embeddings stay: words that training lacks remain comparable with those that it has.
+        self.pretrained.requires_grad_(False)
+        self._learning.requires_grad_(True)
         self.token_dropout = token_dropout
         self.dropout = nn.Dropout(dropout)
         self.letters = nn.Embedding(LETTER_KINDS, WIDTH)
@@ -66,6 +80,10 @@ class SentenceWordEncoder(nn.Module):
         features = relu(self.project(self.dropout(at_words)))
         return features * (starts > 0).unsqueeze(-1).to(features.dtype), {}
 
+    def slow_parameters(self) -> Iterator[nn.Parameter]:
+        """Those of the pretrained layers that learn on."""
+        return self._learning.parameters()
+
     def _spelled(self, letters: Tensor) -> Tensor:
         """[N, C] to what a word's letters say [N, width]."""
         read = self.letters(letters)
@@ -75,6 +93,17 @@ class SentenceWordEncoder(nn.Module):
         mean = read.sum(1) / there.sum(1).clamp(min=1.0)
         spelled: Tensor = relu(self.spelled(self.dropout(torch.cat([maxima, mean, read[:, 0]], -1))))
         return spelled
+
+
+def pretrained_words(recipe: TextRecipe, features: int) -> SentenceWordEncoder:
+    """The encoder that the recipe's keys ask for. Raises UserError where its weights are not there."""
+    pretrained = load_bert(text_origin(recipe).weights.parent, recipe.dropout)
+    layers = len(pretrained.layers)
+    if recipe.unfreeze > layers:
+        raise UserError(f"model.text.unfreeze is {recipe.unfreeze}; the network has {layers} layers")
+    return SentenceWordEncoder(
+        pretrained, recipe.dropout, recipe.token_dropout, features, recipe.unfreeze, recipe.unfreeze_rate
+    )
 
 
 def _rows(values: Tensor, places: Tensor) -> Tensor:

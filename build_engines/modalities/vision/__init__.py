@@ -10,8 +10,7 @@ from build_engines.modalities.modality import Input, Modality, SampleRow
 from build_engines.modalities.vision.faults import picture_faults
 from build_engines.modalities.vision.files import read_image
 from build_engines.modalities.vision.recipe import VisionRecipe
-from build_engines.modalities.vision.shelf import NETWORKS, SHELF
-from build_engines.pretrained.shelf import Origin, origin_of, problem_of
+from build_engines.pretrained.shelf import problem_of
 from calibration.moments import Later, RawMessage
 from edge_runtime.specs import CameraStream
 
@@ -24,6 +23,7 @@ class Vision(Modality[VisionRecipe, CameraStream]):
 
     spec = CameraStream
     recipe = VisionRecipe
+    field = "image"
     inputs = {"image": Input("NHWC BGR 0..255", "image")}  # noqa: RUF012  # never changed
     batched = True
     steady = True
@@ -39,9 +39,6 @@ class Vision(Modality[VisionRecipe, CameraStream]):
             return f"model.vision.blocks has {count} numbers; widths needs {halvings}, one for each but the first"
         return None
 
-    def origin(self, recipe: VisionRecipe) -> Origin | None:
-        return origin_of(recipe, SHELF, NETWORKS) if recipe.kind == "pretrained" else None
-
     def network(self, recipe: VisionRecipe, spec: CameraStream, vocabulary: int, features: int) -> nn.Module:
         if recipe.kind == "pretrained":
             from build_engines.modalities.vision.pretrained import pretrained_vision
@@ -52,7 +49,7 @@ class Vision(Modality[VisionRecipe, CameraStream]):
         return VisionEncoder(recipe, spec.height, spec.width, features)
 
     def messages(self, name: str, spec: CameraStream, row: SampleRow) -> Iterator[RawMessage]:
-        if file := row.fields.file("image"):
+        if file := row.fields.file(row.field):
             yield RawMessage(name, row.at_ns, Later(row.path(file), read_image))
 
     def faults(self, name: str, spec: CameraStream, tagged: bool) -> dict[str, Fault]:

@@ -6,12 +6,13 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import build_engines
 from build_engines.data.datasets import layout_of
-from build_engines.data.home import join_label, read
-from build_engines.recipe import load_recipe
+from build_engines.data.home import join_label, prepare, read
+from build_engines.recipe import Recipe, load_recipe
 from calibration.moments import replay
 
 ROOT = Path(build_engines.__file__).parents[1]
@@ -59,3 +60,21 @@ def test_every_sample_is_admitted_and_independent() -> None:
         if count == 200:
             break
     assert count == 200
+
+
+@needs_data
+def test_folds_part_sentences_pictures_and_rooms_by_their_groups() -> None:
+    recipe, _ = load_recipe(ROOT / "build_engines" / "recipes" / "home.toml")
+    assert isinstance(recipe, Recipe)
+    prepared = prepare(recipe, DATA, DATA)
+    assert prepared.folds is not None
+    spoken = sum(1 for _ in (DATA / "train" / "voice.jsonl").open(encoding="utf-8"))
+    folds = [make() for make in prepared.folds(4, recipe.seed)]
+    assert len(folds) == 4
+    assert sum(len(fold.groups) for fold in folds) == 2 * spoken
+    for fold, others in zip(folds, folds[1:] + folds[:1], strict=True):
+        assert not {*fold.groups} & {*others.groups}
+        counts = np.bincount(np.concatenate([batch.label for batch in fold.judged]), minlength=len(recipe.labels))
+        hold, cancel = counts[recipe.labels.index("hold")], counts[recipe.labels.index("cancel")]
+        assert 0.08 < cancel / counts.sum() < 0.16 and hold / counts.sum() > 0.05
+        assert fold.train.steps < prepared.train.steps

@@ -133,7 +133,8 @@ def test_fields_in_capitals_are_found(recipe: Recipe, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"sensors": [1, 2]}, "channels and their values"),
+        ({"sensors": [1, 2]}, "a list of readings"),
+        ({"sensors": 7}, "channels and their values"),
         ({"image": 7}, "the name of a file"),
         ({"text": {"en": "hello"}}, "one text"),
         ({"finding": {"code": float("nan")}}, "'none'"),

@@ -16,6 +16,8 @@ from build_engines.evaluation.binary import curves
 from build_engines.evaluation.evaluate import Evaluation
 from build_engines.evaluation.page import Cells, Section, as_markdown
 from build_engines.evaluation.report import analyse, full_report
+from build_engines.heads.expected import Expected
+from build_engines.heads.intervals import Interval
 from build_engines.heads.prediction import Prediction
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.heads.policy import DecisionPolicy
@@ -153,3 +155,23 @@ def test_inspect_shows_the_headline(files: dict[str, bytes], tmp_path: Path) -> 
     assert shown.exit_code == 0
     assert re.search(r"evaluated on val:\s+macro-F1 0\.\d+ \[0\.\d+, 0\.\d+\], accuracy", shown.output)
     assert "worst label:" in shown.output and "gate: passed" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "said"),
+    [(0.75, 0.6, 0.9, None), (0.95, 0.9, 0.99, "the splits differ"), (0.9, 0.5, 0.99, "the splits may differ")],
+)
+def test_what_the_training_split_promises_stands_first_and_a_shift_is_named(
+    bundle: Bundle, mean: float, low: float, high: float, said: str | None
+) -> None:
+    result = _evaluation(bundle.manifest.head.labels)
+    span = Interval(mean, mean - 0.02, mean + 0.02)
+    expected = Expected(span, Interval(mean, low, high), 17, 4, 900, 5, (0.7, 0.8), foretold=16, sets=17)
+    findings = analyse(bundle, result, expected=expected)
+    assert 0.7 < findings.intervals.figure.value < 0.8
+    files = full_report(bundle, "val", result, findings)
+    lead = json.loads(files["evaluation.json"])["headline"]
+    assert lead[0].startswith(f"expected on new groups: macro-F1 {mean:.3f}") and f"{low:.3f} and {high:.3f}" in lead[0]
+    shift = [line for line in lead if "splits" in line]
+    assert (not shift) if said is None else shift[0].startswith(said)
+    assert "16 times its figure lay where the rest foretold" in files["evaluation.md"].decode()

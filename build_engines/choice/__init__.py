@@ -1,0 +1,1 @@
+"""Choosing by cross-validation inside the training split, so that the evaluated split sees one model."""
