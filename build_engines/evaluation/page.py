@@ -16,6 +16,14 @@ class Cells(Struct, frozen=True):
     rows: tuple[tuple[str, ...], ...]
 
 
+class Exhibit(Struct, frozen=True):
+    """Something to look at: pictures (data URIs) and lines about them."""
+
+    title: str
+    pictures: tuple[str, ...]
+    lines: tuple[str, ...]
+
+
 class Section(Struct, frozen=True):
     """A part of a report under its own heading."""
 
@@ -26,6 +34,8 @@ class Section(Struct, frozen=True):
     """File name beside the report."""
     about: str = ""
     """What the picture shows, for those who do not see it."""
+    exhibits: tuple[Exhibit, ...] = ()
+    """On the page instead of the picture, which shows the same."""
 
 
 def as_markdown(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:

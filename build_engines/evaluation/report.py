@@ -8,11 +8,12 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from build_engines.evaluation import figures
+from build_engines.evaluation import figures, gallery
 from build_engines.evaluation.binary import Curves, curves
 from build_engines.evaluation.confidence import Calibration, RiskCoverage, calibration, risk_coverage
 from build_engines.evaluation.degrade import Matrix
 from build_engines.evaluation.evaluate import Evaluation, by_condition, document
+from build_engines.evaluation.gallery import Mistake
 from build_engines.evaluation.page import Cells, Section, as_html, as_markdown
 from build_engines.evaluation.rival import Rivalry
 from build_engines.heads.expected import Expected
@@ -439,15 +440,20 @@ def pictures(result: Evaluation, findings: Findings) -> dict[str, bytes]:
 
 
 def full_report(
-    bundle: Bundle, split: str, result: Evaluation, findings: Findings, stem: str = "evaluation"
+    bundle: Bundle,
+    split: str,
+    result: Evaluation,
+    findings: Findings,
+    stem: str = "evaluation",
+    mistakes: Sequence[Mistake] = (),
 ) -> dict[str, bytes]:
-    """File name to contents: `<stem>.json`, `.md`, `.html` and the pictures."""
+    """File name to contents: `<stem>.json`, `.md`, `.html` and the pictures. `mistakes`: those to be shown."""
     manifest = bundle.manifest
     title = f"{manifest.name} {manifest.version} on {split}"
-    drawn = pictures(result, findings)
+    drawn = pictures(result, findings) | ({gallery.FILE: gallery.sheet(mistakes)} if mistakes else {})
     shown_sections = [
         section if section.picture in drawn else msgspec.structs.replace(section, picture="")
-        for section in sections(bundle, result, findings)
+        for section in (*sections(bundle, result, findings), *gallery.section(mistakes))
     ]
     lead = headline(bundle, result, findings)
     shown = {section.picture: drawn[section.picture] for section in shown_sections if section.picture}

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from build_engines.evaluation.degrade import Reader, degrade
 from build_engines.evaluation.evaluate import Evaluation, evaluate
+from build_engines.evaluation.gallery import gather, worst
 from build_engines.evaluation.report import analyse, full_report, headline
 from build_engines.evaluation.rival import Rivalry, against, read_predictions
 from build_engines.heads.prediction import Prediction
@@ -41,7 +42,8 @@ def further(
     for line in headline(pipeline.bundle, result, findings):
         console.print(f"- {line}", highlight=False, soft_wrap=True)
     if report is not None:
-        write_files(report, full_report(pipeline.bundle, split, result, findings, "report"))
+        mistakes = gather(pipeline.streams, read(), worst(result))
+        write_files(report, full_report(pipeline.bundle, split, result, findings, "report", mistakes))
         console.print(f"report: {report / 'report.html'}", highlight=False, soft_wrap=True)
 
 
