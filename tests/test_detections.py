@@ -14,10 +14,12 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import msgspec
 import numpy as np
 import pytest
 import zmq
+from mcap.reader import make_reader
 from msgspec import UnsetType
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -199,6 +201,29 @@ def test_what_one_runtime_sees_another_decides_by(squares: Path, door: Path, tmp
         "blue",
     }
     assert {one.label for one in replays(tmp_path / "deciding.mcap", door)} == {"somebody", "nobody"}
+    drawn_over_the_picture(tmp_path / "looking.mcap")
+
+
+def drawn_over_the_picture(path: Path) -> None:
+    """What Foxglove shows of the recording: boxes in pixels of the whole picture, at the picture's own time."""
+    pictures, drawn = set[tuple[int, int]](), []
+    with path.open("rb") as file:
+        for schema, channel, message in make_reader(file).iter_messages(log_time_order=False):
+            data = json.loads(message.data)
+            if channel.topic == f"/streams/{CAMERA}":
+                pictures.add((data["timestamp"]["sec"], data["timestamp"]["nsec"]))
+            elif channel.topic == f"/annotations/{CAMERA}":
+                assert schema is not None and schema.name == "foxglove.ImageAnnotations"
+                jsonschema.Draft202012Validator(json.loads(schema.data)).validate(data)
+                drawn.append(data)
+    seen = next(one for one in drawn if len(one["points"]) == 2)
+    assert {text["text"].split()[0] for text in seen["texts"]} == {"red", "blue"}
+    for outline, text in zip(seen["points"], seen["texts"], strict=True):
+        assert outline["type"] == 2 and (outline["timestamp"]["sec"], outline["timestamp"]["nsec"]) in pictures
+        corners = [(round(point["x"]), round(point["y"])) for point in outline["points"]]
+        left = 0 if text["text"].startswith("red") else 80
+        assert corners == [(left, 8), (left + 32, 8), (left + 32, 40), (left, 40)]
+        assert text["text"].endswith(" door") is (left == 0)
 
 
 def test_one_bundle_looks_and_decides_by_what_it_saw(both: Path, tmp_path: Path) -> None:

@@ -19,9 +19,14 @@ from edge_runtime.align import RULES
 from edge_runtime.clock import Clock
 from edge_runtime.config import Config
 from edge_runtime.errors import ConfigError
+from edge_runtime.kinds.camera import CompressedImage
+from edge_runtime.kinds.record import wall_time
 from edge_runtime.messages import Message
+from edge_runtime.pictures import read_header
 from edge_runtime.publish.sink import Published, Sink
+from edge_runtime.recording.annotations import detections_of, drawn
 from edge_runtime.recording.records import (
+    ANNOTATIONS,
     DECISION,
     FORMAT,
     SESSION,
@@ -33,7 +38,8 @@ from edge_runtime.recording.records import (
     to_record,
     topic_schema,
 )
-from edge_runtime.streams import StreamSpec, kind_of_message
+from edge_runtime.specs import CameraStream
+from edge_runtime.streams import StreamSpec, kind_of_message, streams_of
 from edge_runtime.wire import BundleId, DecisionMessage, RecordingHealth
 
 log = logging.getLogger("edge_runtime.recording")
@@ -98,6 +104,8 @@ class Recorder(Sink):
         self._writer = Writer(self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD)
         self._channels: dict[str, int] = {}
         self._streams: Mapping[str, StreamSpec] = {}
+        self._pictures: dict[str, bytes | memoryview] = {}
+        """The last one of each camera, as it was written."""
         self._batch: list[_Item] = []
         self._batches: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         # Each counter is written by one thread only: put by the loop, done by the writer.
@@ -208,6 +216,10 @@ class Recorder(Sink):
             channel = self._channels.get(topic) or self._channel(topic, record)
             sequence = getattr(record, "seq", 0) & 0xFFFFFFFF
             self._writer.add_message(channel, wall_ns, payload or encode(record), wall_ns, sequence)
+            if isinstance(record, CompressedImage):
+                self._pictures[topic.removeprefix(STREAMS)] = record.data
+            elif isinstance(record, DecisionMessage):
+                self._annotate(record)
             self._done_bytes += size
             self._written += 1
         now_ns = self._clock.now_ns()
@@ -216,6 +228,21 @@ class Recorder(Sink):
             self._sync()
             self._last_flush_ns = now_ns
         self._size = self._file.tell()
+
+    def _annotate(self, decision: DecisionMessage) -> None:
+        """What a decision's heads have seen, beside the picture. Of several cameras nobody could say whose it is."""
+        cameras = list(streams_of(self._streams, CameraStream))
+        things = detections_of(decision)
+        if things is None or len(cameras) != 1 or (picture := self._pictures.get(cameras[0])) is None:
+            return
+        part = decision.inputs[cameras[0]]
+        taken_ns = decision.captured_ns + round(decision.latency_ms.queue * 1e6)
+        wall_ns = self._wall_ns(taken_ns - round((part.age_ms or 0.0) * 1e6))
+        header = read_header(picture)
+        picture_marks = drawn(things, (header.width, header.height), wall_time(wall_ns))
+        topic = ANNOTATIONS + cameras[0]
+        channel = self._channels.get(topic) or self._channel(topic, picture_marks)
+        self._writer.add_message(channel, wall_ns, encode(picture_marks), wall_ns)
 
     def _begin(self, streams: Mapping[str, StreamSpec]) -> None:
         """Messages from here on are of `streams`: what an earlier session called by the same name may be another."""

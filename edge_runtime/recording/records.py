@@ -10,12 +10,15 @@ from msgspec import UNSET, Struct, UnsetType
 from edge_runtime.config import EngineConfig
 from edge_runtime.kinds.record import schema_of, wall_time
 from edge_runtime.messages import Message
+from edge_runtime.recording.annotations import ImageAnnotations
 from edge_runtime.streams import StreamSpec, kind_of, kind_of_message
 from edge_runtime.wire import BundleId, DecisionMessage, StatusMessage
 from edge_runtime.zones import Zone
 
 FORMAT = 1
 STREAMS, DECISION, STATUS, SESSION = "/streams/", "/decision", "/status", "/session"
+ANNOTATIONS = "/annotations/"
+"""Followed by a camera's name: what was seen in its pictures, for viewers; a replay makes no use of it."""
 
 
 class Session(Struct, frozen=True):
@@ -45,6 +48,7 @@ NAMES: dict[type, str] = {
     DecisionMessage: "edge_runtime.Decision",
     StatusMessage: "edge_runtime.Status",
     Session: "edge_runtime.Session",
+    ImageAnnotations: "foxglove.ImageAnnotations",
 }
 """Type to the name of its schema; a stream's records are named by their kind."""
 
