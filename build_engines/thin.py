@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from build_engines.write_bundle import write_bundle
-from edge_runtime.bundle import Bundle, EngineFile
+from edge_runtime.bundle import Bundle, EngineFile, Manifest
 from edge_runtime.errors import UserError
 
 REPORTS = "report/"
@@ -23,24 +24,30 @@ def thin(bundle: Bundle, target: str, compute: str, reports: bool, out: Path) ->
         raise UserError(f"{out} is the bundle itself; choose another folder for the thin one")
     manifest = bundle.manifest
     plan = bundle.plan(target)
-    stages = tuple(
-        msgspec.structs.replace(stage, files={plan[stage.name]: stage.files[plan[stage.name]]})
-        for stage in manifest.stages
-    )
     engines = tuple(engine for engine in manifest.engines if _fits(engine, target, compute, plan))
     if compute and manifest.engines and not engines:
         there = sorted({capability for engine in manifest.engines for capability in engine.compute})
         raise UserError(f"{bundle.path}: has no engine for {compute}; it has some for {', '.join(there)}")
+    files = {name: bundle.read(name) for name in manifest.files if reports or not name.startswith(REPORTS)}
+    return write_bundle(out, *with_plan(manifest, files, plan, engines))
+
+
+def with_plan(
+    manifest: Manifest, files: Mapping[str, bytes], plan: Mapping[str, str], engines: Sequence[EngineFile]
+) -> tuple[Manifest, dict[str, bytes]]:
+    """A bundle's contents with the graphs of `plan` (stage to precision), for whatever back end, and `engines`."""
+    stages = tuple(
+        msgspec.structs.replace(stage, files={plan[stage.name]: stage.files[plan[stage.name]]})
+        for stage in manifest.stages
+    )
+    graphs = {file for stage in manifest.stages for file in stage.files.values()}
     needed = {file for stage in stages for file in stage.files.values()} | {engine.file for engine in engines}
-    dropped = {file for stage in manifest.stages for file in stage.files.values()}
-    dropped |= {engine.file for engine in manifest.engines}
-    files = {
-        name: bundle.read(name)
-        for name in manifest.files
-        if name in needed or (name not in dropped and (reports or not name.startswith(REPORTS)))
-    }
-    thinned = msgspec.structs.replace(manifest, stages=stages, engines=engines, precision={"default": plan}, files={})
-    return write_bundle(out, thinned, files)
+    dropped = (graphs | {engine.file for engine in manifest.engines}) - needed
+    kept = {name: data for name, data in files.items() if name not in dropped}
+    thinned = msgspec.structs.replace(
+        manifest, stages=stages, engines=tuple(engines), precision={"default": dict(plan)}, files={}
+    )
+    return thinned, kept
 
 
 def _fits(engine: EngineFile, target: str, compute: str, plan: dict[str, str]) -> bool:

@@ -53,6 +53,9 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Of the bundle, SPDX where there is one."""
     attribution: tuple[str, ...] = ()
     """Whom to name for data and weights, a line each."""
+    slim: bool = False
+    """Ship the graphs of the reduced plan alone, for the CPU too: a part of the size. Without it the bundle holds every
+    stage in every precision, and runs in FP32 where there is no TensorRT."""
     evaluate_split: str = "val"
     """The split that the gate and the report judge by."""
 

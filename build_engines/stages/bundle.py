@@ -15,6 +15,7 @@ from edge_runtime.errors import GateRefused
 def bundle_stage(build: Build) -> None:
     """The candidate that passed the gate, signed, where the recipe's bundles go."""
     from build_engines.gate.limits import VERDICT, Verdict
+    from build_engines.thin import with_plan
     from build_engines.write_bundle import without_engines, write_bundle
     from edge_runtime.bundle import sign_bundle
     from edge_runtime.keys import generate_keys
@@ -27,6 +28,8 @@ def bundle_stage(build: Build) -> None:
     manifest = candidate.manifest
     if not build.with_engines:
         manifest, files = without_engines(manifest, files)
+    if build.recipe.slim:
+        manifest, files = with_plan(manifest, files, candidate.plan("tensorrt"), manifest.engines)
     key = build.key or build.work / "signing.key"
     if build.key is None and not key.is_file():
         generate_keys(build.work / "signing")
@@ -43,8 +46,8 @@ def bundle_stage(build: Build) -> None:
 
 STAGE = BuildStage(
     bundle_stage,
-    code=("build_engines.write_bundle",),
+    code=("build_engines.write_bundle", "build_engines.thin"),
     requires=lambda build: ("candidate",),
     ensures=lambda build: (),
-    settings=lambda build: [str(build.bundle), str(build.key), build.with_engines],
+    settings=lambda build: [str(build.bundle), str(build.key), build.with_engines, build.recipe.slim],
 )
