@@ -24,11 +24,13 @@ class File:
 class Folder:
     entries: dict[str, File | Folder] = field(default_factory=dict)
     synced: dict[str, File | Folder] = field(default_factory=dict)
-    since: list[dict[str, File | Folder]] = field(default_factory=list)
-    """The entries after each change that was not synced: a power cut leaves any of these, or what was synced."""
+    since: list[tuple[str | None, str | None, File | Folder | None]] = field(default_factory=list)
+    """Changes that were not synced, each a name that went, one that came, and what bears it: a power cut leaves any of
+    them, whatever became of those before."""
 
-    def changed(self) -> None:
-        self.since.append(dict(self.entries))
+    def change(self, gone: str | None, come: str | None, node: File | Folder | None = None) -> None:
+        self.since.append((gone, come, node))
+        _change(self.entries, gone, come, node)
 
 
 class FaultyDisk(Disk):
@@ -68,15 +70,12 @@ class FaultyDisk(Disk):
         self._step()
         super().rename(old, new)
         parent = self._folder(old.parent)
-        parent.entries[new.name] = parent.entries.pop(old.name)
-        parent.changed()
+        parent.change(old.name, new.name, parent.entries[old.name])
 
     def remove(self, path: Path) -> None:
         self._step()
         super().remove(path)
-        parent = self._folder(path.parent)
-        del parent.entries[path.name]
-        parent.changed()
+        self._folder(path.parent).change(path.name, None)
 
     def after_a_power_cut(self, target: Path, chance: random.Random | None) -> Path:
         """What could be found then, at `target`: nothing that was not synced, or by `chance` some of it."""
@@ -101,9 +100,7 @@ class FaultyDisk(Disk):
         return node
 
     def _enter(self, path: Path, node: File | Folder) -> None:
-        parent = self._folder(path.parent)
-        parent.entries[path.name] = node
-        parent.changed()
+        self._folder(path.parent).change(None, path.name, node)
 
 
 def _read(path: Path) -> Folder:
@@ -114,9 +111,21 @@ def _read(path: Path) -> Folder:
     return Folder(entries, dict(entries))
 
 
+def _change(entries: dict[str, File | Folder], gone: str | None, come: str | None, node: File | Folder | None) -> None:
+    if gone is not None:
+        entries.pop(gone, None)
+    if come is not None:
+        assert node is not None
+        entries[come] = node
+
+
 def _write(folder: Folder, target: Path, chance: random.Random | None) -> None:
     target.mkdir(parents=True)
-    entries = folder.synced if chance is None else chance.choice([folder.synced, *folder.since])
+    entries = dict(folder.synced)
+    if chance is not None:
+        for change in folder.since:
+            if chance.random() < 0.5:
+                _change(entries, *change)
     for name, node in entries.items():
         if isinstance(node, Folder):
             _write(node, target / name, chance)
