@@ -7,11 +7,21 @@ of it may be missing. A rename puts the new file in the old one's place at once,
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 class Disk:
     """The steps. Tests put something in their place that stops after any of them, or forgets what was not synced."""
+
+    def make_folders(self, path: Path) -> None:
+        """`path` and what is missing above it, where it is not there yet."""
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def lock_file(self, path: Path) -> int:
+        """A descriptor of a file to be locked, made where it is not there. Read only: who locks need not own it."""
+        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
     def make_folder(self, path: Path) -> None:
         """A new folder that all may read. Raises OSError, also where there is one."""
@@ -45,6 +55,63 @@ class Disk:
 
 
 DISK = Disk()
+
+
+class OwnersDisk(Disk):
+    """Root's steps in a folder of another user's, made as that user: it cannot have root write anywhere else by a link
+    that it puts there, and owns what is made. Of a process with one thread.
+    """
+
+    def __init__(self, user: int, group: int) -> None:
+        self._user, self._group = user, group
+
+    @contextmanager
+    def _as_owner(self) -> Iterator[None]:
+        groups = os.getgroups()
+        os.setgroups([self._group])
+        os.setegid(self._group)
+        os.seteuid(self._user)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)
+
+    def make_folders(self, path: Path) -> None:
+        with self._as_owner():
+            super().make_folders(path)
+
+    def lock_file(self, path: Path) -> int:
+        with self._as_owner():
+            return super().lock_file(path)
+
+    def make_folder(self, path: Path) -> None:
+        with self._as_owner():
+            super().make_folder(path)
+
+    def write(self, path: Path, data: bytes) -> None:
+        with self._as_owner():
+            super().write(path, data)
+
+    def sync(self, path: Path) -> None:
+        with self._as_owner():
+            super().sync(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        with self._as_owner():
+            super().rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        with self._as_owner():
+            super().remove(path)
+
+
+def disk_of(folder: Path) -> Disk:
+    """For steps in `folder`, there already or to be made: by its owner's hand where root takes them in another's."""
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    owner = nearest.stat()
+    return DISK if os.geteuid() != 0 or owner.st_uid == 0 else OwnersDisk(owner.st_uid, owner.st_gid)
 
 
 def replace_file(disk: Disk, path: Path, data: bytes) -> None:

@@ -35,7 +35,7 @@ MAX_FILE_BYTES = 4096
 MAX_CLIENTS = 1000
 LOOK_S = 1.0
 """How soon a changed folder is noticed."""
-SERVICES = "edge-runtime-keys"
+SERVICES = "edge-runtime"
 """The group that may read secrets of root's: nobody's but the systemd services'."""
 ANY = "*"
 """In `send`: every stream."""

@@ -25,7 +25,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from edge_runtime.bundle import Bundle, open_bundle
-from edge_runtime.durable import DISK, Disk, remove_tree, replace_file
+from edge_runtime.durable import Disk, disk_of, remove_tree, replace_file
 from edge_runtime.errors import BundleError, UserError
 from edge_runtime.plain_file import read_plain
 
@@ -176,9 +176,9 @@ class Slots:
     All methods raise UserError where the folder cannot be read or written.
     """
 
-    def __init__(self, folder: Path, disk: Disk = DISK) -> None:
+    def __init__(self, folder: Path, disk: Disk | None = None) -> None:
         self.folder = folder
-        self._disk = disk
+        self._disk = disk or disk_of(folder)
 
     def read(self) -> State:
         """The state; an empty one where nothing was installed. Raises BundleError if the file is damaged."""
@@ -309,9 +309,8 @@ class Slots:
     @contextmanager
     def _locked(self, name: str, wait: bool = True) -> Iterator[None]:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Read only: the service need not own what the installer made.
-            descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._disk.make_folders(self.folder)
+            descriptor = self._disk.lock_file(self.folder / name)
         except OSError as error:
             raise UserError(f"slots {self.folder}: cannot be used ({error.strerror}); check the path") from None
         try:

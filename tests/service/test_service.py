@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from edge_runtime import Subscriber
 from edge_runtime.wire import StatusMessage
 from tests import tiny
-from tests.conftest import wait_for
+from tests.conftest import jpeg, noise, wait_for
 from tests.service.machine import COMMAND, Machine, free_ports, why_not
 
 UNIT_FILE = "/etc/systemd/system/edge-runtime@.service"
@@ -204,8 +209,8 @@ def test_keys_of_root_s_that_only_the_services_may_read_are_taken(machine: Machi
     folder = "/etc/edge-runtime/keys"
     machine.run(COMMAND, "keys", "generate", folder)
     machine.run(COMMAND, "keys", "generate", folder, "--client", "one", "--receive", "--out", "/root/one.key.toml")
-    machine.shell("echo 'g edge-runtime-keys -' | systemd-sysusers -")
-    machine.shell(f"chgrp -R edge-runtime-keys {folder} && chmod -R g+rX {folder}")
+    machine.shell("echo 'u edge-runtime -' | systemd-sysusers -")
+    machine.shell(f"chgrp -R edge-runtime {folder} && chmod -R g+rX {folder}")
     service = Service(machine, "keyed")
     row = f'bind = "{service.endpoint}"'
     machine.write(service.file, service.text.replace(row, f'{row}\nkeys = "keys"'))
@@ -276,3 +281,82 @@ def test_without_systemd_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.skip("systemd runs this machine")
     assert run_command(commands, ["service", "install", "x"]) == 2
     assert "systemd does not run this machine; use `edge-runtime run`" in capsys.readouterr().err
+
+
+def test_a_service_takes_over_what_is_installed_and_goes_back_from_what_does_not_prove_itself(machine: Machine) -> None:
+    """As the owner of a fleet would: all by root's commands, beside a service that is not root."""
+    slots = "/var/lib/edge-runtime/fleet/slots"
+    for version in ("1.1.0", "1.2.0"):
+        machine.shell(f"cp -r /opt/bundle /root/{version} && sed -i s/1.0.0/{version}/ /root/{version}/manifest.json")
+    service = Service(machine, "fleet")  # makes its state directory
+    install = (COMMAND, "bundle", "install", "--allow-unsigned", "--slots", slots, "--trial", "3")
+    machine.run(*install, "/opt/bundle")
+    machine.write(service.file, service.text.replace("/opt/bundle", f"slot:{slots}"))
+    with _Inputs(service.inputs):
+        machine.run("systemctl", "restart", service.unit)
+        wait_for(lambda: _slot_state(machine, slots, "1.0.0") == "good", "the first one's proof")
+        machine.run(*install, "/root/1.1.0")
+        wait_for(lambda: _slot_state(machine, slots, "1.1.0") == "good", "the second one's proof")
+        machine.run("kill", "-KILL", str(service.pid()))
+        wait_for(lambda: service.restarts() == 1 and service.state() == "active", "its restart")
+        assert _version(service) == "1.1.0"
+    machine.run(*install, "/root/1.2.0")
+    wait_for(lambda: _slot_state(machine, slots, "1.2.0") == "bad", "its failure: there is nothing to decide on")
+    wait_for(lambda: _version(service) == "1.1.0", "the one before")
+    assert (service.restarts(), service.state()) == (1, "active")
+    service.remove()
+
+
+def _slot_state(machine: Machine, slots: str, version: str) -> str:
+    state = json.loads(machine.run("cat", f"{slots}/state.json").stdout)
+    return next(
+        (slot["state"] for slot in (state["current"], state["other"]) if slot and slot["version"] == version), ""
+    )
+
+
+def _version(service: Service) -> str:
+    with Subscriber(service.endpoint, timeout_s=60) as subscriber:
+        return next(iter(subscriber)).bundle.version
+
+
+class _Inputs:
+    """Pictures that call for decisions."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+
+    def __enter__(self) -> _Inputs:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _send(self) -> None:
+        with zmq.Context() as context, context.socket(zmq.PUSH) as pushing:
+            pushing.setsockopt(zmq.LINGER, 0)
+            pushing.setsockopt(zmq.SNDHWM, 10)
+            pushing.connect(f"tcp://127.0.0.1:{self._port}")
+            for seed in itertools.count():
+                with contextlib.suppress(zmq.Again):
+                    pushing.send_multipart([b'{"schema":1,"stream":"camera"}', jpeg(noise(128, seed))], zmq.NOBLOCK)
+                if self._stop.wait(0.05):
+                    return
+
+
+def test_root_writes_nowhere_else_for_what_a_service_has_put_into_its_folder(machine: Machine) -> None:
+    service = Service(machine, "wily")
+    slots = "/var/lib/edge-runtime/wily/slots"
+    own = ("setpriv", "--reuid=edge-runtime", "--regid=edge-runtime", "--clear-groups")
+    machine.run(*own, "mkdir", "-p", slots)
+    machine.shell("mkdir -p /root/kept && touch /root/kept/manifest.json")
+    before = machine.shell("find /root/kept /etc -type f -newermt 2000-01-01 -exec sha256sum {} + | sort")
+    for name, target in ((".staging", "/root/kept"), (".install-lock", "/etc/made"), ("state.json.new", "/etc/passwd")):
+        machine.run(*own, "ln", "-s", target, f"{slots}/{name}")
+    machine.run(COMMAND, "bundle", "install", "--allow-unsigned", "--slots", slots, "/opt/bundle", check=False)
+    after = machine.shell("find /root/kept /etc -type f -newermt 2000-01-01 -exec sha256sum {} + | sort")
+    assert after == before
+    service.remove()
