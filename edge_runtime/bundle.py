@@ -45,6 +45,8 @@ from edge_runtime.tokenizer import TOKENIZER_JSON as TOKENIZER_JSON  # noqa: PLC
 log = logging.getLogger("edge_runtime")
 
 MANIFEST = "manifest.json"
+LICENCES = "licences/"
+"""Below it: texts that must go with what others made and the bundle holds, a file each."""
 SIGNATURE = "SIGNATURE"
 """The earlier form of signature: `signing`."""
 MAX_MANIFEST_BYTES = 1 << 20

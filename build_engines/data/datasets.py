@@ -162,6 +162,9 @@ def recipe_json(recipe: AnyRecipe) -> bytes:
     document["calibrate"]["recordings"] = [Path(file).name for file in recipe.calibrate.recordings]
     for stage in document.get("onnx", {}).get("stages", ()):
         stage["file"] = Path(stage["file"]).name
+    for keys in document.get("model", {}).values():
+        if isinstance(keys, dict) and keys.get("file"):
+            keys["file"] = Path(keys["file"]).name
     if tokenizer := document.get("onnx", {}).get("tokenizer"):
         document["onnx"]["tokenizer"] = Path(tokenizer).name
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"

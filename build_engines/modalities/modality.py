@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 from msgspec import Struct
 
 from build_engines.modalities.faults import Fault
+from build_engines.pretrained.shelf import Origin
 from build_engines.rows import Row
 from calibration.moments import RawMessage
 
@@ -84,6 +85,11 @@ class Modality(ABC, Generic[Keys, Spec]):
 
     def problem(self, recipe: Keys) -> str | None:
         """What contradicts itself in the encoder's keys, or None."""
+        return None
+
+    def origin(self, recipe: Keys) -> Origin | None:
+        """Where the encoder's pretrained network comes from; None where it has none. Raises UserError where it is not
+        there."""
         return None
 
     @abstractmethod

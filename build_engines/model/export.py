@@ -26,7 +26,8 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from build_engines.heads import build_of
-from build_engines.modalities import encoder_fields
+from build_engines.modalities import MODALITIES, encoder_fields
+from build_engines.modalities.pretrained_encoder import PretrainedEncoder
 from build_engines.model.fused import FusedModel, Fusion, Tagger
 from build_engines.model.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith
 from build_engines.model.train import SAMPLES, Trained
@@ -36,12 +37,14 @@ from edge_runtime.errors import GateRefused, UserError
 from edge_runtime.infer.feed import feed
 from edge_runtime.infer.onnxruntime_engine import session_options
 from edge_runtime.streams import TextStream
-from edge_runtime.tensor_source import PRESENCE, TensorSource
+from edge_runtime.tensor_source import PRESENCE, TensorSource, stream_tensor
 
 OPSET = 20
 STAGE_TOLERANCE = 1e-4
 """Largest difference between a stage's graph and torch: in the outputs' own unit, or in half ranges of values."""
 MONOLITH_TOLERANCE = 1e-5
+LEAST_COSINE = 0.9999
+"""Between what a pretrained network's graph makes of a sample and what the network does."""
 MONOLITH = "monolith.fp32.onnx"
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -106,6 +109,9 @@ class Equality(Struct, frozen=True):
     stage_against_torch: dict[str, float]
     staged_against_monolith: float
     bytes: dict[str, int]
+    pretrained: dict[str, float] = {}
+    """Of each encoder on a pretrained network: the smallest cosine between what its graph and what the network itself
+    makes of a sample, before anything that was learned here."""
 
 
 def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
@@ -192,7 +198,8 @@ def export(recipe: Recipe, trained: Trained, work: Path) -> Equality:
     except OSError:
         raise UserError(f"no samples in {work}; run the train stage first") from None
     proof = prove(recipe, stages, graphs, monolith, samples)
-    equality = Equality(*proof, bytes=sizes | {"monolith": (work / MONOLITH).stat().st_size})
+    size = sizes | {"monolith": (work / MONOLITH).stat().st_size}
+    equality = Equality(*proof, bytes=size, pretrained=faithful(recipe, trained, samples))
     (work / "equality.json").write_bytes(msgspec.json.format(msgspec.json.encode(equality), indent=1))
     worst = max(equality.stage_against_torch.values())
     if not worst <= STAGE_TOLERANCE or not equality.staged_against_monolith <= MONOLITH_TOLERANCE:
@@ -200,7 +207,55 @@ def export(recipe: Recipe, trained: Trained, work: Path) -> Equality:
             f"export: stages differ from torch by {worst:.2e} (at most {STAGE_TOLERANCE}), "
             f"from the monolith by {equality.staged_against_monolith:.2e} (at most {MONOLITH_TOLERANCE})"
         )
+    for name, cosine in equality.pretrained.items():
+        if not cosine >= LEAST_COSINE:
+            raise GateRefused(
+                f"export: {name}: the graph of the pretrained network agrees with the network itself by a cosine of "
+                f"{cosine:.6f} only (at least {LEAST_COSINE})"
+            )
     return equality
+
+
+class _KeptStage(nn.Module):
+    """The frozen part of an encoder."""
+
+    def __init__(self, encoder: PretrainedEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.encoder.kept(*inputs)
+
+
+def faithful(recipe: Recipe, trained: Trained, samples: Arrays) -> dict[str, float]:
+    """Of each pretrained encoder: the smallest cosine, over `samples`, between what the graph of its frozen part makes
+    and what the network does whose weights are read from where they came from once more."""
+    found = {}
+    for name, encoder in trained.model.encoders.items():
+        if not isinstance(encoder, PretrainedEncoder) or not list(encoder.frozen.parameters()):
+            continue
+        keys = recipe.model.encoders[name]
+        spec = recipe.streams[keys.streams[0]]
+        afresh = MODALITIES[name].network(keys, spec, trained.record.vocabulary, recipe.model.features).eval()
+        assert isinstance(afresh, PretrainedEncoder)
+        fields = list(encoder_fields(spec))
+        rows = [
+            tuple(samples[str(stream_tensor(stream, field))][index] for field in fields)
+            for stream in keys.streams
+            for index in range(len(samples[str(PRESENCE)]))
+        ]
+        example = {field: torch.from_numpy(value) for field, value in zip(fields, rows[0], strict=True)}
+        session = _session(to_onnx(StageExport(name, _KeptStage(encoder), example, ("kept",))))
+        cosines = []
+        for row in rows:
+            read = {item.name for item in session.get_inputs()}
+            feeds = {field: value for field, value in zip(fields, row, strict=True) if field in read}
+            (made,) = session.run(["kept"], feeds)
+            expected = afresh.kept(*map(torch.from_numpy, row)).numpy()
+            norms = np.linalg.norm(made) * np.linalg.norm(expected)
+            cosines.append(float((made * expected).sum() / norms) if norms else float(np.array_equal(made, expected)))
+        found[name] = min(cosines)
+    return found
 
 
 def prove(

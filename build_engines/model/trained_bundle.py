@@ -13,9 +13,10 @@ from build_engines.heads.fitted import fitted_policy
 from build_engines.modalities import MODALITIES
 from build_engines.modalities.text import tokenizer_kind
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
+from build_engines.pretrained.shelf import Origin
 from build_engines.recipe import Recipe
 from build_engines.write_bundle import built_with, tensor_spec, write_bundle
-from edge_runtime.bundle import Bundle, Manifest, SideHead, Stage, StageInput
+from edge_runtime.bundle import LICENCES, Bundle, Manifest, SideHead, Stage, StageInput
 from edge_runtime.errors import UserError
 from edge_runtime.tensor_source import PRESENCE, stage_output, stream_tensor
 from edge_runtime.tensors import TensorSpec
@@ -39,6 +40,8 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
     if (work / "equality.json").is_file():
         files["report/equality.json"] = (work / "equality.json").read_bytes()
     files[RECIPE_FILE] = recipe_json(recipe)
+    origins = origins_of(recipe)
+    files |= {f"{LICENCES}{name}.txt": origin.licence_text.encode() for name, origin in origins.items()}
     manifest = Manifest(
         format=1,
         name=recipe.name,
@@ -53,15 +56,22 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
         presence=recipe.modalities,
         description=recipe.description,
         licence=recipe.licence,
-        attribution=recipe.attribution,
+        attribution=(*recipe.attribution, *(f"{name} encoder: {origin.words}" for name, origin in origins.items())),
         training={
             "recipe_sha256": record.recipe_sha256,
             "data_sha256": record.data_sha256,
             "seed": str(record.seed),
         }
+        | {f"{name}_pretrained_sha256": origin.sha256 for name, origin in origins.items()}
         | built_with(),
     )
     return write_bundle(target, msgspec.structs.replace(manifest, side_heads=_side_heads(recipe, record)), files)
+
+
+def origins_of(recipe: Recipe) -> dict[str, Origin]:
+    """Encoder to where its pretrained network comes from, of those that have one. Raises UserError."""
+    found = ((name, MODALITIES[name].origin(encoder)) for name, encoder in recipe.model.encoders.items())
+    return {name: origin for name, origin in found if origin is not None}
 
 
 def _side_heads(recipe: Recipe, record: TrainingRecord) -> tuple[SideHead, ...]:

@@ -42,6 +42,17 @@ class Origin:
     credit: str = ""
     licence_texts: tuple[str, ...] = ()
 
+    @property
+    def words(self) -> str:
+        """Whom to name, and under which licence."""
+        return f"{self.credit or self.network}, from {self.name}; licence {self.licence or 'not stated'}"
+
+    @property
+    def licence_text(self) -> str:
+        """All that came with the weights; without any text, the licence's name."""
+        rule = "\n\n" + "-" * 80 + "\n\n"
+        return rule.join((f"{self.words}\n", *self.licence_texts))
+
 
 def origin_of(keys: PretrainedKeys, shelf: Mapping[str, Shipped], networks: tuple[str, ...]) -> Origin:
     """Where the network of `keys` lies. `shelf`: package to what it ships; `networks`: names that `file` may be of.

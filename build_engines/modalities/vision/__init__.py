@@ -10,7 +10,8 @@ from build_engines.modalities.modality import Input, Modality, SampleRow
 from build_engines.modalities.vision.faults import picture_faults
 from build_engines.modalities.vision.files import read_image
 from build_engines.modalities.vision.recipe import VisionRecipe
-from build_engines.pretrained.shelf import problem_of
+from build_engines.modalities.vision.shelf import NETWORKS, SHELF
+from build_engines.pretrained.shelf import Origin, origin_of, problem_of
 from calibration.moments import Later, RawMessage
 from edge_runtime.specs import CameraStream
 
@@ -38,6 +39,9 @@ class Vision(Modality[VisionRecipe, CameraStream]):
             count = len(recipe.blocks)
             return f"model.vision.blocks has {count} numbers; widths needs {halvings}, one for each but the first"
         return None
+
+    def origin(self, recipe: VisionRecipe) -> Origin | None:
+        return origin_of(recipe, SHELF, NETWORKS) if recipe.kind == "pretrained" else None
 
     def network(self, recipe: VisionRecipe, spec: CameraStream, vocabulary: int, features: int) -> nn.Module:
         if recipe.kind == "pretrained":
