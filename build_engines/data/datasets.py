@@ -60,9 +60,10 @@ LAYOUTS = {
     "world": "build_engines.data.world",
     "images": "build_engines.data.images",
     "detection": "build_engines.data.detection",
+    "recordings": "build_engines.data.recordings",
 }
 """Name in a recipe (or `--layout`) to the module that reads it; where several markers fit, the first is meant."""
-FOLDED = frozenset({"home", "samples", "images"})
+FOLDED = frozenset({"home", "samples", "images", "recordings"})
 """Layouts whose training split is parted into folds; of the world, as many new drives as are wanted can be recorded."""
 RECIPE_FILE = "report/recipe.json"
 """In a bundle: the recipe it was built from, as it was understood."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from build_engines.bounds import NotNegative
 from edge_runtime.streams import Count, Positive
 
 
@@ -36,6 +37,10 @@ class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     bins: dict[str, tuple[float, ...]] = {}
     """Auxiliary label whose field is a number to the edges of its classes, which are then called `0`, `1`, ..."""
 
+    moments: str = ""
+    """For recordings: the stream whose messages are the moments; empty = the first camera, or else the first stream."""
+    every_ms: NotNegative = 0.0
+    """For recordings: at most one moment in so long; frames that follow each other tell little more than one."""
     exclude: tuple[str, ...] = ()
     """Ids of rows that are left out of every split, e.g. ones that the data holds a second time."""
 
