@@ -12,6 +12,7 @@ from rich.console import Console
 from tokenizers import BertWordPieceTokenizer
 from torch import nn
 
+import build_engines
 from build_engines.data.datasets import Prepared
 from build_engines.data.ner import evaluated, labels_of, prepare, sentences
 from build_engines.heads.tagging import report
@@ -23,6 +24,7 @@ from edge_runtime.bundle import open_bundle
 from edge_runtime.errors import ConfigError
 from edge_runtime.messages import Utterance
 from edge_runtime.pipeline import Pipeline
+from edge_runtime.specs import TextStream
 from tests.build_engines.calling import call
 from tests.build_engines.test_ner_line import FIRST, LAST, PLACES, RECIPE, write_conll
 
@@ -156,6 +158,13 @@ def test_the_evaluated_sentences_are_in_the_order_of_the_batches(folder: Path) -
     recipe, prepared = _prepared(folder)
     labels = [[recipe.labels[at] for at in row if at >= 0] for batch in prepared.val for row in batch.label]
     assert labels == [list(one.tags) for one in evaluated(recipe, folder / "news.conll")]
+
+
+def test_the_recipe_conll_reads_the_longest_sentence_of_its_corpus_and_is_slim() -> None:
+    recipe, _ = load_recipe(Path(build_engines.__file__).parent / "recipes" / "conll.toml")
+    assert isinstance(recipe, Recipe) and recipe.slim and recipe.train.threads == 2
+    spec = recipe.streams["text"]
+    assert isinstance(spec, TextStream) and spec.max_tokens >= 124
 
 
 @pytest.mark.parametrize(
