@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from build_engines.graphs import tensor_types
 from build_engines.recipe.detection import DetectionRecipe
+from build_engines.recipe.toml import toml
 from edge_runtime.errors import UserError
 
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8,), (16,), (32,), (4,))
@@ -240,3 +241,97 @@ def _list(job: _Job) -> tuple[str, str]:
 
 
 _FORMS = {"yolo": _yolo, "detr": _detr, "nanodet": _nanodet, "list": _list}
+
+
+@dataclass(frozen=True)
+class Guess:
+    """How a detector's outputs are probably to be read."""
+
+    words: str
+    """For people."""
+    labels: int
+    lines: tuple[str, ...]
+    """Of `[onnx.detection]`."""
+
+
+def guess_form(values: Mapping[str, NDArray[Any]], size: tuple[int, int]) -> Guess | None:
+    """By the shapes of the outputs, and by the `values` that came out for noise; `size`: the picture's width and
+    height. None where they are of no form that is known.
+    """
+    tables = {name: value for name, value in values.items() if value.ndim == 3 and value.shape[0] == 1}
+    return _guess_nanodet(tables, size) or _guess_detr(tables) or _guess_single(tables, size)
+
+
+def _guess_nanodet(tables: Mapping[str, NDArray[Any]], size: tuple[int, int]) -> Guess | None:
+    """Pairs of as many cells as a stride gives, of which one holds four distances in bins."""
+    strides = {ceil(size[0] / stride) * ceil(size[1] / stride): stride for stride in (4, 8, 16, 32, 64)}
+    by_cells: dict[int, list[str]] = {}
+    for name, value in tables.items():
+        by_cells.setdefault(value.shape[1], []).append(name)
+    pairs = [names for cells, names in sorted(by_cells.items(), reverse=True) if cells in strides and len(names) == 2]
+    if len(pairs) < 2 or len(pairs) * 2 != len(tables):
+        return None
+    widths = [{tables[name].shape[2] for name in names} for names in pairs]
+    if any(width != widths[0] for width in widths) or len(widths[0]) != 2:
+        return None
+    # Distances are of any sign before their softmax; scores lie between 0 and 1.
+    signed = {tables[name].shape[2] for names in pairs for name in names if (tables[name] < 0).any()}
+    bins = next((width for width in sorted(signed or widths[0]) if width % 4 == 0 and width > 4), None)
+    if bins is None or len(signed) > 1:
+        return None
+    scores = [name for names in pairs for name in names if tables[name].shape[2] != bins]
+    boxes = [name for names in pairs for name in names if tables[name].shape[2] == bins]
+    labels = tables[scores[0]].shape[2]
+    lines = ('form = "nanodet"', f"scores = {_listed(scores)}", f"boxes = {_listed(boxes)}")
+    words = f"distances from cells in {bins // 4} bins, {labels} scores, at {len(pairs)} scales, as NanoDet's"
+    return Guess(words, labels, (*lines, "offset = 0.5    # look: 0 for NanoDet-Plus"))
+
+
+def _guess_detr(tables: Mapping[str, NDArray[Any]]) -> Guess | None:
+    """Four numbers for each of as many things as there are scores for."""
+    boxes = [name for name, value in tables.items() if value.shape[2] == 4]
+    if len(boxes) != 1 or len(tables) != 2:
+        return None
+    (scores,) = (name for name in tables if name != boxes[0])
+    if tables[scores].shape[1] != tables[boxes[0]].shape[1]:
+        return None
+    labels, things = tables[scores].shape[2], tables[scores].shape[1]
+    lines = ('form = "detr"', f"scores = {_listed([scores])}", f"boxes = {_listed(boxes)}", "max_overlap = 1.0")
+    hint = "    # look: one label fewer where the last score is for nothing"
+    return Guess(
+        f"{things} things, {labels} scores and a box for each, as DETR's", labels, (lines[0] + hint, *lines[1:])
+    )
+
+
+def _guess_single(tables: Mapping[str, NDArray[Any]], size: tuple[int, int]) -> Guess | None:
+    """A row (or a column) for each cell, three for each of some networks', or a short list of what is found."""
+    if len(tables) != 1:
+        return None
+    ((name, value),) = tables.items()
+    width, height = size
+    cells = {
+        sum(ceil(width / stride) * ceil(height / stride) for stride in strides) * anchors
+        for strides in STRIDES
+        for anchors in (1, 3)
+    }
+    _, rows, columns = value.shape
+    lines: tuple[str, ...] = (f"scores = {_listed([name])}",)
+    if columns == 6 and rows <= 1000 and rows not in cells:
+        lines = ('form = "list"    # look: labels, as many as it knows', *lines, "max_overlap = 1.0")
+        return Guess(f"a list of {rows} boxes, each with its score and class", 1, lines)
+    if rows in cells and columns > 5 and columns not in cells:
+        # A row a cell: NanoDet's bins behind its scores, or an objectness, as networks with anchors and YOLOX have it.
+        plus = sum(ceil(width / stride) * ceil(height / stride) for stride in STRIDES[1])
+        if rows == plus and columns > 32 and (value[0, :, columns - 32 :] < 0).any():
+            lines = ('form = "nanodet"', *lines, "offset = 0.0")
+            return Guess(f"{columns - 32} scores and distances in 8 bins, as NanoDet-Plus'", columns - 32, lines)
+        lines = ('form = "yolo"    # look: one label more where there is no objectness', *lines)
+        return Guess(f"{rows} boxes with an objectness and {columns - 5} scores, as YOLO's", columns - 5, lines)
+    if columns in cells and 4 < rows < columns:
+        lines = ('form = "yolo"', *lines)
+        return Guess(f"{columns} boxes with {rows - 4} scores, as YOLO's without anchors", rows - 4, lines)
+    return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"[{', '.join(map(toml, names))}]"

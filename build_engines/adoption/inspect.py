@@ -16,6 +16,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from build_engines.adoption import inputs, opset, outputs, proof, trim
+from build_engines.adoption.detection import Guess, guess_form
 from build_engines.adoption.inputs import dims_of
 from build_engines.adoption.probe import probe
 from build_engines.adoption.read import files_of, first_line, nodes_of, read_model
@@ -66,6 +67,8 @@ class Inspection:
     """Whether its values look like probabilities that no softmax or sigmoid at the end made."""
     problem: str | None
     """Why it cannot be taken in as it is, in one line; None if it can."""
+    detector: Guess | None = None
+    """How its outputs are read, where it finds things in a picture."""
 
 
 def inspect_model(path: Path, output: str = "", size: tuple[int, int] = (SIDE, SIDE)) -> Inspection:
@@ -85,12 +88,35 @@ def inspect_model(path: Path, output: str = "", size: tuple[int, int] = (SIDE, S
     }
     guesses = tuple(_guess(value, value.name in states, size) for value in values)
     chosen = _chosen(model, output, path)
+    detector = None if output else _detector(model, guesses, path)
+    if detector is not None:
+        summary = (*_summary(model, guesses, path, {}), f"  finds things in a picture: {detector.words}")
+        return Inspection(path, summary, guesses, "detections", detector.labels, "detection", False, None, detector)
     try:
         answer, problem = _tried(model, guesses, chosen, path), None
     except UserError as error:
         answer, problem = _Answer(0, "softmax", False), str(error)
     summary = tuple(_summary(model, guesses, path, {chosen: answer.values} if answer.values else {}))
     return Inspection(path, summary, guesses, chosen, answer.values, answer.head, answer.shares, problem)
+
+
+def _detector(original: ModelProto, guesses: Sequence[InputGuess], path: Path) -> Guess | None:
+    """How the outputs of a graph that takes one picture are read, by their shapes and by what comes out for noise."""
+    pictures = [guess.spec for guess in guesses if isinstance(guess.spec, CameraStream)]
+    if len(pictures) != 1 or any(guess.spec is not None and guess.spec not in pictures for guess in guesses):
+        return None
+    model, where = copied(original), str(path)
+    try:
+        trim.refuse_foreign(model, where)
+        opset.refuse_opset(model, where)
+        streams = {guess.stream: guess.spec for guess in guesses if guess.spec is not None}
+        feeds = inputs.plan_feeds({guess.name: guess.plan for guess in guesses}, model, streams, {}, 1, where)
+        inputs.fix_shapes(model, feeds)
+        probe(model, where)
+        values = proof.answers(proof.open_session(model, where), proof.drawn_inputs(model, feeds, 0))
+    except Exception:  # whatever is wrong with it is told where a label is looked for
+        return None
+    return guess_form(values, (pictures[0].width, pictures[0].height))
 
 
 def _guess(value: ValueInfoProto, is_state: bool, size: tuple[int, int]) -> InputGuess:
@@ -272,6 +298,8 @@ def propose(inspection: Inspection, labels: Sequence[str], data: str = "DATA") -
     streams = {guess.stream: guess.spec for guess in inspection.inputs if guess.spec is not None}
     layout = "images" if list(streams) == ["camera.front"] else "samples"
     safe = "none" if inspection.head == "sigmoid" else names[0] if names else ""
+    if inspection.detector is not None:
+        layout, safe = "detection", "undecided"
     lines = [
         f'name = "{_word(inspection.path.stem)}"',
         'version = "1.0.0"',
@@ -285,6 +313,8 @@ def propose(inspection: Inspection, labels: Sequence[str], data: str = "DATA") -
     lines += ["", "[onnx]", f"output = {toml(f'stage:net:{inspection.output}')}"]
     if inspection.head != "softmax":
         lines.append(f'head = "{inspection.head}"')
+    if inspection.detector is not None:
+        lines += ["", "[onnx.detection]", *inspection.detector.lines]
     if inspection.shares:
         lines.append("probabilities = true    # look: its values lie between 0 and 1")
     if any(isinstance(spec, TextStream) for spec in streams.values()):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from build_engines.adoption.adopt import adopt
+from build_engines.adoption.inspect import inspect_model, propose
 from build_engines.recipe import OnnxRecipe, load_recipe
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import ConfigError, UserError
@@ -271,3 +272,46 @@ def test_a_recipe_that_contradicts_itself_is_refused(tmp_path: Path, settings: s
     (tmp_path / "own.toml").write_text(recipe(settings))
     with pytest.raises(ConfigError, match=why):
         load_recipe(tmp_path / "own.toml")
+
+
+CELLS = sum(ceil(WIDTH / stride) * ceil(HEIGHT / stride) for stride in (8, 16, 32))
+CELLS_PLUS = CELLS + ceil(WIDTH / 64) * ceil(HEIGHT / 64)
+SEEN: dict[str, tuple[Arrays, str, int]] = {
+    "yolo": ({"output0": RNG.random((1, 7, CELLS)).astype(F)}, "as YOLO's without anchors", 3),
+    "yolo, anchors": ({"o": RNG.random((1, 3 * CELLS, 8)).astype(F)}, "with an objectness and 3 scores", 3),
+    "detr": (
+        {"logits": RNG.normal(size=(1, 20, 4)).astype(F), "pred_boxes": RNG.random((1, 20, 4)).astype(F)[..., :4]},
+        "", 0,
+    ),
+    "detr, five": (
+        {"logits": RNG.normal(size=(1, 20, 5)).astype(F), "pred_boxes": RNG.random((1, 20, 4)).astype(F)},
+        "20 things, 5 scores and a box for each, as DETR's", 5,
+    ),
+    "nanodet": (
+        {f"cls_{s}": a for s, a in zip((8, 16, 32), nanodet((8, 16, 32), 11, 0.5)[0], strict=True)}
+        | {f"reg_{s}": a for s, a in zip((8, 16, 32), nanodet((8, 16, 32), 11, 0.5)[1], strict=True)},
+        "distances from cells in 11 bins, 3 scores, at 3 scales", 3,
+    ),
+    "nanodet-plus": (
+        {"output": np.concatenate([RNG.random((1, CELLS_PLUS, 3)), RNG.normal(size=(1, CELLS_PLUS, 32))], 2).astype(F)},
+        "3 scores and distances in 8 bins, as NanoDet-Plus'", 3,
+    ),
+    "list": ({"output0": RNG.random((1, 300, 6)).astype(F)}, "a list of 300 boxes", 1),
+    "a map": ({"map": RNG.random((1, 6, 8)).astype(F)}, "", 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SEEN)
+def test_inspect_knows_the_forms_and_proposes_a_recipe_that_is_taken_in(tmp_path: Path, what: str) -> None:
+    outputs, words, labels = SEEN[what]
+    graph(tmp_path / "net.onnx", outputs)
+    inspection = inspect_model(tmp_path / "net.onnx")
+    if not words:
+        assert inspection.detector is None, "four scores or four sides: nobody can tell; a map is no list of things"
+        return
+    assert inspection.problem is None and words in inspection.summary[-1]
+    assert inspection.values == labels
+    (tmp_path / "own.toml").write_text(propose(inspection, ()).replace("imagenet", "unit"))
+    read, digest = load_recipe(tmp_path / "own.toml")
+    assert isinstance(read, OnnxRecipe) and read.layout == "detection"
+    found(adopt(read, digest, tmp_path / "model"))

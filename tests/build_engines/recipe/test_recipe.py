@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,11 @@ def test_recordings_lie_beside_the_recipe_and_a_bundle_does_not_say_where(recipe
     assert recipe.calibrate.recordings == (str(tmp_path / "a" / "drive.mcap"),)
     written = recipe_json(recipe)
     assert b'"drive.mcap"' in written and str(tmp_path).encode() not in written
+
+
+def test_the_documented_recipe_of_nanodet_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/detections.md").read_text()
+    (block,) = re.findall(r"```toml\n(name = \"nanodet\".*?)```", page, re.DOTALL)
+    (tmp_path / "nanodet.toml").write_text(block)
+    recipe, _ = load_recipe(tmp_path / "nanodet.toml")
+    assert len(recipe.labels) == 80 and recipe.output_head.kind == "detection"
