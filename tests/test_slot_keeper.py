@@ -86,7 +86,7 @@ class Home:
             self.errors.append(error)
 
     def _film(self) -> None:
-        while not self._stop.wait(0.02):
+        while not self._stop.wait(0.05):
             if not self._dark.is_set():
                 self.vehicle.frame(200)
                 self.sent += 1

@@ -65,7 +65,7 @@ def main() -> None:
         (folder / "car.toml").write_text(CONFIG.format(folder=folder))
         command = [sys.executable, "-m", "edge_runtime", "run", str(folder / "car.toml")]
         service = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        installs_ms, switches_ms, silences_ms = [], [], []
+        installs_ms, switches_ms, silences_ms, bad = [], [], [], []
         try:
             with Subscriber(f"ipc://{folder}/out") as subscriber:
                 while not hear(subscriber, 1.0):
@@ -83,13 +83,12 @@ def main() -> None:
                     new = next(at for at, message in heard if message.bundle.digest == slot.digest)
                     switches_ms.append((new - done) * 1e3)
                     silences_ms.append(max(gaps_ms(heard)))
-                    current = slots.read().current
-                    assert current is not None and (current.folder, current.state) == (slot.folder, "good"), current
+                    bad += [one.reason for one in slots.read().slots if (one.folder, one.state) == (slot.folder, "bad")]
                 lost = subscriber.lost
         finally:
             service.send_signal(signal.SIGTERM)
             service.wait()
-    print(f"{switches} switches, decisions lost: {lost}")
+    print(f"{switches} switches, decisions lost: {lost}; trials that failed: {bad or 'none'}")
     for what, values in (
         ("install (verify, rehearse, copy, sync)", installs_ms),
         ("from then to the first decision of the new one", switches_ms),
