@@ -119,6 +119,18 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_door(folder, manifest)
 
 
+@pytest.fixture(scope="module")
+def swapped(both: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, but the door acts, and the detector is beside it."""
+    folder = tiny_detector.write_bundle(tmp_path_factory.mktemp("bundle") / "swapped")
+    plain = open_bundle(both, allow_unsigned=True).manifest
+    eyes = SideHead("eyes", plain.head, DecisionPolicy("undecided", threshold=0.8))
+    manifest = msgspec.structs.replace(
+        plain, head=HEAD, side_heads=(eyes,), decision=DecisionPolicy("nobody", heartbeat_ms=60_000)
+    )
+    return with_door(folder, manifest)
+
+
 def configuration(name: str, bundle: Path, *sources: Any, record: Path | None = None) -> Config:
     sinks: list[Any] = [ZmqSink("tcp://127.0.0.1:*")]
     if record is not None:
@@ -226,9 +238,10 @@ def drawn_over_the_picture(path: Path) -> None:
         assert text["text"].endswith(" door") is (left == 0)
 
 
-def test_one_bundle_looks_and_decides_by_what_it_saw(both: Path, tmp_path: Path) -> None:
-    path = tmp_path / "both.mcap"
-    config = configuration("both", both, SAMPLES, DetectionsSource(OBJECTS), record=path)
+@pytest.mark.parametrize("eyes", ["", "eyes"])
+def test_one_bundle_looks_and_decides_by_what_it_saw(request: pytest.FixtureRequest, tmp_path: Path, eyes: str) -> None:
+    path, bundle = tmp_path / "both.mcap", request.getfixturevalue("swapped" if eyes else "both")
+    config = configuration("both", bundle, SAMPLES, DetectionsSource(OBJECTS, head=eyes), record=path)
     with (
         running(Runtime(config)) as runtime,
         camera(runtime) as send,
@@ -240,11 +253,11 @@ def test_one_bundle_looks_and_decides_by_what_it_saw(both: Path, tmp_path: Path)
             time.sleep(0.02)
             decision = says.receive(0.2)
             if isinstance(decision, DecisionMessage) and not isinstance(decision.heads, UnsetType):
-                labels.append(decision.heads["door"].label)
+                labels.append(decision.label if eyes else decision.heads["door"].label)
             if "somebody" in labels and labels[-1] == "nobody":
                 break
         assert "somebody" in labels and labels[-1] == "nobody", labels
-    decisions = replays(path, both)
+    decisions = replays(path, bundle)
     assert any(decision.inputs[OBJECTS].present for decision in decisions)
 
 
