@@ -31,7 +31,6 @@ _EXAMPLES = {
     "targets": 'targets = { steering = "controls.steering" }',
     "side_labels": 'side_labels = { weather = "labels.weather" }',
     "condition": 'condition = "light"',
-    "fields": 'fields = { "camera.rear" = "pictures.rear" }',
     "moments": 'moments = "camera.front"',
     "weights": 'weights = { "camera.front" = 0.4, text = 0.2, sensors = 0.4 }',
     "aux": "aux = { speaker = 4 }",
