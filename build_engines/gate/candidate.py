@@ -19,7 +19,7 @@ from build_engines.evaluation.degrade import degrade, limited
 from build_engines.evaluation.evaluate import Evaluation
 from build_engines.evaluation.report import analyse, full_report, words
 from build_engines.gate.limits import Judged
-from build_engines.heads.expected import Expected, expect, prove
+from build_engines.heads.expected import Expected, as_many, expect, prove
 from build_engines.heads.kind import Pairs
 from build_engines.quantisation.sensitivity import Sensitivity
 from build_engines.recipe import Recipe
@@ -152,5 +152,5 @@ def _expected(build: Build, exact: Evaluation) -> Expected | None:
         return exact.build.pairs(exact.head, [said[row] for row in rows])
 
     every = pairs_of(np.arange(len(said)))
-    expected = expect(every, folds, len(set(exact.pairs().groups)), seed)
+    expected = expect(every, folds, as_many(every.groups, exact.pairs().groups), seed)
     return prove(expected, pairs_of, every.groups, folds, seed)

@@ -36,6 +36,13 @@ class Expected(Struct, frozen=True):
     sets: int = 0
 
 
+def as_many(groups: Sequence[str], others: Sequence[str]) -> int:
+    """How many of the units of `groups` (one entry a moment) a set like `others` counts for: its own groups, or, where
+    these are smaller, what its moments would fill."""
+    size = len(groups) / len(set(groups))
+    return min(len(set(others)), max(1, round(len(others) / size)))
+
+
 def prove(
     expected: Expected, pairs_of: Callable[[Rows], Pairs], groups: Sequence[str], folds: Sequence[int], seed: int
 ) -> Expected:

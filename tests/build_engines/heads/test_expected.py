@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from build_engines.heads.expected import expect, prove
+from build_engines.heads.expected import as_many, expect, prove
 from build_engines.heads.intervals import drawn_groups, independent, interval, resamples
 from build_engines.heads.labelled import LabelPairs
 
@@ -93,3 +93,12 @@ def test_the_promise_is_tried_on_its_own_groups() -> None:
     pairs = LabelPairs(pairs.truth, odd.tolist(), pairs.labels, pairs.groups)
     worse = prove(expect(pairs, folds, 4, 0), some, pairs.groups, folds, 0)
     assert worse.foretold < worse.sets
+
+
+def test_a_set_counts_for_groups_as_large_as_those_left_out() -> None:
+    drives = ["a"] * 200 + ["b"] * 200
+    assert as_many(drives, ["c"] * 150 + ["d"] * 250) == 2
+    assert as_many(drives, ["c"] * 900) == 1
+    assert as_many(drives, [str(index) for index in range(1000)]) == 5
+    assert as_many(drives, ["c"]) == 1
+    assert as_many([str(index) for index in range(50)], [str(index) for index in range(20)]) == 20
