@@ -60,9 +60,11 @@ def write_choice(work: Path, choice: Choice, decided: Sequence[Decided]) -> None
 
 
 def read_choice(work: Path) -> Choice:
-    """What was chosen. Raises UserError where nothing was, or it cannot be read."""
+    """What was chosen; nothing where the build was made without this stage. Raises UserError where it is damaged."""
     try:
         return msgspec.json.decode((work / CHOICE).read_bytes(), type=Choice)
+    except FileNotFoundError:
+        return Choice("nothing was chosen")
     except (OSError, msgspec.DecodeError) as error:
         raise UserError(f"{work / CHOICE}: cannot be read ({error}); run with --from choose") from None
 
@@ -71,6 +73,8 @@ def read_decided(work: Path) -> list[Decided]:
     """The decisions on moments left out; none where nothing was. Raises UserError."""
     try:
         return msgspec.json.Decoder(Decided).decode_lines((work / LEFT_OUT).read_bytes())
+    except FileNotFoundError:
+        return []
     except (OSError, msgspec.DecodeError) as error:
         raise UserError(f"{work / LEFT_OUT}: cannot be read ({error}); run with --from choose") from None
 
@@ -79,3 +83,8 @@ def as_chosen(recipe: Recipe, choice: Choice) -> Recipe:
     """`recipe` as it was chosen to be."""
     changed = with_settings(recipe, choice.settings) if choice.settings else recipe
     return alone(changed, choice.alone) if choice.alone else changed
+
+
+def chosen_recipe(recipe: Recipe, work: Path) -> Recipe:
+    """`recipe` as the build in `work` chose it to be; as it stands where nothing was chosen."""
+    return as_chosen(recipe, read_choice(work))

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from build_engines.build import Build
-from build_engines.choice.choice import as_chosen, read_choice
+from build_engines.choice.choice import chosen_recipe
 from build_engines.comparison.classical import classical
 from build_engines.comparison.compare_tagging import compare_tagging
 from build_engines.comparison.comparison import Comparison
@@ -105,7 +105,7 @@ class _Arena:
 
     def _is_own(self) -> bool:
         """Whether the build trained the recipe as it stands: another choice has other encoders."""
-        return as_chosen(self.recipe, read_choice(self.build.work)).model == self.recipe.model
+        return chosen_recipe(self.recipe, self.build.work).model == self.recipe.model
 
     def _single(
         self, name: str, columns: Sequence[int], features: torch.Tensor, judged: torch.Tensor,

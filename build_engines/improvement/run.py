@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from build_engines.build import Build, model_bundle
-from build_engines.choice.choice import as_chosen, read_choice
+from build_engines.choice.choice import chosen_recipe
 from build_engines.data.moments import evaluation_moments
 from build_engines.evaluation.run import write_files
 from build_engines.improvement.improve import Loop, show
@@ -40,6 +40,6 @@ def improve_build(build: Build, folder: Path) -> None:
     bundle = open_bundle(candidate, allow_unsigned=True) if candidate.is_dir() else model_bundle(build)
     loop = Loop(bundle, partial(evaluation_moments, build, bundle), build.recipe.evaluate_split, build.recipe.seed)
     if isinstance(build.recipe, Recipe):
-        other, line = reweighed(build, as_chosen(build.recipe, read_choice(build.work)), loop.worst)
+        other, line = reweighed(build, chosen_recipe(build.recipe, build.work), loop.worst)
         loop.model(other, ", ".join(loop.worst) + " twice the weight", line)
     improve_bundle(loop, build.console, folder)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from build_engines.recipe.recipe import Recipe
+from build_engines.recipe.train import MirrorRecipe
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
 
@@ -44,13 +45,26 @@ def alone(recipe: Recipe, encoder: str) -> Recipe:
         streams={name: spec for name, spec in recipe.streams.items() if name in kept},
         model=recipe.model.only(encoder),
         train=msgspec.structs.replace(
-            plan, modality_dropout={name: share for name, share in plan.modality_dropout.items() if name in kept}
+            plan,
+            modality_dropout={name: share for name, share in plan.modality_dropout.items() if name in kept},
+            augment=msgspec.structs.replace(plan.augment, mirror=_mirror(recipe, encoder)),
         ),
         decision=msgspec.structs.replace(policy, needs={label: names for label, names in needs.items() if names}),
         quantise=msgspec.structs.replace(
             recipe.quantise, stages=tuple(name for name in recipe.quantise.stages if name in (encoder, "fusion"))
         ),
     )
+
+
+def _mirror(recipe: Recipe, encoder: str) -> MirrorRecipe | None:
+    """What is mirrored of one modality alone: its own channels; names of auxiliary labels only where it has any."""
+    mirror = recipe.train.augment.mirror
+    if mirror is None:
+        return None
+    channels = mirror.channels if encoder == "sensors" else ()
+    has_aux = bool(recipe.model.encoders[encoder].aux)
+    labels = tuple(pair for pair in mirror.labels if has_aux or set(pair) <= set(recipe.labels))
+    return MirrorRecipe(labels, channels)
 
 
 def in_words(settings: Mapping[str, Any]) -> str:

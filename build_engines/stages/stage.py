@@ -44,11 +44,11 @@ def training_settings(build: Build) -> Any:
 
 
 def trained_recipe(build: Build) -> Recipe:
-    """The recipe of a model to be trained, as it was chosen to be. Raises UserError where nothing was chosen yet."""
-    from build_engines.choice.choice import as_chosen, read_choice
+    """The recipe of a model to be trained, as it was chosen to be."""
+    from build_engines.choice.choice import chosen_recipe
 
     assert isinstance(build.recipe, Recipe)
-    return as_chosen(build.recipe, read_choice(build.work))
+    return chosen_recipe(build.recipe, build.work)
 
 
 def last_epoch(recipe: Recipe, record: TrainingRecord) -> str:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 import torch
 
-from build_engines.choice.choice import Choice, as_chosen, read_choice, read_decided, write_choice
+import build_engines
+from build_engines.choice.choice import (
+    CHOICE,
+    Choice,
+    as_chosen,
+    chosen_recipe,
+    read_choice,
+    read_decided,
+    write_choice,
+)
 from build_engines.choice.choose import Candidate, candidates_of, choose
 from build_engines.choice.crossed import LeftOut
-from build_engines.recipe import Recipe
+from build_engines.recipe import Recipe, check, load_recipe
 from build_engines.recipe.variant import alone, with_settings
 from edge_runtime.errors import ConfigError, UserError
 
@@ -100,18 +111,19 @@ def test_what_is_fitted_is_fitted_to_all_that_was_left_out(candidates: list[Cand
     assert {one.prediction.group for one in decided if one.fold == 1} == {"g1", "g5"}
 
 
-def test_a_choice_is_kept_whole(candidates: list[Candidate], tmp_path: object) -> None:
-    from pathlib import Path
-
-    work = Path(str(tmp_path))
-    with pytest.raises(UserError, match="--from choose"):
-        read_choice(work)
+def test_a_choice_is_kept_whole(candidates: list[Candidate], tmp_path: Path) -> None:
+    work = tmp_path
+    assert chosen_recipe(candidates[0].recipe, work) == candidates[0].recipe
+    assert read_choice(work).fitted is None and read_decided(work) == []
     choice, decided = choose(candidates[:1], {candidates[0].name: left_out(1, 1.0)})
     write_choice(work, choice, decided)
     assert read_choice(work) == choice
     assert read_decided(work) == decided
     write_choice(work, Choice("nothing"), ())
     assert read_decided(work) == []
+    (work / CHOICE).write_text("{")
+    with pytest.raises(UserError, match="--from choose"):
+        read_choice(work)
 
 
 def test_settings_are_keys_of_the_recipe(recipe: Recipe) -> None:
@@ -123,3 +135,18 @@ def test_settings_are_keys_of_the_recipe(recipe: Recipe) -> None:
             with_settings(recipe, settings)
         assert "\n" not in str(caught.value)
     assert alone(recipe, "text").model.encoders.keys() == {"text"}
+
+
+@pytest.mark.parametrize("name", ["driving_rc", "driving_sim"])
+def test_a_modality_alone_keeps_what_of_the_mirror_is_its_own(name: str) -> None:
+    found, _ = load_recipe(Path(build_engines.__file__).parent / "recipes" / f"{name}.toml")
+    assert isinstance(found, Recipe)
+    vision, sensors = (alone(found, encoder) for encoder in ("vision", "sensors"))
+    mirrors = [one.train.augment.mirror for one in (found, vision, sensors)]
+    whole, of_vision, of_sensors = mirrors
+    assert whole and of_vision and of_sensors
+    assert (of_vision.labels, of_vision.channels) == (whole.labels, ())
+    assert (of_sensors.labels, of_sensors.channels) == ((("left", "right"),), whole.channels)
+    assert all(check(one) is None for one in (vision, sensors))
+    for one in (vision, sensors):
+        assert set(one.quantise.stages) <= {*one.model.encoders, "fusion"}
