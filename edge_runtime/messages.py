@@ -136,7 +136,8 @@ class Detection(Struct, frozen=True, rename={"label": "class"}):
     box: tuple[float, float, float, float]
     """Left, top, right, bottom, in shares of the camera's picture (0 to 1), whatever of it the model was shown."""
     track: int | UnsetType = UNSET
-    """The same number for the same thing from one picture to the next; none is given twice."""
+    """The same number for the same thing from one picture to the next; none is given twice, until the runtime's memory
+    starts afresh (a reload, a sleep)."""
     moving: bool | UnsetType = UNSET
     """Whether it has moved lately, where it is tracked."""
     zones: tuple[str, ...] | UnsetType = UNSET
