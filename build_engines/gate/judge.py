@@ -13,6 +13,7 @@ from build_engines.data.moments import evaluation_moments
 from build_engines.evaluation import evaluate as ev
 from build_engines.evaluation.evaluate import Evaluation
 from build_engines.gate.candidate import everything, write_candidate
+from build_engines.gate.cost import COST, measure, over
 from build_engines.gate.limits import (
     LOGITS,
     VERDICT,
@@ -68,6 +69,7 @@ def judge_candidate(build: Build, bundle: Bundle) -> None:
     if gpu.description and passed:
         passed = judge.add_on_gpu(plan, gpu).passed
     build.console.print(f"evaluate: {notes[-1]}", highlight=False)
+    _within_budget(build, trial, plan)
     show(build.console, judge.judged)
     report = {"gate.md": as_markdown(judge.judged, notes, found).encode(), "gate.png": plot(judge.judged, found)}
     for name, data in report.items():
@@ -84,6 +86,15 @@ def judge_candidate(build: Build, bundle: Bundle) -> None:
             else "the reduced precision loses too much"
         )
         raise GateRefused(f"evaluate: {what}:\n{lines}{'' if chosen.passed else _blame(found, plan)}")
+
+
+def _within_budget(build: Build, trial: Bundle, plan: Mapping[str, str]) -> None:
+    """Measure, write and tell what the plan costs. Raises GateRefused where the recipe allows less."""
+    cost = measure(trial, plan)
+    (build.work / COST).write_bytes(msgspec.json.format(msgspec.json.encode(cost), indent=1) + b"\n")
+    build.console.print(f"evaluate: costs {cost.words}", highlight=False)
+    if problems := over(cost, build.recipe.budget):
+        raise GateRefused(f"evaluate: {'; '.join(problems)}")
 
 
 def _settle(

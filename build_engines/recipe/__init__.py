@@ -6,6 +6,7 @@ of an encoder lie beside it in `build_engines.modalities`.
 
 from __future__ import annotations
 
+from build_engines.recipe.budget import BudgetRecipe
 from build_engines.recipe.checks import check
 from build_engines.recipe.choose import ChooseRecipe
 from build_engines.recipe.dataset import PLAIN_DATASET, DatasetRecipe, WorldRecipe
@@ -30,6 +31,7 @@ __all__ = [
     "PLAIN_DATASET",
     "AnyRecipe",
     "AugmentRecipe",
+    "BudgetRecipe",
     "BuildRecipe",
     "CalibrateRecipe",
     "ChooseRecipe",

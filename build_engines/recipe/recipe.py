@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from build_engines.modalities.text.recipe import TokenizerRecipe
+from build_engines.recipe.budget import BudgetRecipe
 from build_engines.recipe.choose import ChooseRecipe
 from build_engines.recipe.dataset import PLAIN_DATASET, DatasetRecipe, WorldRecipe
 from build_engines.recipe.gate import GateRecipe
@@ -47,6 +48,7 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     quantise: QuantiseRecipe = QuantiseRecipe()
     compile: CompileRecipe = CompileRecipe()
     gate: GateRecipe = GateRecipe()
+    budget: BudgetRecipe = BudgetRecipe()
     description: str = ""
     """What it decides, in a sentence."""
     licence: str = ""

@@ -25,6 +25,12 @@ STAGE = BuildStage(
     code=("build_engines.gate.judge", "build_engines.data"),
     requires=lambda build: (build.model, "calibration", "quantised", "engines"),
     ensures=lambda build: ("candidate", "report"),
-    settings=lambda build: [build.recipe.gate, build.recipe.seed, build.recipe.decision, gpu_here(build)],
+    settings=lambda build: [
+        build.recipe.gate,
+        build.recipe.budget,
+        build.recipe.seed,
+        build.recipe.decision,
+        gpu_here(build),
+    ],
     splits=lambda build: (build.recipe.evaluate_split,),
 )

@@ -35,7 +35,11 @@ class BuildStage:
 def without_later(build: Build) -> Any:
     """The recipe without what only later stages read, so that changing a limit does not train again."""
     recipe = msgspec.to_builtins(build.recipe)
-    return {name: value for name, value in recipe.items() if name not in ("calibrate", "quantise", "compile", "gate")}
+    return {
+        name: value
+        for name, value in recipe.items()
+        if name not in ("calibrate", "quantise", "compile", "gate", "budget")
+    }
 
 
 def training_settings(build: Build) -> Any:

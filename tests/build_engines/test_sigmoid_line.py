@@ -131,3 +131,18 @@ def test_the_models_own_answer_uses_the_threshold() -> None:
     assert one_label_build(head).label_of(head, policy, np.array([1.0, 0.5], np.float32)) == "b"
     assert one_label_build(head).label_of(head, policy, np.array([1.0, -0.5], np.float32)) == "none"
     assert one_label_build(head).label_of(head, policy, np.array([3.0, 0.5], np.float32)) == "a"
+
+
+def test_a_model_that_costs_more_than_its_budget_is_refused_with_the_figure(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(built / "work", work)
+    (tmp_path / "ward.toml").write_text(RECIPE + "\n[budget]\nms = 1e-6\nsize_mb = 1000.0\n")
+    arguments = ("--data", built / "data", "--out", tmp_path / "out", "--work", work)
+    assert call(monkeypatch, "run", tmp_path / "ward.toml", *arguments) == 3
+    said = capsys.readouterr()
+    assert "ms on this machine; budget.ms is 1e-06" in said.err
+    assert "train: nothing has changed since it last ran" in said.out, "a limit alone trains nothing again"
+    assert not (tmp_path / "out").exists()
+    assert (work / "ward" / "report" / "cost.json").is_file()
