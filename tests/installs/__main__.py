@@ -95,8 +95,8 @@ def by_signals(world: World, checker: Checker, count: int, chance: random.Random
             outcomes[version if version in case.versions else f"LOST {case.name}: {version}"] += 1
         elif os.WEXITSTATUS(code):
             outcomes[f"LOST {case.name}: it failed"] += 1
-        else:  # it came to its end before the signal
-            lasts[case.name] = 0.9 * lasts.get(case.name, time.monotonic() - start)
+        else:  # it came to its end before the signal, as the first one does
+            lasts.setdefault(case.name, time.monotonic() - start)
         shutil.rmtree(folder)
     return outcomes
 
