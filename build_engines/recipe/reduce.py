@@ -52,6 +52,6 @@ class CompileRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Ahead of time, for GPUs that are not here."""
 
     targets: tuple[Annotated[str, Meta(pattern=r"^\d+\.\d+$")], ...] = ("8.6", "8.9", "12.0")
-    """Compute capabilities; empty = devices build their own engines."""
+    """Compute capabilities; empty = devices build their own engines, as Jetsons must: the compiler refuses theirs."""
     workspace_mb: Annotated[int, Meta(ge=16, le=65536)] = 256
     """Memory that the compiler may use for a layer's scratch, MiB."""

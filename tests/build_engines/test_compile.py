@@ -12,7 +12,7 @@ from build_engines.compile import compile_graph, find_compiler
 from build_engines.graphs import serialised
 from build_engines.quantisation.quantise import prepare, quantise, sites
 from edge_runtime.errors import ConfigError, GateRefused
-from edge_runtime.infer.tensorrt.build import Built
+from edge_runtime.infer.tensorrt.build import Built, known_compute
 from edge_runtime.infer.tensorrt.library import Library
 from tests.build_engines import small_graphs as small
 
@@ -46,6 +46,24 @@ def test_one_file_serves_all_targets_and_progress_is_told(library: Library, inte
 def test_an_unknown_target_is_the_users_mistake(library: Library, integer_net: bytes) -> None:
     with pytest.raises(ConfigError, match=r"'9\.9'.*builds ahead of time for .*8\.6"):
         compile_graph(library, integer_net, "vision in int8", ("9.9",), 64)
+
+
+def test_every_target_from_ampere_on_that_it_names_it_builds_for(library: Library, integer_net: bytes) -> None:
+    """Turing (7.5) has no FP32 matrix product there."""
+    targets = tuple(target for target in known_compute(library) if float(target) >= 8)
+    assert set(TARGETS) < set(targets)
+    assert compile_graph(library, integer_net, "vision in int8", targets, 64).compute == targets
+
+
+@pytest.mark.parametrize(("target", "board"), [("8.7", "Jetson Orin"), ("11.0", "Jetson Thor")])
+def test_a_jetson_is_built_for_where_the_compiler_can_and_else_refused_by_name(
+    library: Library, integer_net: bytes, target: str, board: str
+) -> None:
+    if target in known_compute(library):
+        assert compile_graph(library, integer_net, "vision in int8", (target,), 64).compute == (target,)
+        return
+    with pytest.raises(ConfigError, match=rf"'{target}' \({board}\): tensorrt_rtx .*the device builds its own engine"):
+        compile_graph(library, integer_net, "vision in int8", ("8.6", target), 64)
 
 
 def test_a_graph_that_is_not_taken_is_refused_by_its_node(library: Library) -> None:

@@ -119,6 +119,10 @@ def build_engine(
         )
 
 
+JETSONS = {"8.7": "Jetson Orin", "10.1": "Jetson Thor up to CUDA 12", "11.0": "Jetson Thor"}
+"""Compute capabilities of the boards (https://developer.nvidia.com/cuda-gpus)."""
+
+
 def known_compute(library: Library) -> tuple[str, ...]:
     """The compute capabilities that `library` builds for without having such a GPU, lowest first."""
     members = getattr(getattr(library.module, "ComputeCapability", None), "__members__", {})
@@ -181,8 +185,9 @@ def _capabilities(library: Library, compute: Sequence[str]) -> list[Any]:
         )
     for target in compute:
         if target not in targets:
+            board = f" ({JETSONS[target]})" if target in JETSONS else ""
             raise ConfigError(
-                f"compute {target!r}: {library} builds ahead of time for {', '.join(targets)}; "
+                f"compute {target!r}{board}: {library} builds ahead of time for {', '.join(targets)}; "
                 "leave it out, the device builds its own engine"
             )
     return [getattr(library.module.ComputeCapability, "SM" + target.replace(".", "")) for target in compute]
