@@ -37,7 +37,8 @@ def _set(table: dict[str, Any], parts: list[str], value: Any, key: str) -> None:
 
 def alone(recipe: Recipe, encoder: str) -> Recipe:
     """`recipe` with only one of its encoders, and without the streams that nothing reads then."""
-    kept = {*recipe.model.encoders[encoder].streams, recipe.trigger}
+    read = recipe.model.encoders[encoder].streams
+    kept = {*read, recipe.trigger}
     plan, policy = recipe.train, recipe.decision
     needs = {label: tuple(name for name in names if name in kept) for label, names in policy.needs.items()}
     return msgspec.structs.replace(
@@ -46,7 +47,7 @@ def alone(recipe: Recipe, encoder: str) -> Recipe:
         model=recipe.model.only(encoder),
         train=msgspec.structs.replace(
             plan,
-            modality_dropout={name: share for name, share in plan.modality_dropout.items() if name in kept},
+            modality_dropout={name: share for name, share in plan.modality_dropout.items() if name in read},
             augment=msgspec.structs.replace(plan.augment, mirror=_mirror(recipe, encoder)),
         ),
         decision=msgspec.structs.replace(policy, needs={label: names for label, names in needs.items() if names}),
