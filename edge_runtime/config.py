@@ -180,6 +180,8 @@ class DetectionsSource(Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     """The side head that looks; unless given, the first head."""
     zones: dict[ZoneName, Zone] = {}
     """Unless given, the configuration's."""
+    keys: str = ""
+    """A client's file made by `edge-runtime keys generate`, where the publisher asks for one."""
 
 
 SourceConfig = (
@@ -403,7 +405,7 @@ def _check_row(item: Any, insecure_public_bind: str, where: str) -> None:
             raise ConfigError(f"{where}: metrics: bind is {item.bind!r}; expected tcp://ADDRESS:PORT")
     if isinstance(item, DetectionsSource) and item.decisions:
         endpoints.parse(item.decisions)
-    if getattr(item, "keys", ""):
+    if isinstance(item, ZmqSource | ZmqSink) and item.keys:
         if find_spec("nacl") is None:
             raise ConfigError(f"{where}: keys need PyNaCl; pip install 'edge-runtime[curve]'")
         endpoints.parse(item.bind)

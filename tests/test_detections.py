@@ -24,7 +24,7 @@ from msgspec import UnsetType
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edge_runtime import Subscriber
+from edge_runtime import Subscriber, keyring
 from edge_runtime.bundle import MANIFEST, Manifest, SideHead, Stage, StageInput, encode_manifest, open_bundle
 from edge_runtime.cli import EXIT_USER
 from edge_runtime.config import Config, DetectionsSource, RecordingSink, ZmqSink, ZmqSource
@@ -214,6 +214,20 @@ def test_what_one_runtime_sees_another_decides_by(squares: Path, door: Path, tmp
     }
     assert {one.label for one in replays(tmp_path / "deciding.mcap", door)} == {"somebody", "nobody"}
     drawn_over_the_picture(tmp_path / "looking.mcap")
+
+
+def test_what_is_published_behind_keys_is_followed_with_a_client_s(squares: Path, door: Path, tmp_path: Path) -> None:
+    keyring.make_server(tmp_path / "keys")
+    own = keyring.make_client(tmp_path / "keys", "door", (), True, tmp_path / "door.key.toml")
+    looking = configuration("looking", squares, SAMPLES)
+    looking = msgspec.structs.replace(looking, sink=(ZmqSink("tcp://127.0.0.1:*", keys=str(tmp_path / "keys")),))
+    with ExitStack() as stack:
+        first = stack.enter_context(running(Runtime(looking)))
+        source = DetectionsSource(OBJECTS, first.decisions_endpoint, keys=str(own))
+        second = stack.enter_context(running(Runtime(configuration("deciding", door, source))))
+        says = stack.enter_context(Subscriber(second.decisions_endpoint, timeout_s=WAIT_S))
+        stack.enter_context(camera(first))(wide((RED, 0, 8)))
+        assert until(says, lambda decision: decision.label == "somebody").source == "model"
 
 
 def drawn_over_the_picture(path: Path) -> None:

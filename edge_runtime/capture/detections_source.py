@@ -49,7 +49,7 @@ class DetectionsSource(Source):
         self._row = row
         endpoint = row.decisions or decisions
         self._same_clock = endpoints.is_local(endpoints.parse(endpoint))
-        self._subscriber = Subscriber(endpoint, row.name)
+        self._subscriber = Subscriber(endpoint, row.name, keys=row.keys or None)
         self._newest_ns = -1
         self._unknown: frozenset[str] = frozenset()
 
