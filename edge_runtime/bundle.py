@@ -24,7 +24,6 @@ from edge_runtime.archive import list_members, read_member
 from edge_runtime.errors import BundleError
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
-from edge_runtime.keys import load_keyring
 from edge_runtime.model_signature import (
     MAX_FILES,
     MAX_SIGNATURE_BYTES,
@@ -35,6 +34,7 @@ from edge_runtime.model_signature import (
 )
 from edge_runtime.plain_file import list_files, read_plain
 from edge_runtime.signing import verify
+from edge_runtime.signing_keys import load_trusted_keys
 from edge_runtime.specs import CLIP_SIGMA
 from edge_runtime.streams import Name, StreamSpec, kind, kind_of
 from edge_runtime.tensor_source import TensorSource, parse_source, stage_output
@@ -227,7 +227,7 @@ class Bundle:
 def open_bundle(path: Path, trusted_keys: Sequence[Path] = (), allow_unsigned: bool = False) -> Bundle:
     """Verify and read the bundle at `path` (a directory or a `.tar`).
 
-    `trusted_keys` are PEM files of public keys, or folders of them (`keys.load_keyring`). Raises BundleError (one line:
+    `trusted_keys` are PEM files of public keys, or folders of them (see `signing_keys`). Raises BundleError (one line:
     what, and what to do) if the signature is missing or wrong, any file differs from what was signed or from the
     manifest, or the manifest is not one this runtime knows.
     """
@@ -291,10 +291,10 @@ def _verify_signature(
     contents = _contents(path)
     if MODEL_SIGNATURE in contents:
         raw = _read_raw(path, MODEL_SIGNATURE, limit=MAX_SIGNATURE_BYTES)
-        return verify_signature(raw, load_keyring(trusted_keys), str(path))
+        return verify_signature(raw, load_trusted_keys(trusted_keys), str(path))
     if SIGNATURE in contents:
         raw = _read_raw(path, SIGNATURE, limit=4096)
-        signed_by = verify(manifest, raw, load_keyring(trusted_keys), str(path))
+        signed_by = verify(manifest, raw, load_trusted_keys(trusted_keys), str(path))
         log.warning(
             "bundle %s: signed in the earlier form (%s), which is taken until the next release; "
             "sign it again with `edge-runtime bundle sign`",

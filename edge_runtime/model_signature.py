@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edge_runtime.errors import BundleError
-from edge_runtime.keys import Keyring, key_id, load_private_key
+from edge_runtime.signing_keys import TrustedKeys, key_id, load_private_key
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
@@ -137,7 +137,7 @@ def sign_files(
     return msgspec.json.format(msgspec.json.encode(signed), indent=2) + b"\n"
 
 
-def verify_signature(signature_file: bytes, keyring: Keyring, where: str) -> tuple[str, Statement]:
+def verify_signature(signature_file: bytes, keys: TrustedKeys, where: str) -> tuple[str, Statement]:
     """Name of the trusted key that signed, and what it signed. Raises BundleError: damaged, of another form, by a key
     that is revoked or not trusted, or not by the key that it names.
     """
@@ -152,13 +152,13 @@ def verify_signature(signature_file: bytes, keyring: Keyring, where: str) -> tup
     public = signed.verification_material.public_key
     if public is None:
         raise BundleError(f"bundle {where}: it was signed by another method than `key`; sign it with `bundle sign`")
-    if public.hint in keyring.revoked:
+    if public.hint in keys.revoked:
         raise BundleError(
             f"bundle {where}: the key {public.hint:.16} that signed it was revoked; sign it with a new one"
         )
     envelope = signed.dsse_envelope
     encoded = _pre_authentication_encoding(envelope.payload)
-    for trusted, key in keyring.curves:
+    for trusted, key in keys.curves:
         if public.hint not in ("", trusted.id):
             continue
         try:
@@ -167,7 +167,7 @@ def verify_signature(signature_file: bytes, keyring: Keyring, where: str) -> tup
             continue
         return trusted.name, _parse_statement(envelope.payload, where)
     raise BundleError(
-        f"bundle {where}: its signature fits none of the {len(keyring.keys)} trusted keys (it names the key "
+        f"bundle {where}: its signature fits none of the {len(keys.keys)} trusted keys (it names the key "
         f"{public.hint or 'of no name':.16}); add the builder's public key to trusted_keys, or get the bundle from its "
         "builder again"
     )

@@ -17,10 +17,10 @@ from edge_runtime.clock import Clock, SleepWatch
 from edge_runtime.config import Config
 from edge_runtime.errors import ConfigError
 from edge_runtime.health import RateMeter
-from edge_runtime.keys import trusted
 from edge_runtime.mailbox import Account, Counts, Mailbox
 from edge_runtime.messages import AlignedSet, Message
 from edge_runtime.pipeline import Pipeline
+from edge_runtime.signing_keys import trusted
 from edge_runtime.streams import kind_of, max_age_ns
 from edge_runtime.wire import BundleId, StreamHealth
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from edge_runtime.errors import BundleError
-from edge_runtime.keys import Keyring
+from edge_runtime.signing_keys import TrustedKeys
 
 
 class SignatureFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,7 +22,7 @@ class SignatureFile(Struct, frozen=True, forbid_unknown_fields=True):
     """64 bytes (base64 in JSON)."""
 
 
-def verify(manifest: bytes, signature_file: bytes, keyring: Keyring, where: str) -> str:
+def verify(manifest: bytes, signature_file: bytes, keys: TrustedKeys, where: str) -> str:
     """Name of the first trusted key that signed `manifest`. Raises BundleError if none did."""
     from cryptography.exceptions import InvalidSignature
 
@@ -30,13 +30,13 @@ def verify(manifest: bytes, signature_file: bytes, keyring: Keyring, where: str)
         signature = msgspec.json.decode(signature_file, type=SignatureFile)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BundleError(f"bundle {where}: SIGNATURE is damaged: {error}; copy the bundle again") from None
-    for trusted, key in keyring.ed25519:
+    for trusted, key in keys.ed25519:
         try:
             key.verify(signature.signature, manifest)
         except InvalidSignature:
             continue
         return trusted.name
     raise BundleError(
-        f"bundle {where}: its signature fits none of the {len(keyring.keys)} trusted keys; "
+        f"bundle {where}: its signature fits none of the {len(keys.keys)} trusted keys; "
         "add the builder's public key to trusted_keys, or get the bundle from its builder again"
     )

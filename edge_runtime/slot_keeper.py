@@ -21,10 +21,10 @@ from edge_runtime.clock import Clock, RealClock
 from edge_runtime.config import Config
 from edge_runtime.cuda import CudaUnavailable
 from edge_runtime.errors import BundleError, ConfigError, EdgeError, HeldError, UserError
-from edge_runtime.keys import trusted
 from edge_runtime.messages import Message
 from edge_runtime.runtime import Runtime
 from edge_runtime.shadow import Shadow
+from edge_runtime.signing_keys import trusted
 from edge_runtime.slots import STATE, Slot, Slots, State
 from edge_runtime.trial import Proof
 from edge_runtime.wire import DecisionMessage, StatusMessage

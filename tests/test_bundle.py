@@ -25,9 +25,9 @@ from edge_runtime.bundle import (
     sign_bundle,
 )
 from edge_runtime.errors import BundleError
-from edge_runtime.keys import generate_keys
 from edge_runtime.model_signature import MODEL_SIGNATURE
 from edge_runtime.signing import SignatureFile
+from edge_runtime.signing_keys import generate_keys
 
 
 @pytest.fixture

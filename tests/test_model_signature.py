@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from edge_runtime.bundle import MANIFEST, SIGNATURE, open_bundle, sign_bundle
 from edge_runtime.errors import BundleError
-from edge_runtime.keys import generate_keys, load_keyring, load_private_key, load_public_key
 from edge_runtime.model_signature import MODEL_SIGNATURE, PAYLOAD_TYPE, sign_files, verify_signature
+from edge_runtime.signing_keys import generate_keys, load_private_key, load_public_key, load_trusted_keys
 
 SPEC = os.environ.get("MODEL_SIGNING_SPEC", "")
 DIGESTS = {"a.txt": "11" * 32, "a/b": "22" * 32, "a-b/c": "33" * 32, "é": "44" * 32}
@@ -45,7 +45,7 @@ def bundle(pair: tuple[Path, Path], tmp_path: Path, tiny_bundle_path: Path) -> P
 
 
 def check(signature: bytes, pair: tuple[Path, Path]) -> tuple[str, dict[str, str]]:
-    name, statement = verify_signature(signature, load_keyring([pair[1]]), "b")
+    name, statement = verify_signature(signature, load_trusted_keys([pair[1]]), "b")
     return name, statement.digests
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from edge_runtime.bundle import MANIFEST, open_bundle, sign_bundle
 from edge_runtime.errors import BundleError
-from edge_runtime.keys import generate_keys, load_public_key
 from edge_runtime.model_signature import MODEL_SIGNATURE
+from edge_runtime.signing_keys import generate_keys, load_public_key
 from tests.cli.test_cli import command
 
 

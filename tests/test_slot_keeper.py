@@ -18,8 +18,8 @@ from edge_runtime.bundle import sign_bundle
 from edge_runtime.cli.run import Service
 from edge_runtime.config import Config
 from edge_runtime.errors import BundleError
-from edge_runtime.keys import generate_keys
 from edge_runtime.runtime import Runtime
+from edge_runtime.signing_keys import generate_keys
 from edge_runtime.slots import Slots, Trial
 from edge_runtime.wire import DecisionMessage
 from tests import tiny

@@ -19,7 +19,7 @@ from edge_runtime.bundles import bundle_path
 from edge_runtime.cli import commands, run_command
 from edge_runtime.durable import Disk
 from edge_runtime.errors import BundleError, UserError
-from edge_runtime.keys import generate_keys
+from edge_runtime.signing_keys import generate_keys
 from edge_runtime.slots import (
     MAX_EVENTS,
     MAX_STARTS,

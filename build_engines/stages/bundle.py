@@ -18,7 +18,7 @@ def bundle_stage(build: Build) -> None:
     from build_engines.thin import with_plan
     from build_engines.write_bundle import without_engines, write_bundle
     from edge_runtime.bundle import sign_bundle
-    from edge_runtime.keys import generate_keys
+    from edge_runtime.signing_keys import generate_keys
 
     candidate = open_bundle(build.work / "candidate", allow_unsigned=True)
     verdict = msgspec.json.decode((build.work / VERDICT).read_bytes(), type=Verdict)

@@ -108,7 +108,7 @@ def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bo
 @click.argument("stem", metavar="NAME", type=click.Path(path_type=Path))
 def keygen(stem: Path) -> None:
     """Make a pair of keys: NAME.key signs (keep it secret), NAME.pem goes into `trusted_keys` on the devices."""
-    from edge_runtime.keys import generate_keys, load_public_key
+    from edge_runtime.signing_keys import generate_keys, load_public_key
 
     secret, public = generate_keys(stem)
     click.echo(
@@ -122,9 +122,9 @@ def keygen(stem: Path) -> None:
 @click.argument("keys", metavar="KEY...", nargs=-1, required=True, type=click.Path(path_type=Path))
 def keyid(keys: tuple[Path, ...]) -> None:
     """Tell the ids of public keys (PEM files, or folders of them): what a signature names, and a file `revoked`."""
-    from edge_runtime.keys import load_keyring
+    from edge_runtime.signing_keys import load_trusted_keys
 
-    for key in load_keyring(keys).keys:
+    for key in load_trusted_keys(keys).keys:
         click.echo(f"{key.id} {key.name}")
 
 
@@ -168,7 +168,7 @@ def _headline(opened: Bundle) -> list[str]:
 def _open(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> Bundle:
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path
-    from edge_runtime.keys import trusted
+    from edge_runtime.signing_keys import trusted
 
     return open_bundle(bundle_path(name), trusted(keys), allow_unsigned)
 

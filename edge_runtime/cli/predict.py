@@ -39,8 +39,8 @@ def predict(
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path
     from edge_runtime.decision_fields import prediction
-    from edge_runtime.keys import trusted
     from edge_runtime.pipeline import Pipeline
+    from edge_runtime.signing_keys import trusted
 
     pipeline = Pipeline(open_bundle(bundle_path(name), trusted(keys), allow_unsigned))
     try:

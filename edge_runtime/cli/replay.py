@@ -80,10 +80,10 @@ def replay(
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path
     from edge_runtime.errors import GateRefused, UserError
-    from edge_runtime.keys import trusted
     from edge_runtime.pipeline import Pipeline
     from edge_runtime.recording.reader import Recording
     from edge_runtime.replay import recorded_bundle, recorded_engine
+    from edge_runtime.signing_keys import trusted
 
     recording = Recording(file)
     parts: list[tuple[Session, Bundle]] = []

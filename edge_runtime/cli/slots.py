@@ -70,7 +70,7 @@ def install(
     """
     from edge_runtime.bundles import bundle_path
     from edge_runtime.infer.rehearsal import rehearse
-    from edge_runtime.keys import trusted
+    from edge_runtime.signing_keys import trusted
     from edge_runtime.slots import Slots, Trial
 
     trial = Trial(seconds, latency_ms, shadow_s, agreement)

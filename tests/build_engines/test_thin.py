@@ -16,8 +16,8 @@ from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import Bundle, EngineFile, open_bundle
 from edge_runtime.bundles import bundle_path
 from edge_runtime.errors import UserError
-from edge_runtime.keys import generate_keys
 from edge_runtime.pipeline import Pipeline
+from edge_runtime.signing_keys import generate_keys
 from tests.build_engines.calling import call
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_runtime.bundle import sign_bundle
 from edge_runtime.durable import DISK, Disk
-from edge_runtime.keys import generate_keys
+from edge_runtime.signing_keys import generate_keys
 from edge_runtime.slots import Slots, State
 from tests import tiny
 from tests.installs.disk import FaultyDisk, Killed

@@ -24,7 +24,7 @@ from edge_runtime import Subscriber
 from edge_runtime.bundle import MANIFEST, encode_manifest, open_bundle, sign_bundle
 from edge_runtime.bundles import bundle_path
 from edge_runtime.infer.rehearsal import rehearse
-from edge_runtime.keys import generate_keys
+from edge_runtime.signing_keys import generate_keys
 from edge_runtime.slots import Slots, Trial
 from edge_runtime.wire import DecisionMessage
 

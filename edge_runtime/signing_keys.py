@@ -45,7 +45,7 @@ class TrustedKey:
 
 
 @dataclass(frozen=True)
-class Keyring:
+class TrustedKeys:
     """The keys that a device trusts; none of them is revoked."""
 
     keys: tuple[TrustedKey, ...]
@@ -72,7 +72,7 @@ def trusted(configured: Sequence[Path]) -> Sequence[Path]:
     return configured or ((TRUST_FOLDER,) if TRUST_FOLDER.is_dir() else ())
 
 
-def load_keyring(paths: Iterable[Path]) -> Keyring:
+def load_trusted_keys(paths: Iterable[Path]) -> TrustedKeys:
     """The keys at `paths`: PEM files, or folders with keys (`*.pub`, `*.pem`) and perhaps a file `revoked`, which
     counts for all of them. Raises BundleError for what cannot be read, is no key, or what others could have put there:
     a list of revoked keys that cannot be read must not stand for none.
@@ -90,7 +90,7 @@ def load_keyring(paths: Iterable[Path]) -> Keyring:
         keys += map(load_public_key, files)
         if REVOKED in names:
             revoked |= _read_revoked(path / REVOKED)
-    return Keyring(tuple(one for one in keys if one.id not in revoked), frozenset(revoked))
+    return TrustedKeys(tuple(one for one in keys if one.id not in revoked), frozenset(revoked))
 
 
 def load_public_key(path: Path) -> TrustedKey:

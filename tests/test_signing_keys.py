@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from edge_runtime import keys
+from edge_runtime import signing_keys as keys
 from edge_runtime.bundle import open_bundle, sign_bundle
 from edge_runtime.errors import BundleError, UserError
-from edge_runtime.keys import generate_keys, load_keyring, load_private_key, load_public_key, trusted
+from edge_runtime.signing_keys import generate_keys, load_private_key, load_public_key, load_trusted_keys, trusted
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_of_other_keys_those_that_the_specification_names_are_taken(
     with pytest.raises(UserError, match="is no key on P-256, P-384 or P-521"):
         load_private_key(secret)
     with pytest.raises(BundleError, match="is no key on P-256, P-384 or P-521"):
-        load_keyring([public])
+        load_trusted_keys([public])
 
 
 def test_the_machine_s_own_folder_is_trusted_where_nothing_is_configured(
