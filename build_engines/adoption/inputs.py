@@ -100,8 +100,17 @@ def _feed(
     picked = _picked(plan, streams, place) if plan.channels else ()
     if plan.pixels is not None:
         return Feed(value.name, plan, given, (), _picture_shape(dims, plan, plan.pixels, streams, given, place))
+    if value.type.tensor_type.elem_type != TensorProto.UINT8 and any(_is_picture(one, streams) for one in plan.sources):
+        raise UserError(
+            f"{place}: takes numbers where {plan.source} gives a picture's bytes [rows, height, width, BGR]; say how it "
+            'was trained: pixels = { layout = "NCHW", colour = "RGB", normalisation = "imagenet" }, for example'
+        )
     used = (*given.shape[:-1], len(picked)) if picked else given.shape
     return Feed(value.name, plan, given, picked, _plain_shape(dims, used, given.dtype, place))
+
+
+def _is_picture(source: TensorSource, streams: Mapping[str, StreamSpec]) -> bool:
+    return source.kind == "stream" and isinstance(streams.get(source.name), CameraStream)
 
 
 def dims_of(value: ValueInfoProto) -> tuple[int | None, ...]:

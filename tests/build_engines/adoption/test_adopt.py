@@ -135,6 +135,7 @@ def test_a_camera_net_takes_bytes_and_gives_the_same_answer(tmp_path: Path, opse
         ('file = "net.onnx"', 'file = "shapes.toml"', "is not a valid ONNX file"),
         ("pixels = {", "pixels = { normalisation = 'unit', ", "keep one of them"),
         ("pixels = {", "constant = 0\npixels = {", "either `source` or `constant`"),
+        ("\npixels = {", "  # {", "say how it was trained"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
