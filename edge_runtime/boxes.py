@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +38,8 @@ def pick(output: NDArray[np.float32], limits: NDArray[np.float64], overlap: floa
     boxes, classes, scores = boxes[real], classes[real], scores[real]
     if overlap < 1 and len(boxes) > 1:
         sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        import cv2  # where it is missing, what needs no detector goes on
+
         kept = cv2.dnn.NMSBoxesBatched(sides.tolist(), scores.tolist(), classes.tolist(), -1.0, overlap)
         at = np.sort(np.asarray(kept, np.int64).ravel())
         boxes, classes, scores = boxes[at], classes[at], scores[at]

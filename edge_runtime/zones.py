@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-import cv2
 import numpy as np
 from msgspec import Meta, Struct
 
@@ -31,6 +30,8 @@ def zones_of(box: tuple[float, float, float, float], zones: Zones, camera: str =
     """Names of the `zones` that `box` (left, top, right, bottom, in shares of the picture) stands in, in their order:
     in which the middle of its lower edge lies, or on whose border. Only those of `camera`, where one is named.
     """
+    import cv2  # configurations hold zones, and are read where it is missing
+
     foot = ((box[0] + box[2]) / 2, box[3])
     return tuple(
         name

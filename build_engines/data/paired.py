@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.data.arrays import Arrays, stream_arrays
-from build_engines.data.columns import read_columns, write_columns
+from build_engines.data.columns import alone, read_columns, write_columns
 from build_engines.data.datasets import Batch, Fold, Inputs, Ints, answer_names, in_step, names_of
 from build_engines.data.folds import grouped
 from build_engines.data.tokenizer import SamplingEncoder
@@ -58,12 +58,13 @@ def build_arrays(
     about = [FORM, digest(read()), recipe.streams, recipe.output_head, recipe.heads, recipe.modalities]
     key = hashlib.sha256(msgspec.json.encode(about, order="deterministic")).hexdigest()[:16]
     folder = work / f"{name}-{key}"
-    columns = read_columns(folder)
-    if columns is None:
-        for old in work.glob(f"{name}-*"):
-            shutil.rmtree(old)
-        rows = spread(partial(_rows_of, recipe, data), read(), group=_group)
-        columns = write_columns(folder, rows)
+    with alone(work, name):
+        columns = read_columns(folder)
+        if columns is None:
+            for old in work.glob(f"{name}-*"):
+                shutil.rmtree(old)
+            rows = spread(partial(_rows_of, recipe, data), read(), group=_group)
+            columns = write_columns(folder, rows)
     if "labels" not in columns:
         raise UserError(f"data {data}: the split {split!r} has no labelled moment")
     return {name: np.asarray(column) if name.startswith(IN_MEMORY) else column for name, column in columns.items()}

