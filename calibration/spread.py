@@ -132,6 +132,10 @@ class _Worker:
         try:
             self._connection.send(what)
         except OSError:
+            # It has ended; if it was for an error of its own, that has been told.
+            while (got := self.results.get()) is not None:
+                if isinstance(got, BaseException):
+                    raise got from None
             raise self._lost() from None
 
     def take(self) -> list[Any]:

@@ -19,9 +19,12 @@ from tests.conftest import wait_for
 
 SENDER = """
 import json, sys, zmq
-socket = zmq.Context().socket(zmq.PUSH)
+context = zmq.Context()
+socket = context.socket(zmq.PUSH)
 socket.connect(sys.argv[1])
 socket.send(json.dumps({"schema": 1, "stream": "text", "text": sys.argv[2]}).encode())
+socket.close()
+context.term()  # when it has been sent
 """
 
 
