@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
+from edge_runtime.durable import DISK, replace_file
 from edge_runtime.errors import UserError
 from edge_runtime.plain_file import read_plain
 
@@ -51,7 +52,6 @@ def install(name: str, configuration: Path | None, example: str, start: bool, sa
     _put(UNIT_FILE, unit.encode())
     say(f"{UNIT_FILE}: runs {command}")
     if content is not None:
-        CONFIGURATIONS.mkdir(mode=0o755, parents=True, exist_ok=True)
         _put(target, content)
     say(f"{target}: {'is yours to edit' if content is not None else 'stays as it is'}")
     _call("systemctl", "daemon-reload")
@@ -152,14 +152,10 @@ def _content(configuration: Path, target: Path) -> bytes:
 
 def _put(path: Path, content: bytes) -> None:
     """Whole or not at all, for everybody to read. Raises UserError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        beside.chmod(0o644)
-        beside.replace(path)
+        DISK.make_folders(path.parent)
+        replace_file(DISK, path, content)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(f"service: {path}: {error.strerror}") from None
 
 
@@ -167,9 +163,5 @@ def _call(*line: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Raises UserError with the command's own words where it fails."""
     done = subprocess.run(line, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if check and done.returncode:
-        raise UserError(f"service: `{_shown(line)}` failed: {' '.join(done.stderr.split())}")
+        raise UserError(f"service: `{' '.join(line)}` failed: {' '.join(done.stderr.split())}")
     return done
-
-
-def _shown(line: Sequence[str]) -> str:
-    return " ".join(line)

@@ -110,6 +110,7 @@ def test_bad_input_is_refused_and_counted(link: Link, what: str) -> None:
     parts, reason = BAD[what]
     link.socket.send_multipart(parts)
     wait_for(lambda: link.refused() == {reason: 1}, reason)  # a picture may be looked at beside the door
+    assert link.refused() == {reason: 1}
 
 
 def test_good_messages_arrive_as_they_were_sent(link: Link) -> None:
