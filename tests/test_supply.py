@@ -32,6 +32,11 @@ WORDS = {
 """How packages of before SPDX expressions say it."""
 
 
+ASKING = {"tqdm": {"MPL-2.0 AND MIT"}}
+"""Read, and taken: the MPL asks for the source of its own files alone, and here they are installed as they came, as
+source. (Of `tokenizers`, by huggingface-hub.)"""
+
+
 def closure(name: str, extras: tuple[str, ...], seen: set[str]) -> Iterator[metadata.Distribution]:
     """`name` and all that it needs here."""
     distribution = metadata.distribution(name)
@@ -55,11 +60,13 @@ def licences(distribution: metadata.Distribution) -> set[str]:
     return {WORDS.get(word, word) for word in words}
 
 
-def test_all_that_goes_onto_a_device_has_a_licence_that_asks_for_no_source() -> None:
+def test_all_that_goes_onto_a_device_has_a_licence_that_was_read() -> None:
     found = {one.metadata["Name"]: licences(one) for one in closure("edge-runtime", EXTRAS, {"edge-runtime"})}
     assert len(found) > 15, "the walk did walk"
-    surprises = {name: licence for name, licence in found.items() if not licence <= PERMISSIVE}
-    assert surprises == {}, "read it, then add it to PERMISSIVE or do without the package"
+    surprises = {
+        name: licence for name, licence in found.items() if not licence <= PERMISSIVE | ASKING.get(name, set())
+    }
+    assert surprises == {}, "read it, then add it to PERMISSIVE or ASKING, or do without the package"
 
 
 def test_a_wheel_that_is_built_again_is_the_same_to_the_byte(tmp_path: Path) -> None:
