@@ -10,9 +10,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import msgspec
 import numpy as np
@@ -33,71 +32,60 @@ happened to be computed beside it."""
 
 
 class RowFile:
-    """Float32 rows of one shape by name, in two files that only grow. One process writes; others that find them taken
-    remember their new rows while they run. One thread.
+    """Float32 rows of one shape by name, in two files that only grow. Several processes may read and write them at
+    once, each in one thread.
     """
 
     def __init__(self, stem: Path, shape: Sequence[int]) -> None:
         self._shape = tuple(shape)
         self._size = int(np.prod(shape)) * 4
         self._places: dict[bytes, int] = {}
-        self._extra: dict[bytes, NDArray[np.float32]] = {}
         stem.parent.mkdir(parents=True, exist_ok=True)
         self._names, self._rows = (stem.with_name(stem.name + end).open("a+b") for end in (".names", ".rows"))
-        self._writes = _locked(self._names)
-        self._read_names()
+        self.refresh()
 
-    def _read_names(self) -> None:
-        """A run that was broken off may have left half a row, or a row without its name: both go."""
-        self._names.seek(0)
-        names = self._names.read()
-        count = min(len(names) // KEY, os.fstat(self._rows.fileno()).st_size // self._size)
-        self._places = {names[place * KEY : (place + 1) * KEY]: place for place in range(count)}
-        if self._writes:
-            self._names.truncate(count * KEY)
-            self._rows.truncate(count * self._size)
-        self._count = count
+    def refresh(self) -> None:
+        """Learn of the rows that others have written since. A run that was broken off may have left half a row, or one
+        without its name: neither counts."""
+        sizes = (os.fstat(file.fileno()).st_size for file in (self._names, self._rows))
+        known = len(self._places)
+        count = min(size // unit for size, unit in zip(sizes, (KEY, self._size), strict=True))
+        names = os.pread(self._names.fileno(), max(count - known, 0) * KEY, known * KEY)
+        for place in range(known, known + len(names) // KEY):
+            self._places[names[(place - known) * KEY : (place - known + 1) * KEY]] = place
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self._places or name in self._extra
+        return name in self._places
 
     def get(self, names: Sequence[bytes]) -> NDArray[np.float32]:
         """The rows called `names`, which are all there, [n, ...]."""
         found = np.empty((len(names), *self._shape), np.float32)
         for row, name in enumerate(names):
-            if name in self._extra:
-                found[row] = self._extra[name]
-            else:
-                data = os.pread(self._rows.fileno(), self._size, self._places[name] * self._size)
-                found[row] = np.frombuffer(data, np.float32).reshape(self._shape)
+            data = os.pread(self._rows.fileno(), self._size, self._places[name] * self._size)
+            found[row] = np.frombuffer(data, np.float32).reshape(self._shape)
         return found
 
-    def put(self, name: bytes, row: NDArray[np.float32]) -> None:
-        """Keep a row that is not there yet."""
-        if not self._writes:
-            self._extra[name] = row
-            return
-        self._rows.write(np.ascontiguousarray(row, np.float32).tobytes())
-        self._names.write(name)
-        self._places[name] = self._count
-        self._count += 1
-
-    def flush(self) -> None:
-        """What was put can be read from now on."""
-        self._rows.flush()
-        self._names.flush()
+    def put(self, rows: Mapping[bytes, NDArray[np.float32]]) -> None:
+        """Keep the rows, by name, that nobody has written meanwhile. They can be read by all from now on."""
+        fcntl.flock(self._names, fcntl.LOCK_EX)
+        try:
+            self.refresh()
+            fresh = {name: row for name, row in rows.items() if name not in self._places}
+            # What is torn goes first. A row before its name: a name that can be read has its row.
+            for file, unit, parts in (
+                (self._rows, self._size, [np.ascontiguousarray(row, np.float32).tobytes() for row in fresh.values()]),
+                (self._names, KEY, list(fresh)),
+            ):
+                file.truncate(len(self._places) * unit)
+                file.write(b"".join(parts))
+                file.flush()
+            self.refresh()
+        finally:
+            fcntl.flock(self._names, fcntl.LOCK_UN)
 
     def close(self) -> None:
         for file in (self._rows, self._names):
             file.close()
-
-
-def _locked(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 class KeptRows:
@@ -133,15 +121,14 @@ class KeptRows:
         weights = self._digest(stage, encoder)
         names = [self._name(weights, [array[row] for array in inputs], int(view)) for row, view in enumerate(views)]
         file = self._file(stage, weights, encoder, inputs)
-        fresh = list({name: row for row, name in enumerate(names) if name not in file}.values())
-        for start in range(0, len(fresh), CHUNK):
-            rows = fresh[start : start + CHUNK]
+        file.refresh()
+        fresh = {name: row for row, name in enumerate(names) if name not in file}
+        while rows := list(fresh.values())[:CHUNK]:
             made = self._made(
                 encoder, [array[rows] for array in inputs], [(names[row], int(views[row])) for row in rows]
             )
-            for row, values in zip(rows, made, strict=True):
-                file.put(names[row], values)
-            file.flush()
+            file.put({names[row]: values for row, values in zip(rows, made, strict=True)})
+            fresh = {name: row for name, row in fresh.items() if name not in file}
         return torch.from_numpy(file.get(names))
 
     def _file(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -120,12 +121,15 @@ def stem(tmp_path: Path) -> Path:
     return tmp_path / "rows"
 
 
+def numbered(places: Iterable[int]) -> dict[bytes, np.ndarray]:
+    """Rows full of their own numbers, by name."""
+    return {bytes([place]) * 16: np.full((2, 3), place, np.float32) for place in places}
+
+
 @pytest.fixture
 def written(stem: Path) -> Iterator[RowFile]:
     rows = RowFile(stem, (2, 3))
-    for place in range(4):
-        rows.put(bytes([place]) * 16, np.full((2, 3), place, np.float32))
-    rows.flush()
+    rows.put(numbered(range(4)))
     yield rows
     rows.close()
 
@@ -148,22 +152,35 @@ def test_a_torn_end_is_cut_off_and_written_anew(stem: Path, written: RowFile, en
         left = [place for place in range(4) if bytes([place]) * 16 in rows]
         assert left in ([0, 1, 2], [0, 1], [0, 1, 2, 3])
         assert rows.get([bytes([place]) * 16 for place in left])[:, 1, 2].tolist() == left
-        for place in set(range(4)) - set(left):
-            rows.put(bytes([place]) * 16, np.full((2, 3), place, np.float32))
-        rows.flush()
+        rows.put(numbered(set(range(4)) - set(left)))
         assert rows.get([b"\3" * 16])[0, 0, 0] == 3
         rows.close()
 
 
-def test_two_at_once_do_not_mix_their_rows(stem: Path, written: RowFile) -> None:
+def test_what_one_writes_the_other_finds_and_does_not_write_again(stem: Path, written: RowFile) -> None:
     second = RowFile(stem, (2, 3))
-    second.put(b"\7" * 16, np.full((2, 3), 7, np.float32))
-    written.put(b"\5" * 16, np.full((2, 3), 5, np.float32))
-    written.flush()
-    assert second.get([b"\7" * 16, b"\1" * 16])[:, 0, 0].tolist() == [7, 1]
-    second.flush()
-    second.close()
-    written.close()
+    second.put(numbered([7]))
+    written.put(numbered([5, 7]))
+    second.refresh()
+    for rows in (second, written, RowFile(stem, (2, 3))):
+        assert rows.get([bytes([place]) * 16 for place in (7, 1, 5)])[:, 0, 0].tolist() == [7, 1, 5]
+        rows.close()
+    assert stem.with_name("rows.rows").stat().st_size == 6 * 2 * 3 * 4
+
+
+def _write(stem: Path, start: int) -> None:
     rows = RowFile(stem, (2, 3))
-    assert b"\7" * 16 not in rows
-    assert rows.get([b"\5" * 16])[0, 0, 0] == 5
+    for place in range(start, 200, 3):
+        rows.put(numbered([place, place // 2]))
+
+
+def test_many_at_once_do_not_mix_their_rows(stem: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write, args=(stem, start)) for start in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    rows = RowFile(stem, (2, 3))
+    assert rows.get([bytes([place]) * 16 for place in range(200)])[:, 1, 1].tolist() == list(range(200))
+    assert stem.with_name("rows.names").stat().st_size == 200 * 16
