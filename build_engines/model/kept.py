@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,6 +31,14 @@ KEY = 16
 CHUNK = 16
 """Rows that go through a network at once, the last ones filled up: a row's values then never depend on those that
 happened to be computed beside it."""
+
+
+class Version(NamedTuple):
+    """A row of a batch as training sees it."""
+
+    row: int
+    view: int
+    """0: as it is; else which of the changed ones."""
 
 
 class RowFile:
@@ -116,19 +126,28 @@ class KeptRows:
         """What the frozen part makes of `inputs`; where the encoder is in training, of one of the pictures' versions
         each."""
         pictures = stage == "vision"
-        changed = pictures and encoder.training and encoder.views > 1 and self._augment.active
-        views = self._rng.integers(encoder.views, size=len(inputs[0])) if changed else np.zeros(len(inputs[0]), int)
+        versions = encoder.views if pictures and encoder.training and self._augment.active else 1
+        count = len(inputs[0])
+        views = self._rng.integers(versions, size=count) if versions > 1 else np.zeros(count, int)
         weights = self._digest(stage, encoder)
-        names = [self._name(weights, [array[row] for array in inputs], int(view)) for row, view in enumerate(views)]
+
+        def name_of(version: Version) -> bytes:
+            return self._name(weights, [array[version.row] for array in inputs], version.view)
+
+        names = [name_of(Version(row, int(view))) for row, view in enumerate(views)]
         file = self._file(stage, weights, encoder, inputs)
         file.refresh()
-        fresh = {name: row for row, name in enumerate(names) if name not in file}
-        while rows := list(fresh.values())[:CHUNK]:
-            made = self._made(
-                encoder, [array[rows] for array in inputs], [(names[row], int(views[row])) for row in rows]
-            )
-            file.put({names[row]: values for row, values in zip(rows, made, strict=True)})
-            fresh = {name: row for name, row in fresh.items() if name not in file}
+        fresh = {name: Version(row, int(views[row])) for row, name in enumerate(names) if name not in file}
+        # What fills a chunk up may as well be what a later epoch asks for.
+        others = (Version(row, view) for row in range(count) for view in range(versions)) if fresh else ()
+        for other in others:
+            if len(fresh) % CHUNK == 0:
+                break
+            if (name := name_of(other)) not in file:
+                fresh.setdefault(name, other)
+        while chunk := dict(itertools.islice(fresh.items(), CHUNK)):
+            file.put(self._made(encoder, inputs, chunk))
+            fresh = {name: version for name, version in fresh.items() if name not in file}
         return torch.from_numpy(file.get(names))
 
     def _file(
@@ -143,18 +162,20 @@ class KeptRows:
         return self._files[stage]
 
     def _made(
-        self, encoder: PretrainedEncoder, inputs: Sequence[NDArray[np.generic]], versions: Sequence[tuple[bytes, int]]
-    ) -> NDArray[np.float32]:
-        """Up to `CHUNK` rows of `inputs`, changed where their version is not the first, through the frozen part."""
-        count = len(versions)
-        filled = [np.concatenate([array, np.zeros((CHUNK - count, *array.shape[1:]), array.dtype)]) for array in inputs]
-        for row, (name, view) in enumerate(versions):
-            if view:
-                changed = self._augment.changed(filled[0][row], np.random.default_rng(list(name)))
-                filled[0][row] = changed
+        self, encoder: PretrainedEncoder, inputs: Sequence[NDArray[np.generic]], chunk: Mapping[bytes, Version]
+    ) -> dict[bytes, NDArray[np.float32]]:
+        """Up to `CHUNK` versions of rows of `inputs` through the frozen part, by name."""
+        rows = [version.row for version in chunk.values()]
+        filled = [
+            np.concatenate([array[rows], np.zeros((CHUNK - len(rows), *array.shape[1:]), array.dtype)])
+            for array in inputs
+        ]
+        for place, (name, version) in enumerate(chunk.items()):
+            if version.view:
+                filled[0][place] = self._augment.changed(filled[0][place], np.random.default_rng(list(name)))
         with torch.no_grad():
             kept = encoder.kept(*(torch.from_numpy(array) for array in filled))
-        return kept[:count].numpy()
+        return dict(zip(chunk, kept[: len(rows)].numpy(), strict=True))
 
     def _name(self, weights: str, row: Sequence[NDArray[np.generic]], view: int) -> bytes:
         name = hashlib.blake2b(weights.encode(), digest_size=KEY)

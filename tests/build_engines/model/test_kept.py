@@ -97,6 +97,15 @@ def test_training_sees_each_picture_in_so_many_versions_and_evaluation_as_it_is(
     assert encoder.seen == 5, "changed in another way: two new versions"
 
 
+def test_what_fills_a_chunk_up_is_asked_for_later(tmp_path: Path) -> None:
+    encoder, rows = Means(views=4).train(), KeptRows(tmp_path, PLAN, 0)
+    images = pictures(CHUNK // 4)
+    for _ in range(20):
+        features = rows.encode("vision", encoder, [images])[0]
+    assert encoder.seen == CHUNK, "all versions of all pictures, at the first call"
+    assert len(features) == len(images)
+
+
 def test_the_same_seed_draws_the_same_versions(tmp_path: Path) -> None:
     def drawn(folder: str, seed: int) -> Tensor:
         rows = KeptRows(tmp_path / folder, PLAN, seed)
