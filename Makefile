@@ -4,6 +4,7 @@
 # make gpu-kit        a folder that proves the CUDA side on a GPU machine without a network
 # make mutants  do the tests notice small changes? MODULES="health gate/limits" for some; docs/mutants.md
 # make hostile  does a running service hold under every flood, bomb and storm? PARTS="garbage million" for some
+# make chaos    does a service under systemd go on whatever is done to it? MINUTES=3 for less, SEED=7 for the same again
 # make sbom   what the demo's environment consists of, as CycloneDX: build/sbom.json
 # make format rewrite the code's format          make schema   rewrite the JSON Schemas
 
@@ -12,7 +13,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo setup-build test check mutants hostile format schema clean gpu-kit sbom
+.PHONY: demo setup-build test check mutants hostile chaos format schema clean gpu-kit sbom
 
 demo: $(VENV)/.run-ready
 	$(BIN)/edge-runtime demo
@@ -33,6 +34,9 @@ mutants: $(VENV)/.test-ready
 
 hostile: $(VENV)/.test-ready
 	$(BIN)/python -m tests.hostile $(PARTS)
+
+chaos: $(VENV)/.test-ready
+	$(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 format: $(VENV)/.test-ready
 	$(BIN)/ruff format .

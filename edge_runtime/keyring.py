@@ -321,7 +321,9 @@ def _pair() -> tuple[str, str]:
 
 
 def _write(path: Path, content: Struct, new: str = "") -> None:
-    """Whole or not at all, and the owner's only. With `new`, which says what else to do: never over another one."""
+    """Whole or not at all, and the owner's only; in a folder that root has given to the services' group, theirs to read
+    from the first moment on. With `new`, which says what else to do: never over another one.
+    """
     lines = [
         f"{key} = {_toml(value)}" for key, value in msgspec.structs.asdict(content).items() if value not in ("", ())
     ]
@@ -330,6 +332,9 @@ def _write(path: Path, content: Struct, new: str = "") -> None:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(handle, "w") as file:
+                if os.geteuid() == 0 and path.parent.stat().st_gid == _services():
+                    os.fchown(handle, -1, _services())
+                    os.fchmod(handle, 0o640)
                 file.write("\n".join(lines) + "\n")
                 file.flush()
                 os.fsync(file.fileno())

@@ -190,13 +190,14 @@ class SlotKeeper:
         runtime.reload(load)
 
     def _judge(self, runtime: Runtime, state: State, current: Slot) -> None:
-        if current.state != "pending":
+        if current.state == "good":
             self._proof = None
             self._heard.clear()
             return
         now_ns = self._clock.now_ns()
         if self._proof is None:
-            log.info("slot %s (%s): on trial for %g s", current.folder, current.version, state.trial.seconds)
+            if current.state == "pending":
+                log.info("slot %s (%s): on trial for %g s", current.folder, current.version, state.trial.seconds)
             self._proof = Proof(state.trial, current, runtime.trigger, runtime.period_ms, now_ns)
         while self._heard:
             self._proof.hear(self._heard.popleft())
@@ -207,7 +208,7 @@ class SlotKeeper:
         if good:
             self._slots.passed(current)
             log.info("slot %s (%s): good", current.folder, current.version)
-        else:
+        elif current.state == "pending":
             self._blame(current, reason)
 
     def _judge_shadow(self, runtime: Runtime, state: State) -> None:

@@ -133,12 +133,14 @@ def started(state: State) -> State:
 
 
 def passed(state: State, folder: str) -> State:
-    """The one in `folder` has proven itself: beside the current one, whose place it takes, or as that."""
+    """The one in `folder` has proven itself: beside the current one, whose place it takes, or as that. A bad one is the
+    current one only where no other is good, and may make up for it.
+    """
     current, other = state.current, state.other
     if other is not None and other is state.shadow and other.folder == folder:
         return replace(state, current=other, other=current, starts=0)
-    if current is not None and current.folder == folder and current.state == "pending":
-        good = replace(current, state="good")
+    if current is not None and current.folder == folder and current.state != "good":
+        good = replace(current, state="good", reason="")
         return _told(replace(state, current=good), "good", good)
     return state
 

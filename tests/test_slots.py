@@ -327,8 +327,9 @@ def test_a_verdict_on_another_slot_or_a_second_one_changes_nothing() -> None:
     assert failed(bad, "3-0123456789ab", "again") == bad
     alone = failed(State(current=new), new.folder, "slow")
     assert alone.current is not None and alone.current.state == "bad", "with no other it stays"
+    late = passed(alone, new.folder).current
+    assert late is not None and (late.state, late.reason) == ("good", ""), "and may make up for it"
     assert failed(alone, new.folder, "again") == alone
-    assert passed(alone, new.folder) == alone
 
 
 def test_versions_are_ordered_as_semantic_versioning_does() -> None:

@@ -1,10 +1,10 @@
 """A subscriber process that hears everything and passes on what matters, a JSON line each.
 
-    python -m tests.hostile.witness ENDPOINT
+    python -m tests.hostile.witness ENDPOINT [KEYS]
 
-A decision is `{"heard_ns", "captured_ns", "seq", "source", "reason", "latency_ms", "triggered", "inputs"}`, `inputs`
-being stream to [id, age in ms] of those present; a status is `{"heard_ns", "status", "lost", "repeated"}`. Ends when
-nobody reads any more.
+A decision is `{"heard_ns", "published_ns", "captured_ns", "seq", "bundle", "version", "label", "source", "reason",
+"latency_ms", "triggered", "inputs"}`, `bundle` being its digest, `inputs` stream to [id, age in ms] of those present; a
+status is `{"heard_ns", "status", "lost", "repeated"}`. KEYS is a client's file. Ends when nobody reads any more.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from edge_runtime import Subscriber
 from edge_runtime.wire import DecisionMessage
 
 
-def main(endpoint: str) -> None:
-    with Subscriber(endpoint, high_water_mark=100_000) as subscriber:
+def main(endpoint: str, keys: str | None = None) -> None:
+    with Subscriber(endpoint, high_water_mark=100_000, keys=keys) as subscriber:
         while True:
             message = subscriber.receive(1.0)
             now_ns = time.monotonic_ns()
             if isinstance(message, DecisionMessage):
                 line = {
                     "heard_ns": now_ns,
+                    "published_ns": message.published_ns,
                     "captured_ns": message.captured_ns,
                     "seq": message.seq,
+                    "bundle": message.bundle.digest,
+                    "version": message.bundle.version,
+                    "label": message.label,
                     "source": message.source,
                     "reason": message.reason,
                     "latency_ms": message.latency_ms.capture_to_publish,
@@ -45,6 +49,6 @@ def main(endpoint: str) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1])
+        main(*sys.argv[1:])
     except (BrokenPipeError, KeyboardInterrupt):
         sys.stderr.close()

@@ -77,6 +77,11 @@ class Machine:
             input=content.encode(), check=True,
         )  # fmt: skip
 
+    @property
+    def root(self) -> Path:
+        """Its root, as seen from this machine."""
+        return Path(f"/proc/{self._init}/root")
+
     def show(self, unit: str, *properties: str) -> dict[str, str]:
         """What systemd knows of a unit."""
         told = self.run("systemctl", "show", unit, *(f"-p{name}" for name in properties)).stdout

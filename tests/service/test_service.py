@@ -205,7 +205,7 @@ def test_a_mistake_in_its_configuration_is_final_and_told(machine: Machine) -> N
     service.remove()
 
 
-def test_keys_of_root_s_that_only_the_services_may_read_are_taken(machine: Machine) -> None:
+def test_keys_of_root_s_that_only_the_services_may_read_are_taken_and_rotated(machine: Machine) -> None:
     folder = "/etc/edge-runtime/keys"
     machine.run(COMMAND, "keys", "generate", folder)
     machine.run(COMMAND, "keys", "generate", folder, "--client", "one", "--receive", "--out", "/root/one.key.toml")
@@ -220,6 +220,13 @@ def test_keys_of_root_s_that_only_the_services_may_read_are_taken(machine: Machi
     )
     assert "#" in heard.stdout
     assert machine.run(COMMAND, "listen", "--connect", service.endpoint, "--seconds", "1").stdout == ""
+    machine.run(COMMAND, "keys", "rotate", folder)
+    machine.run(COMMAND, "keys", "rotate", folder, "--client", "one", "--out", "/root/new.key.toml")
+    machine.run(COMMAND, "keys", "rotate", folder, "--client", "one", "--finish")
+    machine.run(COMMAND, "keys", "rotate", folder, "--finish")
+    keyed = ("--keys", "/root/new.key.toml", "--seconds", "4")  # the folder is looked at once a second
+    assert "#" in machine.run(COMMAND, "listen", "--connect", service.endpoint, *keyed).stdout, "new keys, read at once"
+    assert "cannot be used" not in service.journal() and "Permission denied" not in service.journal()
     service.remove()
 
 
