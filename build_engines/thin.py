@@ -10,6 +10,7 @@ import msgspec
 from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import Bundle, EngineFile, Manifest
 from edge_runtime.errors import UserError
+from edge_runtime.slots import TRIAL
 
 REPORTS = "report/"
 
@@ -28,7 +29,8 @@ def thin(bundle: Bundle, target: str, compute: str, reports: bool, out: Path) ->
     if compute and manifest.engines and not engines:
         there = sorted({capability for engine in manifest.engines for capability in engine.compute})
         raise UserError(f"{bundle.path}: has no engine for {compute}; it has some for {', '.join(there)}")
-    files = {name: bundle.read(name) for name in manifest.files if reports or not name.startswith(REPORTS)}
+    kept = (name for name in manifest.files if reports or name == TRIAL or not name.startswith(REPORTS))
+    files = {name: bundle.read(name) for name in kept}
     return write_bundle(out, *with_plan(manifest, files, plan, engines))
 
 

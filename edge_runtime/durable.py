@@ -15,6 +15,11 @@ from pathlib import Path
 class Disk:
     """The steps. Tests put something in their place that stops after any of them, or forgets what was not synced."""
 
+    @contextmanager
+    def hand(self) -> Iterator[None]:
+        """What this process does within is done as the steps are."""
+        yield
+
     def make_folders(self, path: Path) -> None:
         """`path` and what is missing above it, where it is not there yet."""
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -66,7 +71,7 @@ class OwnersDisk(Disk):
         self._user, self._group = user, group
 
     @contextmanager
-    def _as_owner(self) -> Iterator[None]:
+    def hand(self) -> Iterator[None]:
         groups = os.getgroups()
         os.setgroups([self._group])
         os.setegid(self._group)
@@ -79,31 +84,31 @@ class OwnersDisk(Disk):
             os.setgroups(groups)
 
     def make_folders(self, path: Path) -> None:
-        with self._as_owner():
+        with self.hand():
             super().make_folders(path)
 
     def lock_file(self, path: Path) -> int:
-        with self._as_owner():
+        with self.hand():
             return super().lock_file(path)
 
     def make_folder(self, path: Path) -> None:
-        with self._as_owner():
+        with self.hand():
             super().make_folder(path)
 
     def write(self, path: Path, data: bytes) -> None:
-        with self._as_owner():
+        with self.hand():
             super().write(path, data)
 
     def sync(self, path: Path) -> None:
-        with self._as_owner():
+        with self.hand():
             super().sync(path)
 
     def rename(self, old: Path, new: Path) -> None:
-        with self._as_owner():
+        with self.hand():
             super().rename(old, new)
 
     def remove(self, path: Path) -> None:
-        with self._as_owner():
+        with self.hand():
             super().remove(path)
 
 

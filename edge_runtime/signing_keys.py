@@ -100,7 +100,7 @@ def load_public_key(path: Path) -> TrustedKey:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(_read_safe(path, "trusted key"))
+        key = load_pem_public_key(read_trusted(path, "trusted key"))
     except (OSError, ValueError) as error:
         raise BundleError(f"trusted key {path}: cannot be read as a PEM public key ({error})") from None
     if not isinstance(key, Ed25519PublicKey) and (
@@ -168,7 +168,7 @@ def _pem(key: EllipticCurvePublicKey | Ed25519PublicKey) -> bytes:
 
 def _read_revoked(path: Path) -> set[str]:
     try:
-        lines = _read_safe(path, "revoked keys").decode().splitlines()
+        lines = read_trusted(path, "revoked keys").decode().splitlines()
     except (OSError, ValueError) as error:
         raise BundleError(f"revoked keys {path}: cannot be read ({error})") from None
     ids = {line.split("#")[0].strip().lower() for line in lines} - {""}
@@ -179,11 +179,11 @@ def _read_revoked(path: Path) -> set[str]:
     return ids
 
 
-def _read_safe(path: Path, what: str) -> bytes:
+def read_trusted(path: Path, what: str, limit: int = MAX_KEY_BYTES) -> bytes:
     """The bytes of a file that no other user could have written or replaced. Raises BundleError and OSError."""
     if (reason := why_replaceable(path)) is not None:
         raise BundleError(f"{what} {path}: is not to be trusted: {reason}")
     if others_may_write(path.stat()):
         mend = f"chown root {path}; chmod go-w {path}"
         raise BundleError(f"{what} {path}: is not to be trusted: other users may write it; {mend}")
-    return read_plain(path, MAX_KEY_BYTES)
+    return read_plain(path, limit)

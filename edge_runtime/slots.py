@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
@@ -38,21 +38,38 @@ LOCK_S = 5.0
 MAX_STARTS = 3
 """A bundle on trial that was started so often and has not proven itself is bad."""
 TRIAL_S = 30.0
+TRIAL = "report/trial.json"
+"""In a bundle: the trial that its recipe asks for. It stays when a bundle's other reports are left out."""
 SlotState = Literal["good", "bad", "pending"]
+_VERDICTS = ("good", "bad", "rolled back")
+"""Events that say how a trial ended."""
 
 
 class Trial(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a new bundle must do before it is `good`."""
+    """What a device asks of a bundle that it has installed before it is `good`, unless it is told otherwise there. What
+    a recipe says of it goes with the bundle, as `report/trial.json`."""
 
     seconds: Annotated[float, Meta(gt=0)] = TRIAL_S
     """Within this time it has to decide, by the model."""
     latency_ms: Annotated[float, Meta(gt=0)] | None = None
     """99 % of its decisions within this time from capture on; unless given, half of them within one period of the
     stream that calls for them."""
+    rate: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """Of the messages that call for a decision, so many must be answered by the model."""
     shadow_s: Annotated[float, Meta(ge=0)] = 0.0
     """For so long it first decides beside the running one, on the same inputs, unheard; 0 = not at all."""
     agreement: Annotated[float, Meta(ge=0, le=1)] = 0.9
     """Part of the decisions beside each other that must be the same."""
+
+
+def stated_trial(bundle: Bundle) -> Trial:
+    """The trial that the gate's report in `bundle` asks for, or the usual one. Raises BundleError."""
+    if TRIAL not in bundle.manifest.files:
+        return Trial()
+    try:
+        return msgspec.json.decode(bundle.read(TRIAL), type=Trial)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BundleError(f"bundle {bundle.path}: {TRIAL} is no trial that this runtime knows ({error})") from None
 
 
 class Slot(Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,6 +123,18 @@ class State(Struct, frozen=True, forbid_unknown_fields=True):
     def shadow(self) -> Slot | None:
         """The one that is to run beside the current one, unheard."""
         return self.other if self.other is not None and self.other.state == "pending" else None
+
+    @property
+    def pending(self) -> Slot | None:
+        """The one that is on trial, or is to be."""
+        return next((slot for slot in self.slots if slot.state == "pending"), None)
+
+    def why_bad(self, digest: str) -> str | None:
+        """Why the bundle was bad here, if it was when it was last judged; as far back as events go."""
+        if slot := next((slot for slot in self.slots if slot.digest == digest), None):
+            return slot.reason if slot.state == "bad" else None
+        verdicts = [event for event in self.events if event.digest == digest and event.what in _VERDICTS]
+        return verdicts[-1].reason if verdicts and verdicts[-1].what != "good" else None
 
 
 def installed(state: State, slot: Slot, trial: Trial) -> State:
@@ -200,22 +229,41 @@ class Slots:
     def path(self, slot: Slot) -> Path:
         return self.folder / slot.folder
 
+    @contextmanager
+    def own_folder(self, name: str) -> Iterator[Path]:
+        """The folder `name` in this one, for what else belongs to these slots: made, and held against other processes.
+
+        What it is used for is to be done by the `hand` of whom the slots belong to.
+        """
+        with self._locked(f"{name}-lock", wait=False):
+            folder = self.folder / name
+            try:
+                self._disk.make_folders(folder)
+            except OSError as error:
+                raise UserError(f"slots {self.folder}: {name} cannot be made ({error.strerror})") from None
+            yield folder
+
+    def hand(self) -> AbstractContextManager[None]:
+        """Within it this process is the user whom the folder belongs to, where it is root."""
+        return self._disk.hand()
+
     def install(
         self,
         source: Path,
         trusted_keys: Sequence[Path] = (),
         allow_unsigned: bool = False,
-        trial: Trial | None = None,
+        trial: Callable[[Bundle], Trial] = stated_trial,
         downgrade: bool = False,
         check: Callable[[Bundle], None] = lambda bundle: None,
     ) -> Slot:
         """Verify the bundle at `source`, copy it here, and have it run on trial from the next start on.
 
-        `check` may refuse it further. `downgrade` takes a version that is not above the current one, and one that has
-        failed here before. Raises UserError; then nothing has changed.
+        `trial` says what it has to do, `check` may refuse it further. `downgrade` takes a version that is not above the
+        current one, and one that has failed here before. Raises UserError; then nothing has changed.
         """
         bundle = open_bundle(source, trusted_keys, allow_unsigned)
         check(bundle)
+        limits = trial(bundle)
         with self._locked(INSTALL_LOCK, wait=False):
             state = self.read()
             if not downgrade:
@@ -231,7 +279,7 @@ class Slots:
                 "pending",
                 _now(),
             )
-            after = self._change(lambda state: installed(state, slot, trial or Trial()))
+            after = self._change(lambda state: installed(state, slot, limits))
             self._tidy(after)
         return slot
 
@@ -351,8 +399,8 @@ def version_key(version: str) -> tuple[object, ...] | None:
 
 def _refuse_downgrade(state: State, bundle: Bundle) -> None:
     version, current = bundle.manifest.version, state.current
-    if bad := next((slot for slot in state.slots if slot.digest == bundle.digest and slot.state == "bad"), None):
-        raise UserError(f"install: {version} was bad here: {bad.reason}; --downgrade installs it all the same")
+    if (reason := state.why_bad(bundle.digest)) is not None:
+        raise UserError(f"install: {version} was bad here: {reason}; --downgrade installs it all the same")
     if current is None:
         return
     if current.digest == bundle.digest:

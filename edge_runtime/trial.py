@@ -8,8 +8,6 @@ import statistics
 from edge_runtime.slots import Slot, Trial
 from edge_runtime.wire import DecisionMessage, StatusMessage, StreamHealth
 
-RATE = 0.5
-"""Of the messages that called for a decision, so many must have been answered by the model."""
 FEWEST = 5
 """Messages, or decisions, of which a part says something."""
 UNDECIDED = ("replaced", "superseded")
@@ -70,9 +68,12 @@ class Proof:
         if len(self._marks) < 2:
             return None
         (due_before, before), (due, after) = self._marks[0], self._marks[-1]
-        if due - due_before < FEWEST or after - before >= RATE * (due - due_before):
+        if due - due_before < FEWEST or after - before >= self._trial.rate * (due - due_before):
             return None
-        return f"it answered {after - before} of {due - due_before} messages of {self._trigger}"
+        return (
+            f"it answered {after - before} of {due - due_before} messages of {self._trigger}, "
+            f"{self._trial.rate:.0%} are asked for"
+        )
 
     def _late(self) -> str | None:
         times = sorted(self._latencies_ms)

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.bundle import Bundle, open_bundle, sign_bundle
+from build_engines.write_bundle import write_bundle
+from edge_runtime.bundle import Bundle, Manifest, open_bundle, sign_bundle
 from edge_runtime.bundles import bundle_path
 from edge_runtime.cli import commands, run_command
 from edge_runtime.durable import Disk
@@ -23,6 +24,7 @@ from edge_runtime.signing_keys import generate_keys
 from edge_runtime.slots import (
     MAX_EVENTS,
     MAX_STARTS,
+    TRIAL,
     Slot,
     Slots,
     State,
@@ -84,6 +86,52 @@ def test_a_tar_is_installed_as_a_folder_is(slots: Slots, made: Path, tmp_path: P
     slot = slots.install(tmp_path / "b.tar", [made / "plant.pem"])
     assert slot.digest == open_bundle(made / "1.0.0", allow_unsigned=True).digest
     assert open_bundle(slots.path(slot), [made / "plant.pem"]).digest == slot.digest
+
+
+def stating(folder: Path, trial: bytes) -> Path:
+    """A bundle whose gate report asks for this trial."""
+    return write_bundle(folder, *with_report(folder, trial)).path
+
+
+def with_report(folder: Path, trial: bytes) -> tuple[Manifest, dict[str, bytes]]:
+    plain = open_bundle(
+        tiny.write_bundle(folder.with_name(f"{folder.name}-plain"), version="3.0.0"), allow_unsigned=True
+    )
+    return plain.manifest, {TRIAL: trial, **{name: plain.read(name) for name in plain.manifest.files}}
+
+
+def test_the_trial_is_as_the_bundle_states_it_unless_told_otherwise(
+    slots: Slots, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(slots, made, "1.0.0")
+    assert slots.read().trial == Trial(), "it states nothing"
+    source = stating(tmp_path / "b", b'{"latency_ms": 80, "rate": 0.9, "agreement": 0.97, "seconds": 12}')
+    slots.install(source, allow_unsigned=True)
+    assert slots.read().trial == Trial(12.0, 80.0, rate=0.9, agreement=0.97)
+    again = ("install", source, "--slots", slots.folder, "--allow-unsigned", "--downgrade")
+    code, said, wrong = call(capsys, *again, "--trial", "5", "--rate", "0")
+    assert (code, "on trial for 5 s" in said) == (0, True), wrong
+    assert slots.read().trial == Trial(5.0, 80.0, rate=0.0, agreement=0.97)
+
+
+@pytest.mark.parametrize("trial", [b"", b"[]", b'{"seconds": 0}', b'{"rate": 2}', b'{"colour": 1}', b"\xff"])
+def test_a_trial_that_is_none_is_refused(slots: Slots, made: Path, tmp_path: Path, trial: bytes) -> None:
+    """Limits that are not understood must not stand for none."""
+    good(slots, made, "1.0.0")
+    with pytest.raises(BundleError, match=r"report/trial.json is no trial that this runtime knows"):
+        slots.install(stating(tmp_path / "b", trial), allow_unsigned=True)
+    assert told(slots) == [("1.0.0", "good")]
+
+
+def test_one_that_was_bad_is_not_taken_again_though_others_came_between(slots: Slots, made: Path) -> None:
+    slots.failed(install(slots, made, "2.0.0"), "slow")
+    good(slots, made, "1.0.0")
+    good(slots, made, "1.1.0")
+    assert told(slots) == [("1.1.0", "good"), ("1.0.0", "good")]
+    with pytest.raises(UserError, match=r"2.0.0 was bad here: slow"):
+        install(slots, made, "2.0.0")
+    slots.passed(install(slots, made, "2.0.0", downgrade=True))
+    assert slots.read().why_bad(slots.read().slots[0].digest) is None
 
 
 def test_one_that_fails_its_trial_gives_way_and_the_reason_is_kept(slots: Slots, made: Path) -> None:

@@ -89,7 +89,16 @@ def test_an_engine_that_fails_ends_it_at_once_but_not_another_one_s() -> None:
 def test_half_of_what_called_for_a_decision_must_be_answered(answered: int, good: bool) -> None:
     first = [decision(), status(10)]
     said = judged(*first, *[decision() for _ in range(answered)], status(110))
-    assert said == (None if good else f"it answered {answered} of 100 messages of camera")
+    assert said == (None if good else f"it answered {answered} of 100 messages of camera, 50% are asked for")
+
+
+@pytest.mark.parametrize(("rate", "good"), [(0.0, True), (0.6, True), (0.61, False), (1.0, False)])
+def test_as_many_must_be_answered_as_the_trial_says(rate: float, good: bool) -> None:
+    one = Proof(Trial(10.0, rate=rate), SLOT, "camera", PERIOD_MS, BEGIN_NS)
+    for message in (decision(), status(10), *[decision() for _ in range(60)], status(110)):
+        one.hear(message)
+    why = "" if good else f"it answered 60 of 100 messages of camera, {rate:.0%} are asked for"
+    assert one.verdict(END_NS) == (good, why)
 
 
 def test_messages_that_were_refused_call_for_nothing_and_those_replaced_do() -> None:
@@ -101,7 +110,10 @@ def test_messages_that_were_refused_call_for_nothing_and_those_replaced_do() -> 
 
 def test_heartbeats_answer_no_message() -> None:
     beats = [decision(queue_ms=0.0) for _ in range(100)]
-    assert judged(decision(), status(0), *beats, status(100)) == "it answered 0 of 100 messages of camera"
+    assert (
+        judged(decision(), status(0), *beats, status(100))
+        == "it answered 0 of 100 messages of camera, 50% are asked for"
+    )
 
 
 def test_status_of_another_bundle_says_nothing() -> None:

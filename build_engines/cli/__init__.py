@@ -11,6 +11,7 @@ from build_engines.cli.degrade import degrade_command
 from build_engines.cli.evaluate import evaluate_command
 from build_engines.cli.improve import improve_command
 from build_engines.cli.inspect import inspect_command
+from build_engines.cli.publish import publish_command
 from build_engines.cli.run import STAGE_COMMANDS, run_command
 from build_engines.cli.thin import thin_command
 from edge_runtime.cli import run_command as run_and_exit
@@ -29,6 +30,7 @@ for _command in (
     degrade_command,
     improve_command,
     inspect_command,
+    publish_command,
     thin_command,
 ):
     cli.add_command(_command)

@@ -26,6 +26,7 @@ from build_engines.recipe import Recipe
 from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import Bundle, EngineFile, Manifest
 from edge_runtime.pipeline import Pipeline
+from edge_runtime.slots import TRIAL, Trial
 
 DEGRADED = 600
 """At most so many moments are put through every way of going bad, or the gate would take longer than the training."""
@@ -83,6 +84,8 @@ def write_candidate(
     evaluation = _evaluation(build, trial, exact, best, expected)
     files |= {f"report/{name}": data for name, data in (evaluation | dict(report)).items()}
     files["report/gate.json"] = msgspec.json.format(msgspec.json.encode([judged, notes, found]), indent=1)
+    if build.recipe.trial != Trial():
+        files[TRIAL] = msgspec.json.format(msgspec.json.encode(build.recipe.trial), indent=1) + b"\n"
     for kind in ("md", "png"):
         files[f"report/calibration.{kind}"] = (build.work / "calibration" / f"coverage.{kind}").read_bytes()
     ranges = (build.work / "calibration" / "ranges.json").read_bytes()

@@ -18,6 +18,7 @@ from edge_runtime.errors import ConfigError
 from edge_runtime.heads import Head
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.regression import Value
+from edge_runtime.slots import Trial
 from edge_runtime.streams import CameraStream, Name, StreamSpec, streams_of
 from edge_runtime.tensor_source import stage_output
 
@@ -49,6 +50,8 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     compile: CompileRecipe = CompileRecipe()
     gate: GateRecipe = GateRecipe()
     budget: BudgetRecipe = BudgetRecipe()
+    trial: Trial = Trial()
+    """What a device that installs the bundle asks of it before it is good, unless told otherwise there."""
     description: str = ""
     """What it decides, in a sentence."""
     licence: str = ""

@@ -35,6 +35,7 @@ _EXAMPLES = {
     "weights": 'weights = { "camera.front" = 0.4, text = 0.2, sensors = 0.4 }',
     "aux": "aux = { speaker = 4 }",
     "class_weights": "class_weights = { stop = 2.0 }",
+    "latency_ms": "latency_ms = 250.0",
     "candidates": 'candidates = [{ "train.epochs" = 12 }, { "model.fusion.kind" = "gated" }]',
     "thresholds": "thresholds = { unlock = 0.9 }",
     "needs": 'needs = { unlock = ["camera.front"] }',

@@ -28,6 +28,7 @@ STAGE = BuildStage(
     settings=lambda build: [
         build.recipe.gate,
         build.recipe.budget,
+        build.recipe.trial,
         build.recipe.seed,
         build.recipe.decision,
         gpu_here(build),

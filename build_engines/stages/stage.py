@@ -38,7 +38,7 @@ def without_later(build: Build) -> Any:
     return {
         name: value
         for name, value in recipe.items()
-        if name not in ("calibrate", "quantise", "compile", "gate", "budget")
+        if name not in ("calibrate", "quantise", "compile", "gate", "budget", "trial")
     }
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from edge_runtime.cli.slots import install, list_slots, rollback, status
+from edge_runtime.cli.pull import pull
+from edge_runtime.cli.slots import install, list_slots, rollback, status, trust_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,20 +25,9 @@ def bundle() -> None:
     """Inspect, verify, sign and install bundles."""
 
 
-_keys = click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Trusted public key (PEM) or a folder of them; may be repeated.  [default: /etc/edge-runtime/trust.d]",
-)
-_unsigned = click.option("--allow-unsigned", is_flag=True, help="Accept a bundle without a signature.")
-
-
 @bundle.command()
 @click.argument("name", metavar="BUNDLE")
-@_keys
-@_unsigned
+@trust_options
 def verify(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> None:
     """Check BUNDLE (a directory, a .tar, or shipped:NAME): signature, digests, and that it can decide.
 
@@ -54,8 +44,7 @@ def verify(name: str, keys: tuple[Path, ...], allow_unsigned: bool) -> None:
 
 @bundle.command()
 @click.argument("name", metavar="BUNDLE")
-@_keys
-@_unsigned
+@trust_options
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as it is.")
 @click.option("--licences", is_flag=True, help="Print the licence texts of what others made and BUNDLE holds.")
 def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bool, licences: bool) -> None:
@@ -139,7 +128,7 @@ def sign(path: Path, key: Path) -> None:
     click.echo(f"{path}: signed; digest {signed.digest}")
 
 
-for command in (install, rollback, list_slots, status):
+for command in (install, pull, rollback, list_slots, status):
     bundle.add_command(command)
 
 

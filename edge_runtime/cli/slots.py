@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from edge_runtime.slots import Slot, Slots, State
+    from edge_runtime.bundle import Bundle
+    from edge_runtime.slots import Slot, Slots, State, Trial
 
-_slots = click.option(
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+slots_option = click.option(
     "--slots",
     "folder",
     type=click.Path(path_type=Path),
@@ -21,47 +26,77 @@ _slots = click.option(
 )
 
 
+_TRUST = (
+    click.option(
+        "--key",
+        "keys",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="Trusted public key (PEM) or a folder of them; may be repeated.  [default: /etc/edge-runtime/trust.d]",
+    ),
+    click.option("--allow-unsigned", is_flag=True, help="Accept a bundle without a signature."),
+)
+_TRIAL = (
+    click.option(
+        "--trial",
+        "seconds",
+        type=click.FloatRange(0, min_open=True),
+        help="Seconds in which it must prove itself.  [default: as its gate report says, else 30]",
+    ),
+    click.option(
+        "--latency-ms",
+        type=click.FloatRange(0, min_open=True),
+        help="What 99 % of its decisions may take.  [default: as its gate report says]",
+    ),
+    click.option(
+        "--rate",
+        type=click.FloatRange(0, 1),
+        help="Part of the messages that it must answer.  [default: as its gate report says, else 0.5]",
+    ),
+    click.option(
+        "--shadow",
+        "shadow_s",
+        type=click.FloatRange(0),
+        help="Seconds to run beside the current one first.  [default: as its gate report says, else 0]",
+    ),
+    click.option(
+        "--agreement",
+        type=click.FloatRange(0, 1),
+        help="Part of the decisions beside the current one that must be the same.  "
+        "[default: as its gate report says, else 0.9]",
+    ),
+)
+
+
+def trust_options(command: _Command) -> _Command:
+    """Whose bundles are taken: `keys`, `allow_unsigned`."""
+    return reduce(lambda decorated, option: option(decorated), reversed(_TRUST), command)
+
+
+def trial_options(command: _Command) -> _Command:
+    """What is asked of the bundle in other words than its own: fields of `Trial`, or None."""
+    return reduce(lambda decorated, option: option(decorated), reversed(_TRIAL), command)
+
+
+def trial_of(bundle: Bundle, asked: Mapping[str, float | None]) -> Trial:
+    """What its gate's report says, and where `asked` says otherwise, that. Raises BundleError."""
+    import msgspec
+
+    from edge_runtime.slots import stated_trial
+
+    return msgspec.structs.replace(
+        stated_trial(bundle), **{name: value for name, value in asked.items() if value is not None}
+    )
+
+
 @click.command()
 @click.argument("name", metavar="BUNDLE")
-@_slots
-@click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Trusted public key (PEM) or a folder of them; may be repeated.  [default: /etc/edge-runtime/trust.d]",
-)
-@click.option("--allow-unsigned", is_flag=True, help="Accept a bundle without a signature.")
+@slots_option
+@trust_options
 @click.option("--downgrade", is_flag=True, help="Take a version that is not above the current one, or that was bad.")
-@click.option(
-    "--trial",
-    "seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Seconds in which it must prove itself.",
-)
-@click.option("--latency-ms", type=click.FloatRange(0, min_open=True), help="What 99 % of its decisions may take.")
-@click.option(
-    "--shadow", "shadow_s", type=click.FloatRange(0), default=0.0, help="Seconds to run beside the current one first."
-)
-@click.option(
-    "--agreement",
-    type=click.FloatRange(0, 1),
-    default=0.9,
-    show_default=True,
-    help="Part of the decisions beside the current one that must be the same.",
-)
+@trial_options
 def install(
-    name: str,
-    folder: Path,
-    keys: tuple[Path, ...],
-    allow_unsigned: bool,
-    downgrade: bool,
-    seconds: float,
-    latency_ms: float | None,
-    shadow_s: float,
-    agreement: float,
+    name: str, folder: Path, keys: tuple[Path, ...], allow_unsigned: bool, downgrade: bool, **asked: float | None
 ) -> None:
     """Verify BUNDLE and put it beside the one that runs, to take its place on trial.
 
@@ -71,17 +106,28 @@ def install(
     from edge_runtime.bundles import bundle_path
     from edge_runtime.infer.rehearsal import rehearse
     from edge_runtime.signing_keys import trusted
-    from edge_runtime.slots import Slots, Trial
+    from edge_runtime.slots import Slots
 
-    trial = Trial(seconds, latency_ms, shadow_s, agreement)
     slots = Slots(folder.absolute())
-    slot = slots.install(bundle_path(name), trusted(keys), allow_unsigned, trial, downgrade, rehearse)
-    then = "runs beside the current one first" if slots.read().shadow is not None else f"is on trial for {seconds:g} s"
-    click.echo(f"{slot.name} {slot.version} is installed in {slots.path(slot)}; it {then}")
+    slot = slots.install(
+        bundle_path(name),
+        trusted(keys),
+        allow_unsigned,
+        lambda bundle: trial_of(bundle, asked),
+        downgrade,
+        rehearse,
+    )
+    click.echo(f"{slot.name} {slot.version} is installed in {slots.path(slot)}; it {what_next(slots)}")
+
+
+def what_next(slots: Slots) -> str:
+    """What becomes of the bundle that was just installed."""
+    state = slots.read()
+    return "runs beside the current one first" if state.shadow else f"is on trial for {state.trial.seconds:g} s"
 
 
 @click.command()
-@_slots
+@slots_option
 def rollback(folder: Path) -> None:
     """Go back to the bundle before; the current one is bad from then on."""
     from edge_runtime.slots import Slots
@@ -92,7 +138,7 @@ def rollback(folder: Path) -> None:
 
 
 @click.command("list")
-@_slots
+@slots_option
 def list_slots(folder: Path) -> None:
     """List what is installed: the current one first."""
     from edge_runtime.slots import Slots
@@ -103,7 +149,7 @@ def list_slots(folder: Path) -> None:
 
 
 @click.command()
-@_slots
+@slots_option
 @click.option("--json", "as_json", is_flag=True, help="Print the state as it is.")
 def status(folder: Path, as_json: bool) -> None:
     """Tell which bundle runs, which it would go back to, how the trial stands, and what became of those before."""

@@ -55,6 +55,7 @@ def test_the_bundle_opens_and_lists_everything(built: Path) -> None:
         "calibration.md",
         "calibration.png",
     }
+    assert "report/trial.json" not in manifest.files, "the recipe says nothing of it"
     assert {"tokenizer.model", *(f"report/{name}" for name in reports)} <= set(manifest.files)
     assert manifest.figures["f1_macro"] > 0.8
     report = json.loads(bundle.read("report/evaluation.json"))

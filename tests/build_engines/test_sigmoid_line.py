@@ -13,9 +13,11 @@ import torch
 from build_engines.data.datasets import RECIPE_FILE, layout_for
 from build_engines.heads import one_label_build
 from build_engines.heads.training import SigmoidLoss, fit_thresholds, reached
+from build_engines.thin import thin
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.sigmoid import SigmoidHead
+from edge_runtime.slots import Trial, stated_trial
 from tests.build_engines.calling import call
 from tests.build_engines.samples_folder import RECIPE, write_samples
 
@@ -23,7 +25,7 @@ from tests.build_engines.samples_folder import RECIPE, write_samples
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ward")
-    (folder / "ward.toml").write_text(RECIPE)
+    (folder / "ward.toml").write_text(RECIPE + "\n[trial]\nlatency_ms = 250.0\nrate = 0.7\n")
     write_samples(folder / "data", "train", 120, 1)
     write_samples(folder / "data", "val", 60, 2)
     arguments = ("--data", folder / "data", "--out", folder / "out", "--work", folder / "work")
@@ -44,6 +46,13 @@ def test_the_bundle_says_what_its_head_is_and_where_it_decides(bundle: Bundle) -
     assert 0 < manifest.decision.thresholds["ill"] < 1
     assert next(stage for stage in manifest.stages if stage.name == "fusion").outputs[0].shape == (1, 1)
     assert manifest.figures["f1_macro"] > 0.9
+
+
+def test_the_trial_that_the_recipe_asks_for_goes_with_the_bundle_and_with_a_thin_one(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    assert stated_trial(bundle) == Trial(latency_ms=250.0, rate=0.7)
+    assert stated_trial(thin(bundle, "onnxruntime", "", False, tmp_path / "thin")) == Trial(latency_ms=250.0, rate=0.7)
 
 
 def test_evaluate_needs_no_layout_for_a_held_out_split_elsewhere(

@@ -26,7 +26,9 @@ Session.__init__ = dies
 def test_a_bundle_that_kills_its_process_is_left_after_three_starts(tmp_path: Path, tiny_bundle_path: Path) -> None:
     slots = Slots(tmp_path / "slots")
     slots.passed(slots.install(tiny_bundle_path, allow_unsigned=True))
-    slots.install(tiny.write_bundle(tmp_path / "2", version="2.0.0"), allow_unsigned=True, trial=Trial(60.0))
+    slots.install(
+        tiny.write_bundle(tmp_path / "2", version="2.0.0"), allow_unsigned=True, trial=lambda bundle: Trial(60.0)
+    )
     service = Service(tmp_path, Path(f"slot:{slots.folder}"), sabotage=DIES)
     codes = []
     for _ in range(3):

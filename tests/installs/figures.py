@@ -74,7 +74,9 @@ def main() -> None:
                 for number in range(switches):
                     source = bundles[(number + 1) % 2]
                     start = time.monotonic()
-                    slot = slots.install(source, [public], trial=Trial(TRIAL_S), downgrade=True, check=rehearse)
+                    slot = slots.install(
+                        source, [public], trial=lambda bundle: Trial(TRIAL_S), downgrade=True, check=rehearse
+                    )
                     done = time.monotonic()
                     installs_ms.append((done - start) * 1e3)
                     heard = hear(subscriber, TRIAL_S)
