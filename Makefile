@@ -6,6 +6,7 @@
 # make hostile  does a running service hold under every flood, bomb and storm? PARTS="garbage million" for some
 # make chaos    does a service under systemd go on whatever is done to it? MINUTES=3 for less, SEED=7 for the same again
 # make sbom   what the demo's environment consists of, as CycloneDX: build/sbom.json
+# make docs   the documentation as a site: build/site/index.html
 # make format rewrite the code's format          make schema   rewrite the JSON Schemas
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo setup-build test check mutants hostile chaos format schema clean gpu-kit sbom
+.PHONY: demo setup-build test check mutants hostile chaos format schema clean gpu-kit sbom docs
 
 demo: $(VENV)/.run-ready
 	$(BIN)/edge-runtime demo
@@ -52,6 +53,10 @@ sbom: $(VENV)/.run-ready
 	build/sbom-tool/bin/python -m pip install --quiet cyclonedx-bom
 	build/sbom-tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json $(BIN)/python
 	@echo build/sbom.json
+
+docs: $(VENV)/.test-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir build/site
+	@echo build/site/index.html
 
 schema: $(VENV)/.run-ready
 	$(BIN)/python -m edge_runtime.schema
