@@ -1,4 +1,4 @@
-"""What the site takes from outside `docs/`: the README as first page, the service's page, and files that pages link to."""
+"""What the site takes from outside `docs/`: the README, the page of the service, and files that pages link to."""
 
 from __future__ import annotations
 
