@@ -27,7 +27,7 @@ from build_engines.modalities.text import tokenizer_kind
 from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.ahead import ahead
 from build_engines.model.fitting import fit
-from build_engines.model.fused import FusedModel, Fusion
+from build_engines.model.fused import FusedModel, Tagger
 from build_engines.model.kept import KeptRows
 from build_engines.model.lessons import Lessons
 from build_engines.model.weights import load_weights, save_weights
@@ -63,6 +63,7 @@ class TrainingRecord(Struct, frozen=True):
     streams: dict[str, StreamSpec]
     """With the channels' mean and deviation."""
     epochs: tuple[EpochRecord, ...]
+    """Of several members one after the other, and at the end what all of them together come to."""
     thresholds: dict[str, float] = {}
     """Of a sigmoid head's labels, as they were fitted."""
     side_heads: dict[str, dict[str, Any]] = {}
@@ -93,13 +94,51 @@ def train(
     validation split, and flatter what is measured there.
     """
     torch.set_num_threads(recipe.train.threads)
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
     vocabulary = _vocabulary(prepared)
     recipe = msgspec.structs.replace(recipe, streams=prepared.streams)
+    kept = KeptRows(prepared.cache, recipe.train.augment, recipe.seed)
+    history = list(initial.record.epochs) if initial is not None else []
+    learned = []
+    for place, one in enumerate(recipe.members):
+        start = None if initial is None else initial.model.member(place)
+        model, epochs = _learned(one, vocabulary, prepared, kept, console, start)
+        learned.append(model)
+        history += epochs
+    whole = learned[0]
+    if len(learned) > 1:
+        whole = FusedModel(recipe, vocabulary).eval()
+        for place, model in enumerate(learned):
+            whole.set_member(place, model.state_dict())
+        history.append(_score(whole, recipe.output_head, prepared, history[-1].loss, kept))
+    fitted = fitted or fit(recipe, {name: predict(whole, prepared.val, name, kept) for name in recipe.heads})
+    if fitted.offsets:
+        assert not isinstance(whole.fusion, Tagger)  # the softmax head's
+        whole.fusion.add_to_logits(torch.tensor(fitted.offsets))
+    record = TrainingRecord(
+        recipe_sha256=recipe_digest,
+        data_sha256=prepared.digest,
+        seed=recipe.seed,
+        vocabulary=vocabulary,
+        side_heads=fitted.side,
+        temperature=fitted.policy.get("temperature", 1.0),
+        streams=prepared.streams,
+        epochs=tuple(history),
+        thresholds=fitted.policy.get("thresholds", {}),
+        offsets=dict(zip(recipe.labels, fitted.offsets, strict=True)) if fitted.offsets else {},
+    )
+    return Trained(whole, record)
+
+
+def _learned(
+    recipe: Recipe, vocabulary: int, prepared: Prepared, kept: KeptRows, console: Console,
+    initial: Mapping[str, Tensor] | None,
+) -> tuple[FusedModel, list[EpochRecord]]:  # fmt: skip
+    """One member: the averaged weights that training comes to from the `initial` ones, or from random ones."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
     model, averaged = FusedModel(recipe, vocabulary), FusedModel(recipe, vocabulary)
     if initial is not None:
-        model.load_state_dict(initial.model.state_dict())
+        model.load_state_dict(initial)
     lessons = _lessons(recipe, prepared, model)
     if lessons is not None and initial is None:
         _learn_lists(lessons, model, rng, console)
@@ -110,7 +149,6 @@ def train(
     steps = prepared.train.steps * plan.epochs
     rates = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, steps, pct_start=0.1)
-    kept = KeptRows(prepared.cache, plan.augment, recipe.seed)
     loss_of = LossOf(recipe, prepared, kept, kept.keeps(model.encoders.get("vision")))
     history: list[EpochRecord] = []
     done = 0
@@ -140,23 +178,7 @@ def train(
             advance(0, note)
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
-    fitted = fitted or fit(recipe, {name: predict(averaged, prepared.val, name, kept) for name in recipe.heads})
-    if fitted.offsets:
-        assert isinstance(averaged.fusion, Fusion)  # the softmax head's
-        averaged.fusion.add_to_logits(torch.tensor(fitted.offsets))
-    record = TrainingRecord(
-        recipe_sha256=recipe_digest,
-        data_sha256=prepared.digest,
-        seed=recipe.seed,
-        vocabulary=vocabulary,
-        side_heads=fitted.side,
-        temperature=fitted.policy.get("temperature", 1.0),
-        streams=prepared.streams,
-        epochs=(*(initial.record.epochs if initial is not None else ()), *history),
-        thresholds=fitted.policy.get("thresholds", {}),
-        offsets=dict(zip(recipe.labels, fitted.offsets, strict=True)) if fitted.offsets else {},
-    )
-    return Trained(averaged, record)
+    return averaged.eval(), history
 
 
 def _lessons(recipe: Recipe, prepared: Prepared, model: FusedModel) -> Lessons | None:
