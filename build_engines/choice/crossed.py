@@ -25,6 +25,7 @@ from rich.console import Console
 from build_engines.artefacts import key_of
 from build_engines.code import code_digest
 from build_engines.data.datasets import Prepared, layout_of_recipe
+from build_engines.heads.fitted import Fitted
 from build_engines.model.fitting import Outputs
 from build_engines.model.kept import KeptRows
 from build_engines.model.train import predict, train
@@ -169,7 +170,7 @@ def train_without(job: Job) -> str:
         fold = folds[job.fold]()
         plain = msgspec.structs.replace(job.recipe, train=msgspec.structs.replace(job.recipe.train, offsets=False))
         seen = replace(prepared, train=fold.train, val=fold.judged)
-        model = train(plain, "", seen, Console(file=io.StringIO())).model
+        model = train(plain, "", seen, Console(file=io.StringIO()), fitted=Fitted(), watched=False).model
         kept = KeptRows(prepared.cache, plain.train.augment, plain.seed)
         for name in job.recipe.heads:
             output, truth = predict(model, fold.judged, name, kept)

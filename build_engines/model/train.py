@@ -87,11 +87,13 @@ def train(
     console: Console,
     initial: Trained | None = None,
     fitted: Fitted | None = None,
+    watched: bool = True,
 ) -> Trained:
     """Fit the model of `recipe` to `prepared`, from `initial` where given; a progress bar goes to `console`.
 
     `fitted`: temperature, thresholds and offsets, where they are known from elsewhere; else they are fitted to the
-    validation split, and flatter what is measured there.
+    validation split, and flatter what is measured there. `watched`: score the validation split after every epoch, not
+    only after the last; the weights are the same.
     """
     torch.set_num_threads(recipe.train.threads)
     vocabulary = _vocabulary(prepared)
@@ -101,7 +103,7 @@ def train(
     learned = []
     for place, one in enumerate(recipe.members):
         start = None if initial is None else initial.model.member(place)
-        model, epochs = _learned(one, vocabulary, prepared, kept, console, start)
+        model, epochs = _learned(one, vocabulary, prepared, kept, console, start, watched)
         learned.append(model)
         history += epochs
     whole = learned[0]
@@ -131,7 +133,7 @@ def train(
 
 def _learned(
     recipe: Recipe, vocabulary: int, prepared: Prepared, kept: KeptRows, console: Console,
-    initial: Mapping[str, Tensor] | None,
+    initial: Mapping[str, Tensor] | None, watched: bool,
 ) -> tuple[FusedModel, list[EpochRecord]]:  # fmt: skip
     """One member: the averaged weights that training comes to from the `initial` ones, or from random ones."""
     torch.manual_seed(recipe.seed)
@@ -153,7 +155,7 @@ def _learned(
     history: list[EpochRecord] = []
     done = 0
     with progress(console, "train", steps, transient=False) as advance:
-        for _ in range(plan.epochs):
+        for epoch in range(plan.epochs):
             model.train()
             total = 0.0
             batches = map(loss_of.changed, prepared.train.epoch(rng))
@@ -172,12 +174,17 @@ def _learned(
                 _average(averaged, model, min(plan.average, (1 + done) / (10 + done)))
                 total += float(loss.detach())
                 advance(note=f"loss {total / (1 + (done - 1) % prepared.train.steps):.3f}" if not history else "")
-            history.append(_score(averaged.eval(), recipe.output_head, prepared, total / prepared.train.steps, kept))
-            last = history[-1]
+            mean = total / prepared.train.steps
+            if not np.isfinite(mean):
+                raise UserError(f"train: the loss is {mean}; lower train.learning_rate")
+            if not watched and epoch + 1 < plan.epochs:
+                continue
+            last = _score(averaged.eval(), recipe.output_head, prepared, mean, kept)
+            history.append(last)
             note = f"loss {last.loss:.3f}  val {build_of(recipe.output_head).figure} {last.val_figure:.3f}"
             advance(0, note)
             if not console.is_terminal:  # a log file sees no bar
-                console.print(f"epoch {len(history)} of {plan.epochs}: {note}")
+                console.print(f"epoch {epoch + 1} of {plan.epochs}: {note}")
     return averaged.eval(), history
 
 
@@ -370,8 +377,6 @@ def judged(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _score(model: FusedModel, head: Head, prepared: Prepared, loss: float, kept: KeptRows) -> EpochRecord:
-    if not np.isfinite(loss):
-        raise UserError(f"train: the loss is {loss}; lower train.learning_rate")
     accuracy, figure = build_of(head).trained_scores(head, *predict(model, prepared.val, kept=kept))
     return EpochRecord(round(loss, 5), round(accuracy, 5), round(figure, 5))
 

@@ -81,6 +81,18 @@ def test_training_on_starts_from_each_members_own_weights(double: Recipe, traine
     assert on.record.epochs[:3] == trained.record.epochs
 
 
+def test_unwatched_training_gives_the_same_weights(double: Recipe, prepared: Prepared) -> None:
+    plan = msgspec.structs.replace(double.train, epochs=2)
+    twice = msgspec.structs.replace(double, train=plan)
+    watched, not_watched = (
+        train(twice, DIGEST, prepared, QUIET, fitted=Fitted(), watched=flag) for flag in (True, False)
+    )
+    for name, value in watched.model.state_dict().items():
+        assert torch.equal(value, not_watched.model.state_dict()[name])
+    assert len(watched.record.epochs) == 5
+    assert not_watched.record.epochs == watched.record.epochs[1::2] + watched.record.epochs[-1:]
+
+
 def test_what_others_trained_has_no_members(recipe: Recipe) -> None:
     raw = msgspec.to_builtins(_with(recipe))
     assert check(msgspec.convert(raw, Recipe)) is None
