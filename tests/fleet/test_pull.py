@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import ssl
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address
@@ -20,7 +22,10 @@ from edge_runtime.bundle import open_bundle
 from edge_runtime.cli import pull as command
 from edge_runtime.errors import ConfigError
 from edge_runtime.fleet.fetcher import check_url
+from edge_runtime.slots import Slots
 from tests.fleet.conftest import Fleet, Server
+
+SOMEBODY = 65534
 
 
 def test_only_what_is_newer_and_for_this_device(fleet: Fleet) -> None:
@@ -191,3 +196,32 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
     certificate.write_bytes(made.public_bytes(Encoding.PEM))
     secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return certificate, secret
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take another user's place")
+def test_root_fetches_as_the_user_whom_the_slots_belong_to(fleet: Fleet) -> None:
+    """What that user puts there can have root write nowhere else."""
+    fleet.publish("2.0.0")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        # The server is of this process, so that it is somebody else too meanwhile, and must be able to read.
+        fleet.server.folder = Path(shutil.copytree(fleet.publisher.folder, folder / "repo"))
+        shutil.copytree(fleet.slots.folder, folder / "slots")
+        (folder / "roots").mkdir()
+        (folder / "roots" / "2.root.json").write_bytes(b"x")
+        fleet.slots = Slots(folder / "slots")
+        kept = folder / "slots" / ".fleet"
+        shutil.rmtree(kept / "metadata" / "root_history")
+        (kept / "metadata" / "root_history").symlink_to(folder / "roots")
+        for path in (folder / "slots", *(folder / "slots").rglob("*")):
+            os.chown(path, SOMEBODY, SOMEBODY, follow_symlinks=False)
+        fleet.refuses("cannot be used (Permission denied)")
+        assert [path.name for path in (folder / "roots").iterdir()] == ["2.root.json"]
+        (kept / "metadata" / "root_history").unlink()
+        code, _, wrong = fleet.pull()
+        assert code == 0, wrong
+        assert fleet.told() == [("2.0.0", "pending"), ("1.0.0", "good")]
+        owners = {path.stat().st_uid for path in (folder / "slots").rglob("*")}
+        assert owners == {SOMEBODY}
+    assert (os.geteuid(), os.getegid()) == (0, 0)
