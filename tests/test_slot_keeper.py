@@ -186,7 +186,7 @@ def test_one_that_has_nothing_to_decide_on_has_not_proven_itself(home: Home, bun
 
 def test_a_first_one_whose_camera_comes_late_is_good_once_it_has_proven_itself(bundles: Path, tmp_path: Path) -> None:
     slots = Slots(tmp_path / "slots")
-    slot = slots.install(bundles / "1", allow_unsigned=True, trial=TRIAL)
+    slot = slots.install(bundles / "1", allow_unsigned=True, trial=lambda bundle: TRIAL)
     slots.failed(slot, "it decided nothing by the model in 0.6 s: camera missing")
     home = Home(slots, msgspec.structs.replace(tiny_config(tmp_path), bundle=f"slot:{slots.folder}"))
     assert home.told() == [("1.0.0", "bad")]
