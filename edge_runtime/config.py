@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct, UnsetType
 
-from edge_runtime import endpoints, plugins
+from edge_runtime import broker, endpoints, plugins
 from edge_runtime.errors import ConfigError
 from edge_runtime.plain_file import read_plain
 from edge_runtime.specs import NS_PER_MS, Name, Positive
@@ -27,7 +27,8 @@ log = logging.getLogger("edge_runtime")
 
 MAX_CONFIG_BYTES = 1 << 20
 INSECURE_PHRASE = "I know that anybody on this network can read decisions and send inputs"
-
+PATHS = ("path", "score", "keys", "ca", "certificate", "key", "password_file")
+"""Settings of rows that name files; relative ones start at the configuration."""
 
 Mode = Annotated[str, Meta(pattern="^0?[0-7]{3}$")]
 """Who may use a Unix socket, as for chmod: `0660` its user and group, `0666` everybody."""
@@ -184,6 +185,35 @@ class DetectionsSource(Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     """A client's file made by `edge-runtime keys generate`, where the publisher asks for one."""
 
 
+class MqttTopic(Struct, frozen=True, forbid_unknown_fields=True):
+    """What becomes of the messages of a topic."""
+
+    topic: str
+    """With wildcards where they make sense: for text, and for readings one `+` that is the channel's name."""
+    stream: str
+    """Of sensors or text."""
+    channel: str = ""
+    """The channel of a payload that is one reading; `+`: what the wildcard in the topic stands for."""
+    field: str = ""
+    """Where that reading is in a JSON payload, such as `air.co2` or `rooms[0].temperature`; unless given, the payload
+    is the reading."""
+    channels: dict[str, str] = {}
+    """Channel to the place of its reading in a JSON payload."""
+    text: str = ""
+    """Place of the sentence in a JSON payload; unless given, the payload is the sentence."""
+    words: dict[str, float] = {}
+    """What words mean as readings, such as `{ ON = 1, OFF = 0 }`."""
+
+
+class MqttSource(broker.Broker, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="mqtt"):
+    """Readings and sentences from topics of an MQTT broker."""
+
+    topic: Annotated[tuple[MqttTopic, ...], Meta(min_length=1)]
+    rate_limit: Annotated[float, Meta(ge=0)] = 8.0
+    """A stream may be sent this many times what the bundle expects of it, and 20 messages a second in any case; more is
+    refused as `over_rate`. 0 = no limit."""
+
+
 SourceConfig = (
     ZmqSource
     | CameraSource
@@ -196,6 +226,7 @@ SourceConfig = (
     | WorldSource
     | RecordingSource
     | DetectionsSource
+    | MqttSource
 )
 
 
@@ -243,7 +274,27 @@ class MetricsSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     bind: str = "tcp://127.0.0.1:9464"
 
 
-SinkConfig = ZmqSink | UnixSink | RecordingSink | MetricsSink
+class MqttSink(broker.Broker, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="mqtt"):
+    """Decisions and status to an MQTT broker, announced to Home Assistant."""
+
+    topic: str = "edge-runtime"
+    """Before `/<name>/decision`, `/<name>/status` and `/<name>/availability`."""
+    discovery: str = "homeassistant"
+    """Where Home Assistant looks for new devices; empty: nothing is announced."""
+    max_rate_hz: Annotated[float, Meta(ge=0.1, le=100)] = 1.0
+    """Decisions that say the same go out at most this often, the newest of them; one that says something else goes at
+    once, up to 10 a second."""
+    spool: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    """Decisions kept while the broker is away, the newest ones. They are sent in order once it is back, for whoever
+    looks at their `wall_time`; who does not acts on them late."""
+    expire_after_s: Annotated[int, Meta(ge=30)] = 60
+    """What is older is shown no more, nor sent."""
+    count: tuple[str, ...] = ()
+    """Classes of a detection head that are counted, in the whole picture and in each zone; unless given, all of them.
+    """
+
+
+SinkConfig = ZmqSink | UnixSink | RecordingSink | MetricsSink | MqttSink
 
 
 class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -403,6 +454,16 @@ def _check_row(item: Any, insecure_public_bind: str, where: str) -> None:
             raise ConfigError(f"{where}: metrics need prometheus-client; pip install 'edge-runtime[metrics]'")
         if not item.bind.startswith("tcp://"):
             raise ConfigError(f"{where}: metrics: bind is {item.bind!r}; expected tcp://ADDRESS:PORT")
+    if isinstance(item, broker.Broker):
+        kind = item.__struct_config__.tag
+        broker.check(item, insecure_public_bind == INSECURE_PHRASE, INSECURE_PHRASE, f"{where}: {kind}")
+    if isinstance(item, MqttSink):
+        for key in ("topic", "discovery"):
+            if (topic := getattr(item, key)) or key == "topic":
+                problem = broker.topic_problem(topic, wildcards=False)
+                problem = problem or ("begins with $, which is the broker's own" if topic.startswith("$") else None)
+                if problem is not None:
+                    raise ConfigError(f"{where}: mqtt: {key} {topic!r} {problem}")
     if isinstance(item, DetectionsSource) and item.decisions:
         endpoints.parse(item.decisions)
     if isinstance(item, ZmqSource | ZmqSink) and item.keys:
@@ -453,9 +514,7 @@ def _absolute(config: Config, base: Path) -> Config:
     def resolve(item: Any) -> Any:
         if item is None:
             return None
-        changes = {
-            field: str(base / getattr(item, field)) for field in ("path", "score", "keys") if getattr(item, field, None)
-        }
+        changes = {field: str(base / getattr(item, field)) for field in PATHS if getattr(item, field, None)}
         return msgspec.structs.replace(item, **changes) if changes else item
 
     engine = config.engine

@@ -6,11 +6,9 @@ is one file of its own, `NAME.key.toml` (secret). Keys are written as ZeroMQ wri
 
 from __future__ import annotations
 
-import grp
 import logging
 import os
 import re
-import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,7 @@ from msgspec import Struct
 
 from edge_runtime.errors import ConfigError
 from edge_runtime.plain_file import read_plain
-from edge_runtime.trusted_path import others_may_write, why_replaceable
+from edge_runtime.trusted_path import others_may_read, others_may_write, why_replaceable
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,8 +33,6 @@ MAX_FILE_BYTES = 4096
 MAX_CLIENTS = 1000
 LOOK_S = 1.0
 """How soon a changed folder is noticed."""
-SERVICES = "edge-runtime"
-"""The group that may read secrets of root's: nobody's but the systemd services'."""
 ANY = "*"
 """In `send`: every stream."""
 KEY_BYTES, Z85_CHARACTERS = 32, 40
@@ -190,7 +186,7 @@ def _read(path: Path, kind: type[_File], secret: bool = False) -> _File:
     where = f"keys {path}"
     try:
         status = path.stat()
-        if secret and _others_may_read(status):
+        if secret and others_may_read(status):
             raise ConfigError(f"{where}: others may read this secret; chmod 600 {path}")
         if others_may_write(status):
             raise ConfigError(f"{where}: others may change it; chown and chmod go-w {path}")
@@ -201,21 +197,6 @@ def _read(path: Path, kind: type[_File], secret: bool = False) -> _File:
         raise ConfigError(f"{where}: {error.strerror}; `edge-runtime keys generate` makes it") from None
     except (ValueError, RecursionError) as error:  # what is no TOML, no UTF-8, or not what is expected
         raise ConfigError(f"{where}: {error}") from None
-
-
-def _others_may_read(status: os.stat_result) -> bool:
-    """Whether anybody but root and this user may, or the services, as which no person logs in."""
-    if status.st_mode & stat.S_IRWXO or status.st_uid not in {0, os.geteuid()}:
-        return True
-    return bool(status.st_mode & stat.S_IRWXG) and not (status.st_uid == 0 and status.st_gid == _services())
-
-
-def _services() -> int:
-    """The group of the systemd services, -1 where there is none."""
-    try:
-        return grp.getgrnam(SERVICES).gr_gid
-    except KeyError:
-        return -1
 
 
 def _state(folder: Path) -> tuple[tuple[str, int, int, int], ...]:

@@ -14,6 +14,8 @@ import stat
 from functools import cache
 from pathlib import Path
 
+SERVICES = "edge-runtime"
+"""The group that may read secrets of root's: nobody's but the systemd services'."""
 _MAX_LINKS = 40
 """As Linux allows in one path (`man 7 path_resolution`)."""
 
@@ -26,6 +28,14 @@ def others_may_write(status: os.stat_result) -> bool:
     if status.st_uid not in {0, os.geteuid()} or status.st_mode & stat.S_IWOTH:
         return True
     return bool(status.st_mode & stat.S_IWGRP) and not _is_own_group(os.geteuid(), status.st_gid)
+
+
+def others_may_read(status: os.stat_result) -> bool:
+    """Whether anybody but root and this user may read what `status` describes, or the services, as which no person logs
+    in."""
+    if status.st_mode & stat.S_IRWXO or status.st_uid not in {0, os.geteuid()}:
+        return True
+    return bool(status.st_mode & stat.S_IRWXG) and not (status.st_uid == 0 and status.st_gid == _services())
 
 
 def why_replaceable(path: Path) -> str | None:
@@ -71,6 +81,14 @@ def _why_unsafe(folder: Path) -> str | None:
     if others_may_write(status) and not status.st_mode & stat.S_ISVTX:
         return f"others may write in {folder} above it; chmod go-w {folder}, or name another place"
     return None
+
+
+def _services() -> int:
+    """The group of the systemd services, -1 where there is none."""
+    try:
+        return grp.getgrnam(SERVICES).gr_gid
+    except KeyError:
+        return -1
 
 
 @cache

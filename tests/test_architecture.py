@@ -23,6 +23,7 @@ OPTIONAL = (
     "sklearn",
     "matplotlib",
     "onnxscript",
+    "paho",
     "build_engines",
     "calibration",
     "benchmarks",

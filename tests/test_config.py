@@ -15,6 +15,7 @@ from edge_runtime.config import (
     Config,
     EngineConfig,
     ImagesSource,
+    MqttSink,
     ProcessSource,
     PublishConfig,
     RealtimeConfig,
@@ -91,6 +92,17 @@ BAD = {
     "record limit": (GOOD + '[record]\npath = "x"\nmax_gb = 0\n', "max_gb"),
     "not toml": ("name = ", "is not TOML"),
     "open to the network": (GOOD + '[publish]\nbind = "tcp://0.0.0.0:5560"\n', "open to the network"),
+    "mqtt beyond this host": (
+        GOOD + '[[sink]]\nkind = "mqtt"\nhost = "broker.lan"\n',
+        "mqtt://broker.lan:1883 is beyond this host, and is reached without encryption; give tls = true with user and",
+    ),
+    "mqtt without a user": (
+        GOOD + '[[sink]]\nkind = "mqtt"\nhost = "broker.lan"\ntls = true\n',
+        "mqtts://broker.lan:8883 is beyond this host, and is reached without saying who comes; give user and password",
+    ),
+    "mqtt address": (GOOD + '[[sink]]\nkind = "mqtt"\nhost = "tcp://x"\n', "host is 'tcp://x'; expected a name"),
+    "mqtt topic": (GOOD + '[[sink]]\nkind = "mqtt"\ntopic = "a/#"\n', "topic 'a/#' holds a wildcard"),
+    "mqtt password": (GOOD + '[[sink]]\nkind = "mqtt"\npassword_file = "p"\n', "password_file is given without user"),
     "endpoint": (GOOD + '[publish]\nbind = "5560"\n', "expected tcp://ADDRESS:PORT"),
 }
 
@@ -113,6 +125,16 @@ def test_limits_hold_on_a_thread_that_ran_an_engine(tmp_path: Path, tiny_bundle:
             load_config(path)
     finally:
         pipeline.close()
+
+
+def test_a_broker_beyond_this_host_is_reached_encrypted_and_named_or_if_said_in_words(tmp_path: Path) -> None:
+    secure = 'tls = true\nuser = "hub"\npassword_file = "secret"\n'
+    row = '[[sink]]\nkind = "mqtt"\nhost = "broker.lan"\n'
+    sink = load_config(write(tmp_path, GOOD + row + secure)).sinks[-1]
+    assert isinstance(sink, MqttSink)
+    assert (sink.at.port, sink.password_file) == (8883, str(tmp_path / "secret")), "read when it connects, not before"
+    insecure = load_config(write(tmp_path, f'insecure_public_bind = "{INSECURE_PHRASE}"\n' + GOOD + row)).sinks[-1]
+    assert isinstance(insecure, MqttSink) and insecure.at.port == 1883
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -154,6 +176,10 @@ DEFAULTS: dict[str, tuple[str, dict[str, object]]] = {
     "process": ('command=["a"]', {"name": "", "restart": True, "environment": {}}),
     "world": ("", {"seed": 1, "duration_s": 75.0, "unplug": (), "unplug_at_s": 20.0, "score": None}),
     "recording": ('path="/v"', {"speed": 1.0, "loop": False}),
+    "mqtt": (
+        '[[source.topic]]\ntopic="t"\nstream="s"',
+        {"host": "127.0.0.1", "port": None, "tls": False, "ca": "", "user": "", "password_file": "", "rate_limit": 8.0},
+    ),
     "detections": ('stream="c"', {"decisions": "", "name": "", "head": "", "zones": {}}),
 }
 
@@ -167,6 +193,14 @@ def test_a_source_s_settings_are_as_documented_where_nobody_sets_them(tmp_path: 
 
 def test_every_kind_of_source_has_its_defaults_checked() -> None:
     assert set(DEFAULTS) == {kind.__struct_config__.tag for kind in get_args(SourceConfig)}
+
+
+def test_what_a_broker_is_told_unless_said_is_as_documented() -> None:
+    row = MqttSink()
+    assert (row.topic, row.discovery, row.max_rate_hz, row.spool) == ("edge-runtime", "homeassistant", 1.0, 1)
+    assert (row.expire_after_s, row.count, row.at.port) == (60, (), 1883)
+    assert MqttSink(tls=True).at.port == MqttSink(ca="x").at.port == 8883
+    assert MqttSink(tls=True, port=1).at.port == 1
 
 
 def test_the_file_s_own_settings_are_as_documented_where_nobody_sets_them(tmp_path: Path) -> None:

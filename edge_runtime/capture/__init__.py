@@ -46,6 +46,12 @@ def _detections(item: config.DetectionsSource, at: _Setting) -> Source:
     return DetectionsSource(at.intake, item, spec, at.decisions)
 
 
+def _mqtt(item: config.MqttSource, at: _Setting) -> Source:
+    from edge_runtime.capture.mqtt_source import MqttSource
+
+    return MqttSource(at.intake, item, at.streams)
+
+
 _Maker = tuple[tuple[type, ...], Callable[[Any, _Setting], Source]]
 _ANY = tuple(row.spec for row in KINDS)
 
@@ -69,6 +75,7 @@ SOURCES: dict[type, _Maker] = {
     config.ImagesSource: ((CameraStream,), lambda item, at: ImagesSource(at.intake, item)),
     config.WavSource: ((AudioStream,), lambda item, at: WavSource(at.intake, item)),
     config.DetectionsSource: ((SensorStream,), _detections),
+    config.MqttSource: ((SensorStream, TextStream), _mqtt),
     config.StdinSource: ((TextStream,), lambda item, at: StdinSource(at.intake, item.stream)),
     config.FileSource: (
         tuple(ROW_READERS),

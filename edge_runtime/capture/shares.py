@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+MIN_RATE_HZ = 20.0
+"""Every stream may be sent this often, however rarely it is expected to."""
+OVER_RATE = "over_rate"
+"""Why a message was refused that its stream's share had no room for."""
 SETTLED_NS = 1_000_000_000
 """A sender that has been silent for so long has its whole part back, and no part of the others'."""
 

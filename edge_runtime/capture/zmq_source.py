@@ -16,7 +16,7 @@ from edge_runtime.admit import MAX_JPEG_BYTES, Refusal
 from edge_runtime.capture.door import Door, Heard, Visitor
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.sender import Arrived, Limits
-from edge_runtime.capture.shares import Shares
+from edge_runtime.capture.shares import MIN_RATE_HZ, OVER_RATE, Shares
 from edge_runtime.capture.slow_lane import SlowLane
 from edge_runtime.capture.source import Source
 from edge_runtime.clock import wall_ns
@@ -26,8 +26,6 @@ from edge_runtime.wire import MAX_INPUT_BYTES, InputMessage, decode_input
 log = logging.getLogger("edge_runtime.capture")
 
 LIMITS = Limits((MAX_INPUT_BYTES, MAX_JPEG_BYTES), MAX_JPEG_BYTES)
-MIN_RATE_HZ = 20.0
-"""Every stream may send this often, however rarely it is expected to."""
 LEAST_PART = 1.25
 """Of what the bundle expects of a stream: so often each sender of it is heard, however many there are."""
 
@@ -37,7 +35,6 @@ LIGHT_NS = 8_000_000
 LIGHT_MS = 500.0
 """Milliseconds of decoding a second on the door's own thread, for all senders together; what a sender has beyond its
 part of that goes to the slow lane too."""
-OVER_RATE = "over_rate"
 
 
 class _Frame(NamedTuple):

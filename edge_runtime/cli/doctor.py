@@ -18,7 +18,7 @@ from edge_runtime.cli.host import Finding, Host
 from edge_runtime.cli.jetson import is_jetson, jetpack_cuda, jetson_findings
 
 if TYPE_CHECKING:
-    from edge_runtime.config import EngineConfig
+    from edge_runtime.config import Config, EngineConfig
     from edge_runtime.cuda import CudaChoice
     from edge_runtime.streams import CameraStream
 
@@ -337,12 +337,33 @@ def _config(config_file: Path) -> Iterator[Finding]:
     if running:
         detail += "; its sources were not tried: they are the running service's"
     yield Finding("config", "ok", detail)
+    yield from _brokers(config)
     fed = {item.stream for item in config.source if hasattr(item, "stream")}
     if any(not hasattr(item, "stream") for item in config.source):
         return  # a socket may feed any stream
     for name, spec in bundle.manifest.streams.items():
         if spec.required and name not in fed:
             yield Finding("config", "bad", f"required stream {name!r} has no source", "add a [[source]] for it")
+
+
+def _brokers(config: Config) -> Iterator[Finding]:
+    """Whether MQTT brokers let us in, each asked once."""
+    from edge_runtime.broker import Broker, probe
+    from edge_runtime.errors import UserError
+
+    tried = set()
+    for row in (*config.sinks, *config.sources):
+        if not isinstance(row, Broker):
+            continue
+        connection = Broker(**{name: getattr(row, name) for name in Broker.__struct_fields__})
+        if connection in tried:
+            continue
+        tried.add(connection)
+        try:
+            reason = probe(connection)
+        except UserError as error:
+            reason = str(error)
+        yield Finding("mqtt", "ok" if reason is None else "bad", reason or f"{connection} lets us in")
 
 
 def _running(endpoint: str, name: str) -> Finding:

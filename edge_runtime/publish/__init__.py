@@ -37,11 +37,18 @@ def _metrics(item: config.MetricsSink, clock: Clock) -> Sink:
     return MetricsSink(item.bind)
 
 
+def _mqtt(item: config.MqttSink, clock: Clock) -> Sink:
+    from edge_runtime.publish.mqtt_publisher import MqttPublisher
+
+    return MqttPublisher(item)
+
+
 SINKS: dict[type, tuple[Callable[[Any, Clock], Sink], type[DirectOutlet] | type[QueuedOutlet]]] = {
     config.ZmqSink: (_publisher, DirectOutlet),
     config.UnixSink: (_packets, DirectOutlet),
     config.RecordingSink: (_recorder, DirectOutlet),
     config.MetricsSink: (_metrics, QueuedOutlet),
+    config.MqttSink: (_mqtt, QueuedOutlet),
 }
 """Kind of sink to how it is made, and who calls it: the loop, where it never blocks, or a thread."""
 

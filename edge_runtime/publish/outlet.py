@@ -14,7 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from edge_runtime.config import Config
 from edge_runtime.errors import EdgeError
@@ -83,9 +83,9 @@ class Outlet(ABC):
         dropped = self._dropped + (0 if sink is None else sink.missed)
         if sink is not None and sink.stopped is not None:
             return SinkHealth("stopped", self._published, dropped, self._failures, sink.stopped)
-        return SinkHealth(
-            "retrying" if sink is None else "open", self._published, dropped, self._failures, self._reason
-        )
+        trouble = self._reason if sink is None else sink.trouble
+        state: Literal["open", "retrying"] = "open" if sink is not None and trouble is None else "retrying"
+        return SinkHealth(state, self._published, dropped, self._failures, trouble)
 
     def recording(self) -> RecordingHealth | None:
         """How far its recording is, where it keeps one and is open."""
@@ -212,6 +212,7 @@ class QueuedOutlet(Outlet):
             except Exception as error:
                 broken, self.sink = self.sink, None
                 if broken is not None:
+                    self._lost += broken.missed
                     _close(broken)
                 self._failed(error)
                 self._busy_since = None

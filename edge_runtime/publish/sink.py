@@ -67,6 +67,11 @@ class Sink(ABC):
         return 0
 
     @property
+    def trouble(self) -> str | None:
+        """Why it can pass nothing on at present, if so; it sees to that itself. Any thread."""
+        return None
+
+    @property
     def stopped(self) -> str | None:
         """Why it takes nothing any more for good, if so."""
         return None
