@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from edge_runtime.errors import ConfigError
 from edge_runtime.plain_file import read_plain
-from edge_runtime.trusted_path import others_may_read, others_may_write, why_replaceable
+from edge_runtime.trusted_path import others_may_read, others_may_write, services, why_replaceable
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -313,8 +313,8 @@ def _write(path: Path, content: Struct, new: str = "") -> None:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(handle, "w") as file:
-                if os.geteuid() == 0 and path.parent.stat().st_gid == _services():
-                    os.fchown(handle, -1, _services())
+                if os.geteuid() == 0 and path.parent.stat().st_gid == services():
+                    os.fchown(handle, -1, services())
                     os.fchmod(handle, 0o640)
                 file.write("\n".join(lines) + "\n")
                 file.flush()

@@ -35,7 +35,7 @@ def others_may_read(status: os.stat_result) -> bool:
     in."""
     if status.st_mode & stat.S_IRWXO or status.st_uid not in {0, os.geteuid()}:
         return True
-    return bool(status.st_mode & stat.S_IRWXG) and not (status.st_uid == 0 and status.st_gid == _services())
+    return bool(status.st_mode & stat.S_IRWXG) and not (status.st_uid == 0 and status.st_gid == services())
 
 
 def why_replaceable(path: Path) -> str | None:
@@ -83,7 +83,7 @@ def _why_unsafe(folder: Path) -> str | None:
     return None
 
 
-def _services() -> int:
+def services() -> int:
     """The group of the systemd services, -1 where there is none."""
     try:
         return grp.getgrnam(SERVICES).gr_gid
