@@ -144,7 +144,7 @@ def test_training_learns_the_lists_first_and_repeats(tmp_path: Path, monkeypatch
     monkeypatch.setattr("build_engines.data.ner.english", small_lists)  # the real ones take seconds to cut
     data = tmp_path / "small.conll"
     data.write_text("\n\n".join(["Anna B-person\nwent O\nto O\nOslo B-location"] * 40))
-    recipe, digest = load_recipe(Path(build_engines.__file__).parent / "recipes" / "ner.toml")
+    recipe, digest = load_recipe(Path(build_engines.__file__).parent / "recipes" / "ner_words.toml")
     assert isinstance(recipe, Recipe)
     assert recipe.model.text is not None
     model = replace(recipe.model, text=replace(recipe.model.text, width=16))

@@ -170,7 +170,7 @@ def test_augmented_sentences_keep_their_entities_types_and_their_tags_fit() -> N
 
 @needs_data
 def test_training_sees_the_very_tensors_of_the_device() -> None:
-    recipe, _ = load_recipe(ROOT / "build_engines" / "recipes" / "ner.toml")
+    recipe, _ = load_recipe(ROOT / "build_engines" / "recipes" / "ner_words.toml")
     recipe = type(recipe)(
         **{name: getattr(recipe, name) for name in recipe.__struct_fields__} | {"labels": ("O", "B-x")}
     )
@@ -193,7 +193,7 @@ def test_training_sees_the_very_tensors_of_the_device() -> None:
 
 @needs_data
 def test_every_real_sentence_is_admitted_with_all_its_words() -> None:
-    recipe, _ = load_recipe(ROOT / "build_engines" / "recipes" / "ner.toml")
+    recipe, _ = load_recipe(ROOT / "build_engines" / "recipes" / "ner_words.toml")
     for split in ("train", "val"):
         for moment, aligned in replay(recipe.streams, read(DATA, split, recipe.streams)):
             newest = aligned.slices["text"].newest
