@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import re
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -13,6 +15,7 @@ from edge_runtime.bundles import PREFIX, bundle_path
 from edge_runtime.config import EngineConfig
 from edge_runtime.decision_fields import answer_fields
 from edge_runtime.errors import UserError
+from edge_runtime.machine_kind import MachineKind
 from edge_runtime.messages import Detection, Message, Verdict
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.recording.reader import Recording
@@ -20,6 +23,10 @@ from edge_runtime.recording.records import Session
 from edge_runtime.streams import StreamSpec, kind_of
 from edge_runtime.trusted_path import others_may_write, why_replaceable
 from edge_runtime.wire import DecisionMessage, InputState
+
+OTHER_MACHINE = 1e-3
+"""What another kind of machine may add to a probability, or to any number of a decision, relative to it beyond 1."""
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 class Answer(Struct, frozen=True):
@@ -41,10 +48,41 @@ class Answer(Struct, frozen=True):
     heads: dict[str, Verdict] | UnsetType = UNSET
     detections: tuple[Detection, ...] | UnsetType = UNSET
 
-    def differences(self, other: Answer) -> list[str]:
-        """The fields that are not equal."""
+    def differences(self, other: Answer, tolerance: float = 0.0) -> list[str]:
+        """The fields that are not equal. With a `tolerance`, what a model says may differ in its numbers: by so much,
+        or by that part of them where they are beyond 1; what it was asked, and its words, may not.
+        """
         names = self.__struct_fields__
-        return [name for name in names if getattr(self, name) != getattr(other, name)]
+        if not tolerance:
+            return [name for name in names if getattr(self, name) != getattr(other, name)]
+        return [name for name in names if not _alike(name, getattr(self, name), getattr(other, name), tolerance)]
+
+
+def _alike(name: str, one: Any, other: Any, tolerance: float) -> bool:
+    if name == "inputs":
+        return bool(one == other)
+    if name == "reason" and isinstance(one, str) and isinstance(other, str):
+        return _NUMBER.sub("#", one) == _NUMBER.sub("#", other)
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) <= tolerance * max(1.0, abs(one))
+    if isinstance(one, Struct) and type(one) is type(other):
+        fields = one.__struct_fields__
+        return all(_alike(field, getattr(one, field), getattr(other, field), tolerance) for field in fields)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike("", one[key], other[key], tolerance) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(
+            _alike("", mine, its, tolerance) for mine, its in zip(one, other, strict=True)
+        )
+    return bool(one == other)
+
+
+def tolerance_of(session: Session, here: MachineKind) -> float:
+    """How far what a recorded bundle says here may be from what it said there: not at all on the same kind of machine,
+    nor where the recording does not tell; else OTHER_MACHINE.
+    """
+    other = not isinstance(session.machine, UnsetType) and session.machine.differences(here)
+    return OTHER_MACHINE if other else 0.0
 
 
 def taken_ns(decision: DecisionMessage) -> int:

@@ -21,11 +21,12 @@ from mcap.writer import Writer
 
 from edge_runtime import bundles
 from edge_runtime.bundle import Bundle, open_bundle
-from edge_runtime.cli import EXIT_GATE, EXIT_USER
+from edge_runtime.cli import EXIT_GATE, EXIT_USER, commands, run_command
 from edge_runtime.clock import RealClock
 from edge_runtime.config import Config, EngineConfig, RecordConfig, RecordingSource, ZmqSource
 from edge_runtime.errors import UserError
-from edge_runtime.messages import Frame
+from edge_runtime.machine_kind import MachineKind, machine_kind
+from edge_runtime.messages import Detection, Frame
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.publish.sink import published
 from edge_runtime.recording.reader import Recording
@@ -110,7 +111,12 @@ def held(path: Path, bundle: Bundle, **session: object) -> Path:
     recorder.serve()
     recorder.close()
     assert recorder.stopped is None
-    with path.open("rb") as file, path.with_suffix(".again").open("wb") as copy:
+    return remade(path, path.with_suffix(".again"), session)
+
+
+def remade(path: Path, out: Path, session: Mapping[str, object]) -> Path:
+    """A recording with other fields in its sessions, or without those that are None."""
+    with path.open("rb") as file, out.open("wb") as copy:
         writer, channels = Writer(copy), dict[int, int]()
         writer.start()
         for schema, channel, message in make_reader(file).iter_messages(log_time_order=False):
@@ -120,11 +126,11 @@ def held(path: Path, bundle: Bundle, **session: object) -> Path:
                 channels[channel.id] = writer.register_channel(channel.topic, "json", number)
             data = message.data
             if channel.topic == SESSION:
-                fields = json.loads(data) | session
+                fields = json.loads(data) | msgspec.to_builtins(session)
                 data = json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
             writer.add_message(channels[channel.id], message.log_time, data, message.publish_time)
         writer.finish()
-    return path.with_suffix(".again")
+    return out
 
 
 @pytest.mark.parametrize(
@@ -280,6 +286,68 @@ def test_a_changed_recording_fails_the_check(recorded: Recorded, tiny_bundle: Bu
     label = next(iter(new.probabilities))
     nudged = new.probabilities | {label: new.probabilities[label] * (1 + 2**-52)}
     assert old.differences(msgspec.structs.replace(new, probabilities=nudged)) == ["probabilities"]
+
+
+HERE = machine_kind()
+ELSEWHERE = msgspec.structs.replace(HERE, architecture="riscv64")
+
+
+@pytest.mark.parametrize(
+    ("machine", "factor", "code", "says"),
+    [
+        (HERE, 1 + 1e-7, EXIT_GATE, "decision 0: "),
+        (ELSEWHERE, 1 + 1e-7, 0, f"riscv64 there, {HERE.architecture} here"),
+        (ELSEWHERE, 1 + 1e-2, EXIT_GATE, "decision 0: "),
+        (ELSEWHERE, -1.0, EXIT_GATE, "labels that changed"),
+        (None, 1 + 1e-7, EXIT_GATE, "does not say on what kind of machine"),
+        (None, 1.0, 0, " identical, 0 changed"),
+    ],
+)
+def test_what_another_kind_of_machine_may_change(
+    recorded: Recorded,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    machine: MachineKind | None,
+    factor: float,
+    code: int,
+    says: str,
+) -> None:
+    """A bundle whose numbers are that much larger stands for the other machine's arithmetic."""
+    path = remade(recorded[0], tmp_path / "made.mcap", {"machine": machine})
+    other = tiny.write_bundle(tmp_path / "other", scale=factor)
+    done = run_command(commands, ["replay", str(path), "--bundle", str(other), "--allow-unsigned", "--check"])
+    told = capsys.readouterr().err
+    assert done == code, told
+    assert says in told
+
+
+def test_a_tolerance_is_for_what_a_model_says_and_for_nothing_else(recorded: Recorded, tiny_bundle: Bundle) -> None:  # noqa: F811
+    answer = next(new for _, new in replayed(recorded[0], tiny_bundle) if new.source == "model")
+    seen = (Detection("car", 0.5, (0.1, 0.2, 0.3, 0.4), track=7),)
+    answer = msgspec.structs.replace(answer, reason="abstained: stop 0.49 < 0.50", values={"t": 200.0}, detections=seen)
+    state = next(iter(answer.inputs))
+    moved = {
+        "seq": answer.seq + 1,
+        "taken_ns": answer.taken_ns + 1,
+        "label": "other",
+        "confidence": answer.confidence + 0.002,
+        "values": {"t": 200.3},
+        "reason": "abstained: dark 0.49 < 0.50",
+        "inputs": answer.inputs | {state: msgspec.structs.replace(answer.inputs[state], age_ms=1e-9)},
+        "detections": (msgspec.structs.replace(seen[0], track=8),),
+        "probabilities": {},
+    }
+    for name, value in moved.items():
+        assert answer.differences(msgspec.structs.replace(answer, **{name: value}), 1e-3) == [name]
+    near = msgspec.structs.replace(
+        answer,
+        confidence=answer.confidence + 0.0009,
+        reason="abstained: stop 0.48 < 0.50",
+        values={"t": 200.1},
+        detections=(msgspec.structs.replace(seen[0], score=0.5009, box=(0.1, 0.2, 0.3, 0.4001)),),
+    )
+    assert answer.differences(near, 1e-3) == []
+    assert set(answer.differences(near)) == {"confidence", "reason", "values", "detections"}
 
 
 CONFIG = """

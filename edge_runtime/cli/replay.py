@@ -28,6 +28,8 @@ ROWS = 12
 class Comparison:
     """What was decided live against what was decided now."""
 
+    tolerance: float = 0.0
+    """See `Answer.differences`."""
     decisions: int = 0
     changed: int = 0
     """Decisions of which anything differs."""
@@ -39,7 +41,7 @@ class Comparison:
     def add(self, recorded: Answer, replayed: Answer) -> None:
         self.decisions += 1
         self.labels[recorded.label, replayed.label] += 1
-        if different := recorded.differences(replayed):
+        if different := recorded.differences(replayed, self.tolerance):
             self.changed += 1
             if not self.first:
                 name = different[0]
@@ -52,7 +54,7 @@ class Comparison:
 @click.option("--bundle", "bundle_name", help="Decide with this bundle.  [default: the one that was recorded]")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the decisions here, one per line.")
 @click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="Pace.  [default: as fast as it goes]")
-@click.option("--check", is_flag=True, help="Exit with code 3 unless every decision is the recorded one, bit for bit.")
+@click.option("--check", is_flag=True, help="Exit with code 3 unless every decision is the recorded one.")
 @click.option("--backend", type=click.Choice(BACKENDS), default="recorded", show_default=True, help="Engines to use.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Where built engines are kept.  [default: this user's]")
 @click.option("--key", "keys", multiple=True, type=click.Path(path_type=Path), help="Trusted public key; repeatable.")
@@ -71,8 +73,9 @@ def replay(
     """Decide FILE.mcap again: the same messages in the same order, through the device's own code.
 
     With the bundle and the engines of the recording the decisions are the same, bit for bit; with others, the table
-    says what changed. After a reload to another bundle, that one decides. Decisions made while an engine failed are as
-    they were recorded and may differ.
+    says what changed. On another kind of machine than the recorded one (other instructions, libraries or GPU) labels
+    and words must be the same, and numbers within 0.001. After a reload to another bundle, that one decides. Decisions
+    made while an engine failed are as they were recorded and may differ.
     """
     import msgspec
     from rich.console import Console
@@ -80,9 +83,10 @@ def replay(
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path
     from edge_runtime.errors import GateRefused, UserError
+    from edge_runtime.machine_kind import machine_kind
     from edge_runtime.pipeline import Pipeline
     from edge_runtime.recording.reader import Recording
-    from edge_runtime.replay import recorded_bundle, recorded_engine
+    from edge_runtime.replay import recorded_bundle, recorded_engine, tolerance_of
     from edge_runtime.signing_keys import trusted
 
     recording = Recording(file)
@@ -112,22 +116,42 @@ def replay(
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); check the path") from None
     try:
-        comparison = _replay(recording, open_pipeline, lines, speed, console)
+        comparison = Comparison(tolerance_of(recording.session, machine_kind()))
+        _replay(recording, open_pipeline, lines, speed, console, comparison)
     finally:
         if lines is not None:
             lines.close()
-    if recording.cut:
-        console.print(f"[yellow]the end of {file} is missing[/]; replayed up to where it was cut off", soft_wrap=True)
-    if recording.session.jpeg_quality is not msgspec.UNSET:
-        quality = recording.session.jpeg_quality
-        console.print(f"[yellow]recorded with jpeg_quality = {quality}[/]: decisions may differ")
+    _caveats(console, recording, comparison.tolerance)
     same = all(bundle.digest == session.bundle.digest for session, bundle in parts)
     _show(console, comparison, parts, same)
     if check and comparison.changed:
         other = "" if same else "; the bundle is another than the recorded one"
+        if isinstance(recording.session.machine, msgspec.UnsetType):
+            other += "; the recording does not say on what kind of machine it was made"
         raise GateRefused(f"{comparison.changed} of {comparison.decisions} decisions differ; {comparison.first}{other}")
     if check and not comparison.decisions:
         raise GateRefused(f"{file} holds no decision")
+
+
+def _caveats(console: Any, recording: Recording, tolerance: float) -> None:
+    """Why what was recorded may be less, or other, than what is decided now."""
+    import msgspec
+
+    from edge_runtime.machine_kind import machine_kind
+
+    session = recording.session
+    if recording.cut:
+        console.print(
+            f"[yellow]the end of {recording.path} is missing[/]; replayed up to where it was cut off", soft_wrap=True
+        )
+    if session.jpeg_quality is not msgspec.UNSET:
+        console.print(f"[yellow]recorded with jpeg_quality = {session.jpeg_quality}[/]: decisions may differ")
+    if not isinstance(session.machine, msgspec.UnsetType) and (there := session.machine.differences(machine_kind())):
+        console.print(
+            f"recorded on another kind of machine ({'; '.join(there)}): numbers within {tolerance:g} count as the same",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 def _replay(
@@ -136,12 +160,12 @@ def _replay(
     lines: IO[bytes] | None,
     speed: float | None,
     console: Any,
-) -> Comparison:
+    comparison: Comparison,
+) -> None:
     from rich.progress import Progress
 
     from edge_runtime.replay import answer_line, recorded_answer, replay
 
-    comparison = Comparison()
     start: tuple[int, float] | None = None
     with Progress(console=console, transient=True) as progress, closing(replay(recording, open_pipeline)) as pairs:
         task = progress.add_task("replaying", total=recording.size)
@@ -154,7 +178,6 @@ def _replay(
             if lines is not None:
                 lines.write(answer_line(replayed))
             progress.update(task, completed=recording.position)
-    return comparison
 
 
 def _show(console: Any, comparison: Comparison, parts: list[tuple[Session, Bundle]], same: bool) -> None:
@@ -165,7 +188,8 @@ def _show(console: Any, comparison: Comparison, parts: list[tuple[Session, Bundl
     relation = "the recorded bundle" if same else f"recorded with {recorded}, another bundle"
     console.print(
         f"{comparison.decisions} decisions replayed with {used} ({relation}): "
-        f"{comparison.decisions - comparison.changed} identical, {comparison.changed} changed",
+        f"{comparison.decisions - comparison.changed} {'the same' if comparison.tolerance else 'identical'}, "
+        f"{comparison.changed} changed",
         soft_wrap=True,
         highlight=False,
     )

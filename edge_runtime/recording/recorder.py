@@ -21,6 +21,7 @@ from edge_runtime.config import Config
 from edge_runtime.errors import ConfigError
 from edge_runtime.kinds.camera import CompressedImage
 from edge_runtime.kinds.record import wall_time
+from edge_runtime.machine_kind import machine_kind
 from edge_runtime.messages import Message
 from edge_runtime.pictures import read_header
 from edge_runtime.publish.sink import Published, Sink
@@ -97,6 +98,7 @@ class Recorder(Sink):
         self._jpeg_quality = jpeg_quality
         self.path = path
         self._clock = clock
+        self._machine = machine_kind()  # it takes its time, which the loop does not have
         self._max_bytes = None if max_gb is None else int(max_gb * 1e9)
         # Wall time is read once: log times keep the monotonic clock's order whatever happens to the wall clock.
         self._start_ns, self._start_wall_ns = clock.now_ns(), clock.wall_ns()
@@ -123,7 +125,7 @@ class Recorder(Sink):
         start = Session(
             FORMAT, config.name, version("edge-runtime"), bundle, config.bundle, config.engine,
             self._start_ns, self._start_wall_ns, msgspec.UNSET if self._jpeg_quality is None else self._jpeg_quality,
-            RULES, config.zones,
+            RULES, config.zones, self._machine,
         )  # fmt: skip
         self._add(self._clock.now_ns(), SESSION, _Begin(start, dict(streams)))
 

@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from edge_runtime.config import EngineConfig
 from edge_runtime.kinds.record import schema_of, wall_time
+from edge_runtime.machine_kind import MachineKind
 from edge_runtime.messages import Message
 from edge_runtime.recording.annotations import ImageAnnotations
 from edge_runtime.streams import StreamSpec, kind_of, kind_of_message
@@ -42,6 +43,8 @@ class Session(Struct, frozen=True):
     """By which rules it decided: see `align.RULES`."""
     zones: dict[str, Zone] = {}
     """Of the cameras' pictures, as the configuration draws them."""
+    machine: MachineKind | UnsetType = UNSET
+    """Where it ran; recordings of before do not tell."""
 
 
 NAMES: dict[type, str] = {
