@@ -214,6 +214,45 @@ class MqttSource(broker.Broker, frozen=True, kw_only=True, forbid_unknown_fields
     refused as `over_rate`. 0 = no limit."""
 
 
+class CanSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="can"):
+    """Signals of a CAN bus, by a DBC file. It listens only."""
+
+    stream: str
+    path: str
+    """DBC file."""
+    signals: dict[str, str]
+    """Channel to `MESSAGE.SIGNAL`; the value is the physical one, of the DBC's unit."""
+    bus: str = "can0"
+    """As python-can's `channel`."""
+    interface: str = "socketcan"
+    """One of python-can's."""
+
+
+class GpsdSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="gpsd"):
+    """Position, speed and their errors as gpsd reports them."""
+
+    stream: str
+    channels: dict[str, str]
+    """Channel to a field of TPV reports, such as `lat`, `speed` (m/s), `track` (degrees) or `eph` (m)."""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 2947
+    device: str = ""
+    """Its receiver; unless given, any."""
+    fix: Literal[2, 3] = 2
+    """Dimensions that a report's fix has at least."""
+
+
+class SysfsSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sysfs"):
+    """Sensors that Linux shows as files, read at a fixed rate."""
+
+    stream: str
+    files: dict[str, str]
+    """Channel to `iio:NAME/FILE`, `hwmon:NAME/FILE` or `thermal:NAME`."""
+    rate_hz: Positive = 1.0
+    scale: dict[str, float] = {}
+    """Channel to what its reading is multiplied by: drivers tell thousandths of degrees."""
+
+
 SourceConfig = (
     ZmqSource
     | CameraSource
@@ -227,6 +266,9 @@ SourceConfig = (
     | RecordingSource
     | DetectionsSource
     | MqttSource
+    | CanSource
+    | GpsdSource
+    | SysfsSource
 )
 
 
@@ -454,6 +496,21 @@ def _check_row(item: Any, insecure_public_bind: str, where: str) -> None:
             raise ConfigError(f"{where}: metrics need prometheus-client; pip install 'edge-runtime[metrics]'")
         if not item.bind.startswith("tcp://"):
             raise ConfigError(f"{where}: metrics: bind is {item.bind!r}; expected tcp://ADDRESS:PORT")
+    _check_other_end(item, insecure_public_bind, where)
+    if isinstance(item, CanSource) and (find_spec("can") is None or find_spec("cantools") is None):
+        raise ConfigError(f"{where}: CAN needs python-can and cantools; pip install 'edge-runtime[can]'")
+    if isinstance(item, DetectionsSource) and item.decisions:
+        endpoints.parse(item.decisions)
+    if isinstance(item, ZmqSource | ZmqSink) and item.keys:
+        if find_spec("nacl") is None:
+            raise ConfigError(f"{where}: keys need PyNaCl; pip install 'edge-runtime[curve]'")
+        endpoints.parse(item.bind)
+    elif (endpoint := getattr(item, "bind", None)) is not None:
+        check_endpoint(endpoint, insecure_public_bind)
+
+
+def _check_other_end(item: Any, insecure_public_bind: str, where: str) -> None:
+    """Of rows that connect to somebody else. Raises ConfigError."""
     if isinstance(item, broker.Broker):
         kind = item.__struct_config__.tag
         broker.check(item, insecure_public_bind == INSECURE_PHRASE, INSECURE_PHRASE, f"{where}: {kind}")
@@ -464,14 +521,13 @@ def _check_row(item: Any, insecure_public_bind: str, where: str) -> None:
                 problem = problem or ("begins with $, which is the broker's own" if topic.startswith("$") else None)
                 if problem is not None:
                     raise ConfigError(f"{where}: mqtt: {key} {topic!r} {problem}")
-    if isinstance(item, DetectionsSource) and item.decisions:
-        endpoints.parse(item.decisions)
-    if isinstance(item, ZmqSource | ZmqSink) and item.keys:
-        if find_spec("nacl") is None:
-            raise ConfigError(f"{where}: keys need PyNaCl; pip install 'edge-runtime[curve]'")
-        endpoints.parse(item.bind)
-    elif (endpoint := getattr(item, "bind", None)) is not None:
-        check_endpoint(endpoint, insecure_public_bind)
+    if isinstance(item, GpsdSource):
+        local = endpoints.is_local(endpoints.Tcp(item.host, item.port))
+        if not local and insecure_public_bind != INSECURE_PHRASE:
+            raise ConfigError(
+                f"{where}: gpsd at {item.host} is beyond this host, and neither encrypts nor shows who it is; have its "
+                f'port forwarded (ssh -L), or set insecure_public_bind = "{INSECURE_PHRASE}"'
+            )
 
 
 def _rows(data: dict[str, Any], key: str, kinds: Any, group: str, where: str) -> tuple[Any, ...]:

@@ -24,6 +24,8 @@ OPTIONAL = (
     "matplotlib",
     "onnxscript",
     "paho",
+    "can",
+    "cantools",
     "build_engines",
     "calibration",
     "benchmarks",

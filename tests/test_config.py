@@ -180,6 +180,12 @@ DEFAULTS: dict[str, tuple[str, dict[str, object]]] = {
         '[[source.topic]]\ntopic="t"\nstream="s"',
         {"host": "127.0.0.1", "port": None, "tls": False, "ca": "", "user": "", "password_file": "", "rate_limit": 8.0},
     ),
+    "can": ('stream="c"\npath="/v"\nsignals={a="A.B"}', {"bus": "can0", "interface": "socketcan"}),
+    "gpsd": (
+        'stream="c"\nchannels={a="lat"}',
+        {"host": "127.0.0.1", "port": 2947, "device": "", "fix": 2},
+    ),
+    "sysfs": ('stream="c"\nfiles={a="thermal:x"}', {"rate_hz": 1.0, "scale": {}}),
     "detections": ('stream="c"', {"decisions": "", "name": "", "head": "", "zones": {}}),
 }
 

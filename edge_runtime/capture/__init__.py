@@ -41,15 +41,37 @@ def _recording(item: config.RecordingSource, at: _Setting) -> Source:
 def _detections(item: config.DetectionsSource, at: _Setting) -> Source:
     from edge_runtime.capture.detections_source import DetectionsSource
 
-    spec = at.streams[item.stream]
-    assert isinstance(spec, SensorStream), "the table says so"
-    return DetectionsSource(at.intake, item, spec, at.decisions)
+    return DetectionsSource(at.intake, item, _sensors(item, at), at.decisions)
 
 
 def _mqtt(item: config.MqttSource, at: _Setting) -> Source:
     from edge_runtime.capture.mqtt_source import MqttSource
 
     return MqttSource(at.intake, item, at.streams)
+
+
+def _sensors(item: Any, at: _Setting) -> SensorStream:
+    spec = at.streams[item.stream]
+    assert isinstance(spec, SensorStream), "the table says so"
+    return spec
+
+
+def _can(item: config.CanSource, at: _Setting) -> Source:
+    from edge_runtime.capture.can_source import CanSource
+
+    return CanSource(at.intake, item, _sensors(item, at))
+
+
+def _gpsd(item: config.GpsdSource, at: _Setting) -> Source:
+    from edge_runtime.capture.gpsd_source import GpsdSource
+
+    return GpsdSource(at.intake, item, _sensors(item, at))
+
+
+def _sysfs(item: config.SysfsSource, at: _Setting) -> Source:
+    from edge_runtime.capture.sysfs_source import SysfsSource
+
+    return SysfsSource(at.intake, item, _sensors(item, at))
 
 
 _Maker = tuple[tuple[type, ...], Callable[[Any, _Setting], Source]]
@@ -76,6 +98,9 @@ SOURCES: dict[type, _Maker] = {
     config.WavSource: ((AudioStream,), lambda item, at: WavSource(at.intake, item)),
     config.DetectionsSource: ((SensorStream,), _detections),
     config.MqttSource: ((SensorStream, TextStream), _mqtt),
+    config.CanSource: ((SensorStream,), _can),
+    config.GpsdSource: ((SensorStream,), _gpsd),
+    config.SysfsSource: ((SensorStream,), _sysfs),
     config.StdinSource: ((TextStream,), lambda item, at: StdinSource(at.intake, item.stream)),
     config.FileSource: (
         tuple(ROW_READERS),
