@@ -19,6 +19,7 @@ from onnx import ModelProto
 
 from build_engines.adoption import detection, inputs, opset, outputs, proof, trim
 from build_engines.adoption.inputs import Feed
+from build_engines.adoption.operators import with_known_operators
 from build_engines.adoption.probe import probe
 from build_engines.adoption.read import ONNX_DOMAINS, files_of, first_line, read_model
 from build_engines.adoption.tokenizer import read_tokenizer, with_tokenizer
@@ -108,8 +109,7 @@ def adopt_graph(plan: OnnxStage, recipe: OnnxRecipe, made: Mapping[TensorSource,
     if left_out := [value.name for value in original.graph.output if value.name not in wanted]:
         remarks.append(f"outputs that nothing reads are left out: {', '.join(left_out)}")
     trim.keep_outputs(original, wanted, where)
-    trim.refuse_foreign(original, where)
-    opset.refuse_opset(original, where)
+    original = with_known_operators(original, where)
     _refuse_broken(original, where)
     feeds: Sequence[Feed] = inputs.plan_feeds(plan.inputs, original, recipe.streams, made, len(recipe.streams), where)
     model, feeds = _in_form(original, feeds, where, remarks)

@@ -252,6 +252,8 @@ class Guess:
     labels: int
     lines: tuple[str, ...]
     """Of `[onnx.detection]`."""
+    normalisation: str = ""
+    """How such networks' pictures are, where they are mostly so."""
 
 
 def guess_form(values: Mapping[str, NDArray[Any]], size: tuple[int, int]) -> Guess | None:
@@ -326,10 +328,11 @@ def _guess_single(tables: Mapping[str, NDArray[Any]], size: tuple[int, int]) -> 
             lines = ('form = "nanodet"', *lines, "offset = 0.0")
             return Guess(f"{columns - 32} scores and distances in 8 bins, as NanoDet-Plus'", columns - 32, lines)
         lines = ('form = "yolo"    # look: one label more where there is no objectness', *lines)
-        return Guess(f"{rows} boxes with an objectness and {columns - 5} scores, as YOLO's", columns - 5, lines)
+        words = f"{rows} boxes with an objectness and {columns - 5} scores, as YOLO's"
+        return Guess(words, columns - 5, lines, "unit")
     if columns in cells and 4 < rows < columns:
         lines = ('form = "yolo"', *lines)
-        return Guess(f"{columns} boxes with {rows - 4} scores, as YOLO's without anchors", rows - 4, lines)
+        return Guess(f"{columns} boxes with {rows - 4} scores, as YOLO's without anchors", rows - 4, lines, "unit")
     return None
 
 

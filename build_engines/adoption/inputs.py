@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from build_engines.adoption.branches import decide_branches
 from build_engines.recipe import OnnxInput, PixelRecipe
 from build_engines.write_bundle import DTYPES
 from edge_runtime.bundle import stream_tensor_spec
@@ -48,7 +49,7 @@ class Feed:
         if self.given is None:
             return 1
         if self.plan.pixels is not None:
-            return self.takes[0] // self.given.shape[0] if len(self.takes) == 4 else 1
+            return self.takes[0] if len(self.takes) == 4 and self.given.shape[0] == 1 else 1
         used = (*self.given.shape[:-1], len(self.picked)) if self.picked else self.given.shape
         return int(np.prod(self.takes)) // int(np.prod(used))
 
@@ -195,8 +196,12 @@ def _picture_shape(
     rows, height, width, _ = given.shape
     planes = 1 if pixels.colour == "GREY" else 3
     shape: tuple[int, ...] = (planes, height, width) if pixels.layout == "NCHW" else (height, width, planes)
-    if len(dims) == 4:
+    if len(dims) == 4 and rows > 1 and pixels.layout == "NCHW" and dims[1] == rows * planes:
+        shape = (1, rows * planes, height, width)  # several pictures' planes one after the other
+    elif len(dims) == 4:
         shape = (dims[0] if dims[0] and rows == 1 else rows, *shape)
+    elif len(dims) == 5 and dims[0] in (None, 1):
+        shape = (1, rows, *shape)
     elif len(dims) == 2 and planes == 1:
         shape = (height, width)
     if len(dims) != len(shape) or any(size not in (None, fixed) for size, fixed in zip(dims, shape, strict=True)):
@@ -239,7 +244,9 @@ def _meets(dims: Sequence[int | None], shape: Sequence[int]) -> bool:
 
 
 def fix_shapes(model: ModelProto, feeds: Sequence[Feed]) -> None:
-    """Give every input its one shape, in place; constants become part of the graph. What follows is inferred anew."""
+    """Give every input its one shape, in place; constants become part of the graph, and branches that they decide go.
+    What follows is inferred anew.
+    """
     graph = model.graph
     by_name = {feed.name: feed for feed in feeds}
     for value in [value for value in graph.input if value.name in by_name]:
@@ -257,6 +264,7 @@ def fix_shapes(model: ModelProto, feeds: Sequence[Feed]) -> None:
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
+    decide_branches(model)
 
 
 def convert_input(model: ModelProto, feed: Feed) -> TensorSpec:

@@ -6,6 +6,7 @@ proposed as most have it, with a comment beside it.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,15 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from build_engines.adoption import inputs, opset, outputs, proof, trim
 from build_engines.adoption.detection import Guess, guess_form
 from build_engines.adoption.inputs import dims_of
+from build_engines.adoption.operators import with_known_operators
 from build_engines.adoption.probe import probe
 from build_engines.adoption.read import files_of, first_line, nodes_of, read_model
 from build_engines.graphs import copied
 from build_engines.recipe import OnnxInput, PixelRecipe
+from build_engines.recipe.checks import MOST_CHANNELS
 from build_engines.recipe.toml import toml
 from edge_runtime.errors import UserError
 from edge_runtime.specs import CameraStream, Channel, SensorStream, TextStream
@@ -32,6 +36,8 @@ SIDE, LENGTH = 224, 64
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 """Recurrent operator to the places of its first states (https://onnx.ai/onnx/operators/)."""
 _STATE_NAME = re.compile(r"^(state|hidden|cell|[hc](_?0|_?in|n)?)(_.*)?$", re.IGNORECASE)
+_RATE_NAME = re.compile(r"^(sr|(sample|sampling)_?rate)$", re.IGNORECASE)
+_SOUND_NAME = re.compile(r"wave|audio|sound|speech|pcm|samples", re.IGNORECASE)
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 
 
@@ -48,6 +54,8 @@ class InputGuess:
     stream: str = ""
     """The stream that it reads; empty for a constant."""
     spec: StreamSpec | None = None
+    problem: str = ""
+    """Why no stream can give it."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +99,26 @@ def inspect_model(path: Path, output: str = "", size: tuple[int, int] = (SIDE, S
     detector = None if output else _detector(model, guesses, path)
     if detector is not None:
         summary = (*_summary(model, guesses, path, {}), f"  finds things in a picture: {detector.words}")
-        return Inspection(path, summary, guesses, "detections", detector.labels, "detection", False, None, detector)
+        read = tuple(_normalised(guess, detector.normalisation) for guess in guesses)
+        return Inspection(path, summary, read, "detections", detector.labels, "detection", False, None, detector)
+    trimmed = copied(model)
+    trim.keep_outputs(trimmed, [chosen], str(path))
+    kept = {value.name for value in trimmed.graph.input}
+    read = tuple(guess for guess in guesses if guess.name in kept)
     try:
-        answer, problem = _tried(model, guesses, chosen, path), None
+        answer, problem = _tried(trimmed, read, chosen, path), None
     except UserError as error:
         answer, problem = _Answer(0, "softmax", False), str(error)
     summary = tuple(_summary(model, guesses, path, {chosen: answer.values} if answer.values else {}))
-    return Inspection(path, summary, guesses, chosen, answer.values, answer.head, answer.shares, problem)
+    return Inspection(path, summary, read, chosen, answer.values, answer.head, answer.shares, problem)
+
+
+def _normalised(guess: InputGuess, normalisation: str) -> InputGuess:
+    """`guess` with a picture's normalisation by name, where there is one."""
+    if not normalisation or guess.plan.pixels is None or guess.plan.pixels.normalisation == "none":
+        return guess
+    pixels = replace(guess.plan.pixels, normalisation=normalisation)
+    return dataclasses.replace(guess, plan=replace(guess.plan, pixels=pixels))
 
 
 def _detector(original: ModelProto, guesses: Sequence[InputGuess], path: Path) -> Guess | None:
@@ -107,8 +128,7 @@ def _detector(original: ModelProto, guesses: Sequence[InputGuess], path: Path) -
         return None
     model, where = copied(original), str(path)
     try:
-        trim.refuse_foreign(model, where)
-        opset.refuse_opset(model, where)
+        model = with_known_operators(model, where)
         streams = {guess.stream: guess.spec for guess in guesses if guess.spec is not None}
         feeds = inputs.plan_feeds({guess.name: guess.plan for guess in guesses}, model, streams, {}, 1, where)
         inputs.fix_shapes(model, feeds)
@@ -123,17 +143,44 @@ def _guess(value: ValueInfoProto, is_state: bool, size: tuple[int, int]) -> Inpu
     kind, dims = value.type.tensor_type.elem_type, dims_of(value)
     name = value.name
     tensor = f"{TensorProto.DataType.Name(kind).lower()} {inputs.shown(dims)}"
+    if kind == TensorProto.STRING:
+        problem = _nothing_gives(name, tensor, kind, dims)
+        return InputGuess(name, tensor, "words", OnnxInput(constant=0.0), problem=problem)
     if is_state or _STATE_NAME.match(name):
         return InputGuess(name, tensor, "a recurrent network's first state", OnnxInput(constant=0.0))
     if (layout := _picture_layout(dims)) is not None:
         return _picture(name, tensor, kind, dims, layout, size)
+    if kind in _INTEGERS and len(dims) == 2 and "position" in name.lower():
+        places = list(range(dims[1] or LENGTH))
+        return InputGuess(name, tensor, "the pieces' places", OnnxInput(constant=tuple(map(float, places))))
     if kind in _INTEGERS and len(dims) == 2:
         return _text(name, tensor, dims)
     if "mask" in name.lower() and len(dims) == 2:
         return _text(name, tensor, dims)
     if len(dims) in (1, 2, 3) and kind not in (*_INTEGERS, TensorProto.BOOL):
         return _readings(name, tensor, dims)
-    return InputGuess(name, tensor, "not known; always 0", OnnxInput(constant=0.0))
+    if len(dims) == 0 and kind in _INTEGERS and _RATE_NAME.match(name):
+        return InputGuess(name, tensor, "the sound's rate", OnnxInput(constant=16000))
+    problem = "" if len(dims) < 2 else _nothing_gives(name, tensor, kind, dims)
+    return InputGuess(name, tensor, "not known", OnnxInput(constant=0.0), problem=problem)
+
+
+def _nothing_gives(name: str, tensor: str, kind: int, dims: Sequence[int | None]) -> str:
+    """Why no stream gives such a tensor, and what to do."""
+    start = f"input {name!r} is {tensor}"
+    if kind == TensorProto.STRING:
+        return f"{start}, words; a stream of text gives pieces: export the model behind its tokenizer"
+    if len(dims) >= 4 and any(size in (1, 3) for size in dims[-4:]) and len(dims) == 5:
+        return (
+            f"{start}, several pictures; a stream gives the newest: give a source for each in a recipe of your own, or "
+            "export a model of one picture"
+        )
+    if len(dims) == 4:
+        return (
+            f"{start}, neither a picture of 1 or 3 planes nor readings; give a source for each picture in a recipe of "
+            "your own (their planes follow each other), or export it without that input"
+        )
+    return f"{start}, which no stream gives; export it without that input, or give a constant in a recipe of your own"
 
 
 def _picture_layout(dims: Sequence[int | None]) -> str | None:
@@ -184,6 +231,12 @@ def _text(name: str, tensor: str, dims: Sequence[int | None]) -> InputGuess:
 def _readings(name: str, tensor: str, dims: Sequence[int | None]) -> InputGuess:
     steps = (dims[1] or 1) if len(dims) == 3 else 1
     count = dims[-1] or 1
+    if count > MOST_CHANNELS or (dims[-1] is None and _SOUND_NAME.search(name)):
+        problem = (
+            f"input {name!r} is {tensor}, as raw sound is; a stream of sound gives log-mel frames, a message at most "
+            f"{MOST_CHANNELS} readings: export a model that reads one of these"
+        )
+        return InputGuess(name, tensor, "probably raw sound", OnnxInput(constant=0.0), problem=problem)
     channels = tuple(Channel(f"{_word(name)}_{number}", "", -1e9, 1e9) for number in range(count))
     spec = SensorStream(channels, rate_hz=10.0, max_age_ms=1000.0, window=steps, clip=0.0)
     role = f"{count} readings" + (f" at {steps} steps" if steps > 1 else "")
@@ -224,25 +277,27 @@ class _Answer:
     shares: bool
 
 
-def _tried(original: ModelProto, guesses: Sequence[InputGuess], output: str, path: Path) -> _Answer:
+def _tried(trimmed: ModelProto, guesses: Sequence[InputGuess], output: str, path: Path) -> _Answer:
     """What comes out for something that is drawn. Raises UserError saying why the file cannot be taken in."""
     where = str(path)
-    model = copied(original)
-    trim.keep_outputs(model, [output], where)
-    trim.refuse_foreign(model, where)
-    opset.refuse_opset(model, where)
+    if problem := next((guess.problem for guess in guesses if guess.problem), ""):
+        raise UserError(f"{where}: {problem}")
+    model = with_known_operators(trimmed, where)
     streams = {guess.stream: guess.spec for guess in guesses if guess.spec is not None}
-    kept = {value.name for value in model.graph.input}
-    plans = {guess.name: guess.plan for guess in guesses if guess.name in kept}
+    plans = {guess.name: guess.plan for guess in guesses}
     feeds = inputs.plan_feeds(plans, model, streams, {}, len(streams), where)
     ended = {head: outputs.find_end(model, output, head) for head in ("softmax", "sigmoid")}
     inputs.fix_shapes(model, feeds)
+    if (end := ended["softmax"]) is not None and end.number:
+        outputs.take_off(model, end)
     probe(model, where)
     session = proof.open_session(model, where)
     try:
         values = proof.answers(session, proof.drawn_inputs(model, feeds, 0))[output]
     except Exception as error:  # ONNX Runtime raises a family of unrelated types
-        raise UserError(f"{where}: ONNX Runtime cannot run it ({first_line(error)})") from None
+        opened = ", ".join(guess.name for guess in guesses if "?" in guess.tensor.partition(",")[2])
+        hint = f"; the sizes that {opened} leaves open are guessed: give a picture's with --size" if opened else ""
+        raise UserError(f"{where}: ONNX Runtime cannot run it ({first_line(error)}){hint}") from None
     if max((feed.batch for feed in feeds), default=1) > 1:
         values = values[:1]
     if sum(size > 1 for size in values.shape) > 1:
@@ -342,7 +397,8 @@ def _stream_lines(spec: StreamSpec) -> Iterator[str]:
 
 def _input_lines(plan: OnnxInput) -> Iterator[str]:
     if plan.constant is not None:
-        yield f"constant = {plan.constant}"
+        value = plan.constant if isinstance(plan.constant, (int, float)) else [int(one) for one in plan.constant]
+        yield f"constant = {value}    # look: always that"
         return
     yield f"source = {toml(str(plan.source))}"
     if plan.pixels is not None:

@@ -27,7 +27,7 @@ def refuse_opset(model: ModelProto, where: str) -> None:
             f"{where}: opset {opset_of(model)}; from {OLDEST} to {newest} are read: export it with opset {OPSET}"
         )
     for node in nodes_of(model.graph) if opset_of(model) > OPSET else ():
-        if problem := _newer_than(node):
+        if problem := newer_than(node):
             raise UserError(
                 f"{where}: node {node.name or node.output[0]!r}: {problem}, and the targets read opset {OPSET}; export "
                 f"it with opset {OPSET}"
@@ -64,7 +64,7 @@ def to_opset(model: ModelProto, where: str) -> ModelProto:
     return model
 
 
-def _newer_than(node: NodeProto) -> str | None:
+def newer_than(node: NodeProto) -> str | None:
     """Why a node is not one of opset 20, or None."""
     try:
         schema = onnx.defs.get_schema(node.op_type, OPSET, "")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from build_engines.graphs import producers, tensor_types
+from build_engines.graphs import copied, producers, tensor_types
 from edge_runtime.errors import UserError
 
 SMALLEST_PROBABILITY = 1e-12
@@ -31,6 +31,8 @@ class End(NamedTuple):
     """The tensor before it."""
     made: str
     """The tensor that it makes."""
+    number: bool = False
+    """Whether that is the number of the best label alone."""
 
 
 def find_end(model: ModelProto, name: str, head: str) -> End | None:
@@ -42,6 +44,8 @@ def find_end(model: ModelProto, name: str, head: str) -> End | None:
     called = repr(node.name or node.output[0])
     if node.op_type == _ENDS.get(head):
         return End(f"{node.op_type} (node {called})", node.input[0], node.output[0])
+    if head == "softmax" and node.op_type == "ArgMax":
+        return End(f"{node.op_type} (node {called})", node.input[0], name, number=True)
     if head == "softmax" and node.op_type == "Div" and _is_written_out_softmax(made, node):
         return End(f"a softmax written out (up to node {called})", made[node.input[0]].input[0], node.output[0])
     return None
@@ -131,9 +135,12 @@ def _rename_reads(model: ModelProto, old: str, new: str) -> None:
         for node in graph.node:
             node.output[:] = [f"{name}/taken_off" if name == old else name for name in node.output]
         graph.node.append(helper.make_node("Identity", [new], [old]))
-    types = tensor_types(model)
+    without = copied(model)
+    del without.graph.output[:]  # what they are said to be may be so no more
+    types = tensor_types(without)
     for value in graph.output:
         value.type.tensor_type.elem_type = types.get(value.name, value.type.tensor_type.elem_type)
+        value.type.tensor_type.ClearField("shape")
 
 
 def _rename_made(model: ModelProto, old: str, new: str) -> None:

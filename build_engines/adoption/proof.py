@@ -70,8 +70,8 @@ def difference(ours: Arrays, theirs: Arrays) -> float:
             return np.inf
         reference = values.astype(np.float64)
         if reference.size:
-            apart = np.abs(ours[name].astype(np.float64) - reference)
-            apart[np.isnan(ours[name].astype(np.float64)) & np.isnan(reference)] = 0
+            own = ours[name].astype(np.float64)
+            apart = np.where(np.isnan(own) & np.isnan(reference), 0.0, np.abs(own - reference))
             worst = max(worst, float(np.max(apart)) / max(1e-6, float(np.nanmax(np.abs(reference), initial=0.0))))
     return worst
 

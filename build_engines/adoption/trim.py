@@ -20,7 +20,7 @@ def keep_outputs(model: ModelProto, names: Sequence[str], where: str) -> None:
     for name in names:
         if name not in known:
             raise UserError(f"{where}: has no output {name!r}; there are {', '.join(known)}")
-    wanted = _leading_to(graph, names)
+    wanted = leading_to(graph, names)
     nodes = [node for node in graph.node if any(output in wanted for output in node.output)]
     outputs = [next(value for value in graph.output if value.name == name) for name in names]
     read = {name for node in nodes for name in _read_by(node)} | set(names)
@@ -37,7 +37,7 @@ def keep_outputs(model: ModelProto, names: Sequence[str], where: str) -> None:
         field.extend(copies)
 
 
-def _leading_to(graph: GraphProto, names: Sequence[str]) -> set[str]:
+def leading_to(graph: GraphProto, names: Sequence[str]) -> set[str]:
     """Every tensor of `graph` that `names` are computed from, themselves included."""
     made, waiting, seen = producers(graph), list(names), set[str]()
     while waiting:

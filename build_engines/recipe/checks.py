@@ -14,8 +14,11 @@ from build_engines.recipe.recipe import AnyRecipe, BuildRecipe, OnnxRecipe, Reci
 from edge_runtime.heads import Head
 from edge_runtime.heads.detection import DetectionHead
 from edge_runtime.heads.policy import DecisionPolicy
-from edge_runtime.streams import StreamSpec, TextStream, kind_of, streams_of
+from edge_runtime.streams import SensorStream, StreamSpec, TextStream, kind_of, streams_of
 from edge_runtime.tensor_source import parse_source
+
+MOST_CHANNELS = 3000
+"""Of a stream of sensors: a message of 64 KiB holds about as many readings."""
 
 
 def check_onnx(recipe: OnnxRecipe) -> str | None:
@@ -65,6 +68,9 @@ def check_common(recipe: AnyRecipe) -> str | None:
         return f"trigger is {recipe.trigger!r}; the streams are {', '.join(sorted(recipe.streams))}"
     if recipe.calibrate.split == recipe.evaluate_split:
         return f"calibrate.split is {recipe.calibrate.split!r}, which is also evaluated; calibrate on other data"
+    for name, spec in recipe.streams.items():
+        if isinstance(spec, SensorStream) and len(spec.channels) > MOST_CHANNELS:
+            return f"streams.{name} has {len(spec.channels)} channels; a message holds at most {MOST_CHANNELS} readings"
     if not recipe.labels and recipe.layout == "ner":
         return None  # they are found in the training data
     if problem := _check_head(recipe.output_head, recipe.decision, recipe.streams):

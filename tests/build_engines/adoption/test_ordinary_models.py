@@ -684,10 +684,8 @@ def _of_any_length() -> ModelProto:
 
 
 def _too_new() -> ModelProto:
-    node = helper.make_node("RMSNormalization", ["readings", "scale"], ["logits"], name="norm")
-    return graph(
-        [node], {"readings": (F, (1, 3))}, {"logits": (F, (1, 3))}, {"scale": np.ones(3, np.float32)}, opset=23
-    )
+    node = helper.make_node("Cast", ["readings"], ["logits"], name="rounding", to=F, round_mode="up")
+    return graph([node], {"readings": (F, (1, 3))}, {"logits": (F, (1, 3))}, opset=24)
 
 
 @pytest.mark.parametrize(
@@ -695,7 +693,10 @@ def _too_new() -> ModelProto:
     [
         (_looping(), r"node 'repeat' is control flow \(Loop\) that depends on the input; export the model by tracing"),
         (_of_any_length(), "the shape of its output 'logits' depends on what comes in; export it with fixed shapes"),
-        (_too_new(), "node 'norm': RMSNormalization came after opset 20, and the targets read opset 20"),
+        (
+            _too_new(),
+            "node 'rounding': Cast has the setting 'round_mode', which came after opset 20, and the targets read",
+        ),
         (picture_net(), r"the graph's inputs are input|`inputs` names 'readings'"),
     ],
     ids=["loop", "length", "opset", "inputs"],
