@@ -26,8 +26,9 @@ from build_engines.data.datasets import (
 )
 from build_engines.data.folds import grouped
 from build_engines.data.opposites import opposite_of
-from build_engines.data.tokenizer import SamplingEncoder, train_tokenizer
+from build_engines.data.tokenizer import sentence_encoder, tokenizer_of
 from build_engines.modalities.sensors import fit_channels
+from build_engines.modalities.text import tokenizer_kind
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from build_engines.rows import Row, read_json_lines
 from calibration.moments import LabelledSet, Later, RawMessage
@@ -37,7 +38,7 @@ from edge_runtime.messages import Sample, Words
 from edge_runtime.pictures import PictureError
 from edge_runtime.preprocess import image_tensor, text_tensors, window_tensors
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, streams_of
-from edge_runtime.tokenizer import SentencePieceTokenizer, Tokenizer
+from edge_runtime.tokenizer import Tokenizer, load_tokenizer
 
 MARKER = "samples.jsonl"
 AT_NS = 1_000_000_000
@@ -107,8 +108,8 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     streams[sensors] = fit_channels(streams_of(streams, SensorStream)[sensors], rooms)
     rows = list(read_json_lines(data / "train" / "voice.jsonl"))
     commands = [(str(row["text"]), str(row["action"])) for row in rows]
-    model = train_tokenizer(recipe.tokenizer, [text for text, _ in commands])
-    parts = _Parts(streams, (camera, text, sensors), SentencePieceTokenizer(model))
+    model = tokenizer_of(recipe, [text for text, _ in commands])
+    parts = _Parts(streams, (camera, text, sensors), load_tokenizer(tokenizer_kind(streams), model))
     pictures, digits, blocks = parts.gestures(data, "train")
     names = {name: index for index, name in enumerate(recipe.labels)}
     counts = np.zeros(len(names))
@@ -302,8 +303,7 @@ class RepairedSource:
         occupants: Ints,
     ) -> None:
         assert recipe.model.text is not None
-        spec = streams_of(recipe.streams, TextStream)[recipe.model.text.stream]
-        self._encoder = SamplingEncoder(tokenizer, spec, recipe.tokenizer.sampling_alpha, recipe.seed)
+        self._encoder = sentence_encoder(recipe, tokenizer)
         self._texts = [text for text, _ in voice]
         self._actions = np.array([actions.index(action) for _, action in voice])
         self._pictures, self._digits = pictures, digits

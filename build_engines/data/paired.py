@@ -19,7 +19,7 @@ from build_engines.data.arrays import Arrays, stream_arrays
 from build_engines.data.columns import alone, read_columns, write_columns
 from build_engines.data.datasets import Batch, Fold, Inputs, Ints, answer_names, in_step, names_of
 from build_engines.data.folds import grouped
-from build_engines.data.tokenizer import SamplingEncoder
+from build_engines.data.tokenizer import SentenceEncoder, sentence_encoder
 from build_engines.heads import build_of
 from build_engines.modalities import MODALITIES, encoder_fields
 from build_engines.recipe import Recipe
@@ -167,11 +167,9 @@ class PairedSource:
         self._batch = min(recipe.train.batch, len(self._index))
         self._text_name = recipe.model.text.stream if recipe.model.text else None
         self._unique, self._sentence_rows = np.unique(arrays["texts"], return_inverse=True)
-        self._encoder: SamplingEncoder | None = None
+        self._encoder: SentenceEncoder | None = None
         if recipe.model.text is not None and tokenizer is not None:
-            spec = streams_of(recipe.streams, TextStream)[recipe.model.text.stream]
-            alpha = recipe.tokenizer.sampling_alpha if training else 0.0
-            self._encoder = SamplingEncoder(tokenizer, spec, alpha, recipe.seed)
+            self._encoder = sentence_encoder(recipe, tokenizer, training)
         self.steps = len(self._index) // self._batch
         self.counts = counted(self._labels[self._index, 0], len(answer_names(recipe)))
         heads = recipe.heads

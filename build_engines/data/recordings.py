@@ -24,7 +24,7 @@ from mcap.reader import NonSeekingReader
 
 from build_engines.data.datasets import Prepared, digest_of
 from build_engines.data.paired import PairedSource, build_arrays
-from build_engines.data.tokenizer import train_tokenizer
+from build_engines.data.tokenizer import tokenizer_of
 from build_engines.modalities import modality_of
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from build_engines.rows import Row
@@ -222,7 +222,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     if recipe.model.text is not None:
         texts = streams_of(recipe.streams, TextStream)
         said = (raw.content for moment in moments["train"]() for raw in moment.messages if raw.stream in texts)
-        tokenizer = train_tokenizer(recipe.tokenizer, sorted({words.text for words in said}))
+        tokenizer = tokenizer_of(recipe, sorted({words.text for words in said}))
     arrays = {
         split: build_arrays(recipe, streams, partial(read, data, split, streams, recipe.dataset), data, split, work)
         for split in moments

@@ -25,7 +25,7 @@ from build_engines.data.datasets import (
 )
 from build_engines.data.mirror import Mirror
 from build_engines.data.paired import PairedSource, build_arrays
-from build_engines.data.tokenizer import train_tokenizer
+from build_engines.data.tokenizer import tokenizer_of
 from build_engines.modalities import MODALITIES, modality_of
 from build_engines.modalities.modality import SampleRow
 from build_engines.modalities.text import Text
@@ -166,7 +166,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
         sentences = sorted({text for row in splits["train"] if (text := row.text(field))})
         if not sentences:
             raise UserError(f"data {data}: the training split has no text; leave model.text out of the recipe")
-        tokenizer = train_tokenizer(recipe.tokenizer, sentences)
+        tokenizer = tokenizer_of(recipe, sentences)
     prepared: dict[str, tuple[Arrays, dict[str, Ints]]] = {}
     classes = _aux_classes(recipe, splits["train"], readers["train"])
     for split, rows in splits.items():

@@ -6,7 +6,7 @@ import io
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import sentencepiece
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from build_engines.data import capitals
 from build_engines.modalities.text.recipe import TokenizerRecipe
+from build_engines.modalities.text.shelf import own_tokenizer
+from build_engines.recipe import Recipe
 from edge_runtime.errors import UserError
-from edge_runtime.preprocess import word_grid
-from edge_runtime.streams import TextStream
+from edge_runtime.preprocess import text_tensors, word_grid
+from edge_runtime.streams import TextStream, streams_of
+from edge_runtime.tokenizer import load_tokenizer
 
 
 def train_tokenizer(recipe: TokenizerRecipe, sentences: Iterable[str]) -> bytes:
@@ -58,6 +61,53 @@ def _train(recipe: TokenizerRecipe, sentences: Iterable[str], **settings: Any) -
             f"tokenizer.vocabulary is {recipe.vocabulary}: SentencePiece cannot train it ({reason})"
         ) from None
     return buffer.getvalue()
+
+
+def tokenizer_of(recipe: Recipe, sentences: Iterable[str]) -> bytes:
+    """That of the recipe's text encoder: its own where others trained it, else one trained on `sentences`. Raises
+    UserError."""
+    text = recipe.model.text
+    if text is not None and text.kind == "pretrained":
+        return own_tokenizer(text)
+    return train_tokenizer(recipe.tokenizer, sentences)
+
+
+class SentenceEncoder(Protocol):
+    """Makes of sentences what a text encoder reads."""
+
+    def encode(self, sentences: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """ids and mask, [n, L] each, as the device's `text_tensors` lays them out."""
+        ...
+
+
+def sentence_encoder(recipe: Recipe, model: bytes, sampling: bool = True) -> SentenceEncoder:
+    """For the recipe's text encoder; with `sampling` words are cut differently in each epoch, where the recipe says so
+    and the tokenizer was trained here."""
+    text = recipe.model.text
+    assert text is not None
+    spec = streams_of(recipe.streams, TextStream)[text.stream]
+    if text.kind == "pretrained":
+        return PlainEncoder(model, spec)
+    return SamplingEncoder(model, spec, recipe.tokenizer.sampling_alpha if sampling else 0.0, recipe.seed)
+
+
+class PlainEncoder:
+    """Encodes sentences as the device does, each once."""
+
+    def __init__(self, model: bytes, spec: TextStream) -> None:
+        self._tokenizer, self._spec = load_tokenizer(spec.tokenizer, model), spec
+        self._known: dict[str, tuple[NDArray[np.generic], NDArray[np.generic]]] = {}
+
+    def encode(self, sentences: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """ids and mask, [n, L] each."""
+        for sentence in sentences:
+            if sentence not in self._known:
+                tensors = text_tensors(self._spec, self._tokenizer, sentence)
+                self._known[sentence] = tensors["ids"][0], tensors["mask"][0]
+        rows = [self._known[sentence] for sentence in sentences]
+        shape = (len(rows), self._spec.max_tokens)
+        ids = np.array([ids for ids, _ in rows], np.int32).reshape(shape)
+        return ids, np.array([mask for _, mask in rows], np.float32).reshape(shape)
 
 
 CANDIDATES = 64

@@ -22,7 +22,7 @@ from build_engines.data.arrays import Arrays
 from build_engines.data.columns import joined
 from build_engines.data.datasets import Ints, Prepared, digest_of, read_file
 from build_engines.data.paired import PairedSource, build_arrays
-from build_engines.data.tokenizer import train_tokenizer
+from build_engines.data.tokenizer import tokenizer_of
 from build_engines.modalities.sensors import fit_channels
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe, WorldRecipe
 from build_engines.rows import read_json_lines
@@ -131,7 +131,7 @@ def prepare(recipe: Recipe, data: Path, work: Path, learner: Path | None = None)
     if recipe.model.text is not None:
         # Each sentence counts once: how often it was said in the world says nothing about how it is best cut.
         sentences = sorted({line.text for line in train_lines if line.text})
-        tokenizer = train_tokenizer(recipe.tokenizer, sentences)
+        tokenizer = tokenizer_of(recipe, sentences)
     digest = digest_of(data / "train")
     train = build_arrays(recipe, streams, partial(read, data, "train", streams), data, "train", work)
     if learner is not None:

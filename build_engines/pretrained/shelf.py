@@ -12,6 +12,9 @@ from build_engines.pretrained.packages import check_digest, find_package
 from build_engines.pretrained.recipe import PretrainedKeys
 from edge_runtime.errors import UserError
 
+APACHE = "Apache-2.0.txt"
+"""The text of that licence, kept here, for packages that name it and do not bring it."""
+
 
 class Shipped(NamedTuple):
     """A network as a package ships it."""
@@ -26,7 +29,7 @@ class Shipped(NamedTuple):
     credit: str
     """Whom to name."""
     licence_files: tuple[str, ...] = ()
-    """Texts of the licence that lie elsewhere than beside the package's metadata."""
+    """Texts of the licence that lie elsewhere than beside the package's metadata: of the package, or `APACHE`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,9 @@ def origin_of(keys: PretrainedKeys, shelf: Mapping[str, Shipped], networks: tupl
             raise UserError(f"package is {keys.package!r}; known are {', '.join(shelf)}")
         shipped, package = shelf[keys.package], find_package(keys.package)
         weights = package.file(shipped.weights, shipped.sha256)
-        files = (*package.licence_files, *(package.file(name) for name in shipped.licence_files))
+        own = Path(__file__).with_name(APACHE)
+        more = (own if name == APACHE else package.file(name) for name in shipped.licence_files)
+        files = (*package.licence_files, *more)
         texts = tuple(file.read_text(encoding="utf-8", errors="replace") for file in files)
         return Origin(shipped.network, weights, shipped.sha256, keys.package, shipped.licence, shipped.credit, texts)
     path = Path(keys.file)

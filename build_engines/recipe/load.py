@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 
+from build_engines.modalities.text.shelf import tokenizer_kind_of
 from build_engines.pretrained.recipe import PretrainedKeys
 from build_engines.recipe.checks import check, check_common, check_onnx
 from build_engines.recipe.recipe import AnyRecipe, OnnxRecipe, Recipe
 from build_engines.recipe.variant import in_words, with_settings
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
+from edge_runtime.streams import TextStream
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,7 +41,7 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
         recipe = own = _beside(convert_strict(_unclipped(data), OnnxRecipe, f"recipe {path}"), base)
         problem = check_common(recipe) or check_onnx(own)
     else:
-        recipe = trained = _weights_beside(convert_strict(data, Recipe, f"recipe {path}"), base)
+        recipe = trained = _with_own_tokenizer(_weights_beside(convert_strict(data, Recipe, f"recipe {path}"), base))
         problem = check(trained) or _candidates(trained)
     if problem:
         raise ConfigError(f"recipe {path}: {problem}")
@@ -69,6 +71,17 @@ def _unclipped(data: dict[str, Any]) -> dict[str, Any]:
             for name, spec in streams.items()
         }
     }
+
+
+def _with_own_tokenizer(recipe: Recipe) -> Recipe:
+    """`recipe` with its text read by the tokenizer that its pretrained network was trained with."""
+    text = recipe.model.text
+    spec = recipe.streams.get(text.stream) if text is not None else None
+    if text is None or text.kind != "pretrained" or not isinstance(spec, TextStream):
+        return recipe
+    kind = tokenizer_kind_of(text) or spec.tokenizer
+    own = msgspec.structs.replace(spec, tokenizer=kind)
+    return msgspec.structs.replace(recipe, streams={**recipe.streams, text.stream: own})
 
 
 def _weights_beside(recipe: Recipe, base: Path) -> Recipe:

@@ -10,7 +10,8 @@ from build_engines.modalities.faults import Fault, each_message
 from build_engines.modalities.modality import Input, Modality, SampleRow
 from build_engines.modalities.text.faults import WORD_ERRORS, Misheard
 from build_engines.modalities.text.recipe import TextRecipe
-from build_engines.pretrained.shelf import problem_of
+from build_engines.modalities.text.shelf import text_origin
+from build_engines.pretrained.shelf import Origin, problem_of
 from calibration.moments import RawMessage
 from edge_runtime.messages import Words
 from edge_runtime.specs import TextStream
@@ -44,11 +45,18 @@ class Text(Modality[TextRecipe, TextStream]):
     def problem(self, recipe: TextRecipe) -> str | None:
         return problem_of(recipe, "model.text", recipe.kind == "pretrained")
 
+    def origin(self, recipe: TextRecipe) -> Origin | None:
+        return text_origin(recipe) if recipe.kind == "pretrained" else None
+
     def network(self, recipe: TextRecipe, spec: TextStream, vocabulary: int, features: int) -> nn.Module:
         if recipe.kind == "pretrained" and spec.sentence_pieces:
             from build_engines.modalities.text.sentence_words import pretrained_words
 
             return pretrained_words(recipe, features)
+        if recipe.kind == "pretrained":
+            from build_engines.modalities.text.sentence import pretrained_sentence
+
+            return pretrained_sentence(recipe, spec.max_tokens, features)
         from build_engines.modalities.text.network import TextEncoder
         from build_engines.modalities.text.word_network import WordEncoder
 

@@ -5,6 +5,7 @@ Shapes: B sentences, T tokens, d hidden values.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -92,8 +93,13 @@ class BertEncoder(nn.Module):
 
     def attend(self, x: Tensor, mask: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """Hidden values [B, T, d] through `layers[first:last]`; where `mask` [B, T] is 0, no token looks."""
+        return self.through(self.layers[first:last], x, mask)
+
+    @staticmethod
+    def through(layers: Iterable[nn.Module], x: Tensor, mask: Tensor) -> Tensor:
+        """Hidden values [B, T, d] through `layers`; where `mask` [B, T] is 0, no token looks."""
         bias = ((mask - 1) * _HIDDEN).unsqueeze(1).unsqueeze(1)
-        for layer in self.layers[first:last]:
+        for layer in layers:
             x = layer(x, bias)
         return x
 

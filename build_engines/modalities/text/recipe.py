@@ -12,13 +12,14 @@ from edge_runtime.specs import Count
 
 
 class TextRecipe(PretrainedKeys, Struct, frozen=True, forbid_unknown_fields=True):
-    """An encoder of token ids; `words` and `pretrained` give features per word, for a tagging head."""
+    """An encoder of token ids: features of the sentence, or of every word for a tagging head, which `words` and
+    `pretrained` give."""
 
     stream: str
     """The stream that it reads."""
     kind: Literal["conv", "transformer", "words", "pretrained"] = "conv"
     """Convolutions, a transformer, an encoder of each word for a tagging head, or a network that others trained, of
-    `package` or `file`."""
+    `package` or `file`, with its own tokenizer."""
     width: Count = 64
     """Of a piece's embedding."""
     layers: Count = 1

