@@ -8,7 +8,7 @@ arXiv:1708.07180).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,6 @@ class Candidate:
     alone: str = ""
 
 
-Together = Callable[[Sequence[Candidate]], Mapping[str, LeftOut]]
-"""Candidates to the mean of their members' outputs, by name."""
-
-
 def candidates_of(recipe: Recipe) -> list[Candidate]:
     """The recipe's own first, then its candidates, then each modality alone where that is wanted."""
     found = [Candidate(OWN, recipe, {})]
@@ -60,14 +56,8 @@ def candidates_of(recipe: Recipe) -> list[Candidate]:
     return found
 
 
-def choose(
-    candidates: Sequence[Candidate], left_out: Mapping[str, LeftOut], together: Together | None = None
-) -> tuple[Choice, list[Decided]]:
-    """The choice, and the whole procedure's decisions on every moment. `left_out`: by the candidates' names.
-
-    Where models have several members, `left_out` is of one member each, by which candidates are compared; of those that
-    are taken, for the build or without a fold, `together` then gives what all members come to.
-    """
+def choose(candidates: Sequence[Candidate], left_out: Mapping[str, LeftOut]) -> tuple[Choice, list[Decided]]:
+    """The choice, and the whole procedure's decisions on every moment. `left_out`: by the candidates' names."""
     own = candidates[0]
     folds, groups = left_out[own.name].folds, left_out[own.name].groups
     decisions = [_crossed_decisions(one.recipe, left_out[one.name]) for one in candidates]
@@ -75,34 +65,23 @@ def choose(
     draws = drawn_groups(groups, DRAWS, np.random.default_rng(own.recipe.seed), len(set(groups)))
     trials = _trials(candidates, pairs, draws)
     taken = _take(candidates, trials)
-    best: dict[int, int] = {}
-    """Fold to the candidate that the other folds would have chosen."""
+    chosen = candidates[taken]
+    procedure: list[Decided] = []
     for fold in sorted(set(folds.tolist())):
         elsewhere = folds != fold
         others = [_pairs(own.recipe.output_head, _where(made, elsewhere)) for made in decisions]
         inner = [group for group, kept in zip(groups, elsewhere, strict=True) if kept]
         count = len(set(inner))
         # Where one group remains, nothing tells how sure a difference is: nothing is chosen.
-        best[fold] = 0
+        best = 0
         if count > 1:
             redrawn = drawn_groups(inner, DRAWS, np.random.default_rng(own.recipe.seed), count)
-            best[fold] = _take(candidates, _trials(candidates, others, redrawn))
-    chosen, note = candidates[taken], _note(candidates, trials, taken, len(best), len(set(groups)))
-    outputs = left_out[chosen.name].outputs
-    if together is not None:
-        places = sorted({taken, *best.values()})
-        whole = together([candidates[place] for place in places])
-        for place in places:
-            decisions[place] = _crossed_decisions(candidates[place].recipe, whole[candidates[place].name])
-        outputs = whole[chosen.name].outputs
-        build = build_of(own.recipe.output_head)
-        figure = _pairs(own.recipe.output_head, decisions[taken]).scores.figure
-        note += f"; {chosen.recipe.model.members} members together: {build.figure} {figure:.3f}"
-    procedure = [
-        Decided(fold, decisions[place][row]) for fold, place in best.items() for row in np.flatnonzero(folds == fold)
-    ]
+            best = _take(candidates, _trials(candidates, others, redrawn))
+        procedure += [Decided(fold, decisions[best][row]) for row in np.flatnonzero(folds == fold)]
+    fitted = fit(chosen.recipe, left_out[chosen.name].outputs)
     choice = Choice(
-        note, dict(chosen.settings), chosen.alone, fit(chosen.recipe, outputs),
+        _note(candidates, trials, taken, len(set(folds.tolist())), len(set(groups))), dict(chosen.settings),
+        chosen.alone, fitted,
         tuple(msgspec.structs.replace(trial, taken=place == taken) for place, trial in enumerate(trials)),
     )  # fmt: skip
     return choice, procedure

@@ -44,17 +44,6 @@ class LeftOut:
     groups: tuple[str, ...]
     folds: NDArray[np.int64]
 
-    @staticmethod
-    def mean(each: Sequence[LeftOut]) -> LeftOut:
-        """The mean of several models' outputs on the same moments, in the same folds."""
-        first = each[0]
-        assert all(np.array_equal(one.folds, first.folds) and one.groups == first.groups for one in each)
-        outputs = {
-            name: (torch.stack([one.outputs[name][0] for one in each]).mean(0), truth)
-            for name, (_, truth) in first.outputs.items()
-        }
-        return LeftOut(outputs, first.groups, first.folds)
-
     def rows(self, wanted: NDArray[np.bool_]) -> Outputs:
         """Of the moments that are `wanted` [N]."""
         index = torch.from_numpy(np.flatnonzero(wanted))
@@ -69,29 +58,26 @@ class Job(Struct, frozen=True):
     data: str
     cache: str
     fold: int
-    seed: int
-    """Of the folds."""
     target: str
     """File for what came out."""
 
 
 def crossed(
-    candidates: Mapping[str, Recipe], data: Path, data_digest: str, work: Path, console: Console, seed: int
+    candidates: Mapping[str, Recipe], data: Path, data_digest: str, work: Path, console: Console
 ) -> dict[str, LeftOut]:
-    """Every candidate (by what it is called) trained without each fold. `work` holds caches and what came out; `seed`:
-    of the folds, the same ones whatever a candidate's own seed is.
+    """Every candidate (by what it is called) trained without each fold. `work` holds caches and what came out.
 
     On all cores that this process may use, one process each, and in this one where it is one. Raises UserError.
     """
     jobs: list[Job] = []
     shape = _shape(next(iter(candidates.values())))
     for name, recipe in candidates.items():
-        folder = work / "crossed" / _key(recipe, data_digest, seed)
+        folder = work / "crossed" / _key(recipe, data_digest)
         folder.mkdir(parents=True, exist_ok=True)
         # The build's own tensors, or others beside them: a cache holds one kind.
         cache = work / "cache" if _shape(recipe) == shape else folder / "cache"
         jobs += [
-            Job(name, recipe, str(data), str(cache), fold, seed, str(folder / f"{fold}.npz"))
+            Job(name, recipe, str(data), str(cache), fold, str(folder / f"{fold}.npz"))
             for fold in range(recipe.choose.folds)
         ]
     waiting = [job for job in jobs if not Path(job.target).is_file()]
@@ -106,11 +92,11 @@ def _shape(recipe: Recipe) -> bytes:
     return msgspec.json.encode([recipe.streams, recipe.modalities, recipe.dataset, recipe.tokenizer, recipe.head])
 
 
-def _key(recipe: Recipe, data_digest: str, seed: int) -> str:
+def _key(recipe: Recipe, data_digest: str) -> str:
     learned = {name: value for name, value in msgspec.to_builtins(recipe).items() if name not in NOT_LEARNED}
     # Offsets come after.
     learned["train"] = learned["train"] | {"offsets": False}
-    return key_of([learned, recipe.choose.folds, seed], {"data": data_digest, "code": code_digest(CODE)})[:16]
+    return key_of([learned, recipe.choose.folds], {"data": data_digest, "code": code_digest(CODE)})[:16]
 
 
 def _run(jobs: Sequence[Job], total: int, console: Console) -> None:
@@ -163,7 +149,7 @@ def train_without(job: Job) -> str:
     """
     prepared = _prepared(job)
     assert prepared.folds is not None  # the layout is one of `FOLDED`
-    folds = prepared.folds(job.recipe.choose.folds, job.seed)
+    folds = prepared.folds(job.recipe.choose.folds, job.recipe.seed)
     arrays: dict[str, NDArray[Any]] = {}
     said = "which does not exist"
     if job.fold < len(folds):

@@ -26,7 +26,7 @@ from build_engines.data.datasets import Batch, Prepared, Source, answer_names, l
 from build_engines.evaluation.degrade import limited
 from build_engines.evaluation.report import words
 from build_engines.heads.labelled import LabelHead
-from build_engines.model.fused import Fusion, MeanFusion
+from build_engines.model.fused import Fusion
 from build_engines.model.train import WEIGHTS, Trained, load_trained, train
 from build_engines.recipe import FusionRecipe, Recipe
 from edge_runtime.errors import UserError
@@ -147,7 +147,7 @@ class _Arena:
 
     def _add(self, name: str, kind: str, trained: Trained, note: str, columns: Sequence[int] | None = None) -> None:
         fusion = trained.model.fusion
-        assert isinstance(fusion, Fusion | MeanFusion)
+        assert isinstance(fusion, Fusion)
         places = list(columns if columns is not None else range(len(self.recipe.modalities)))
         presence = torch.from_numpy(self.val.presence)[:, places]
         self._judge(name, kind, predicted_by(self.recipe, fusion, features_of(trained.model, self.val), presence), note)

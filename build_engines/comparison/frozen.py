@@ -16,7 +16,7 @@ from torch import Tensor
 from build_engines.comparison.split import Split
 from build_engines.data.datasets import answer_names
 from build_engines.heads import build_of, one_label_build
-from build_engines.model.fused import FusedModel, Fusion, MeanFusion
+from build_engines.model.fused import FusedModel, Fusion
 from build_engines.model.train import encode
 from build_engines.recipe import FusionRecipe, Recipe
 
@@ -76,7 +76,7 @@ def fit_fusion(
 
 
 @torch.no_grad()
-def predicted_by(recipe: Recipe, head: Fusion | MeanFusion, features: Tensor, presence: Tensor) -> Ints:
+def predicted_by(recipe: Recipe, head: Fusion, features: Tensor, presence: Tensor) -> Ints:
     """The label's number of each moment."""
     numbers: Ints = one_label_build(recipe.output_head).predicted(head(features, presence))
     return numbers

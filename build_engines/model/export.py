@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from build_engines.heads import build_of
 from build_engines.modalities import MODALITIES, encoder_fields
 from build_engines.modalities.pretrained_encoder import PretrainedEncoder
-from build_engines.model.fused import FusedModel, Fusion, MeanFusion, Tagger
+from build_engines.model.fused import FusedModel, Fusion, Tagger
 from build_engines.model.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith
 from build_engines.model.train import SAMPLES, Trained
 from build_engines.model.trained_bundle import describe_stage
@@ -64,7 +64,7 @@ class EncoderStage(nn.Module):
 class FusionStage(nn.Module):
     """One decision's features, each stage's as it comes ([cameras, d], [1, d], [1, d]), to what each head reads."""
 
-    def __init__(self, fusion: Fusion | MeanFusion) -> None:
+    def __init__(self, fusion: Fusion) -> None:
         super().__init__()
         self.fusion = fusion
 
@@ -130,7 +130,7 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
         stages.append(StageExport(name, EncoderStage(module), inputs, ("features",)))
         words = spec.max_tokens if isinstance(spec, TextStream) and spec.word_pieces else None
         shape = (len(streams),) if words is None else (1, words)
-        features[name] = torch.zeros(*shape, recipe.model.members * recipe.model.features)
+        features[name] = torch.zeros(*shape, recipe.model.features)
     if isinstance(model.fusion, Tagger):
         return [*stages, StageExport("fusion", TaggerStage(model.fusion), features, ("logits",))]
     features["presence"] = torch.ones(1, len(recipe.modalities))

@@ -5,7 +5,7 @@ Shapes: P fused pairs, n modalities (each camera, text, sensors, sound), d featu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from build_engines.heads import build_of
 from build_engines.modalities import MODALITIES
-from build_engines.modalities.layers import Attention, Encoded
+from build_engines.modalities.layers import Attention
 from build_engines.recipe import FusionRecipe, Recipe
 from edge_runtime.heads import Head
 
@@ -164,76 +164,18 @@ class Tagger(nn.Module):
         return {"": self(features, presence)}
 
 
-class SideBySide(nn.Module):
-    """One encoder of every member: features [B, members * d], each member's in its place; auxiliary logits averaged."""
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, *inputs: Tensor) -> Encoded:
-        encoded: list[Encoded] = [member(*inputs) for member in self.members]
-        aux = {name: torch.stack([logits[name] for _, logits in encoded]).mean(0) for name in encoded[0][1]}
-        return torch.cat([features for features, _ in encoded], dim=-1), aux
-
-
-class MeanFusion(nn.Module):
-    """The fusion of every member on its own part of features [P, n, members * d]; what they give is averaged."""
-
-    def __init__(self, members: Sequence[Fusion]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, features: Tensor, presence: Tensor) -> Tensor:
-        return self.every(features, presence)[""]
-
-    def every(self, features: Tensor, presence: Tensor) -> dict[str, Tensor]:
-        """What every head reads, by name; the first has an empty one."""
-        parts = features.chunk(len(self.members), dim=-1)
-        given = [member.every(part, presence) for member, part in zip(self._fusions, parts, strict=True)]
-        return {name: torch.stack([one[name] for one in given]).mean(0) for name in given[0]}
-
-    def add_to_logits(self, offsets: Tensor) -> None:
-        """Give every answer's logits these `offsets` [labels] more from now on."""
-        for member in self._fusions:
-            member.add_to_logits(offsets)
-
-    @property
-    def side_heads(self) -> nn.ModuleDict:
-        """Those of the first member: all have the same ones."""
-        return self._fusions[0].side_heads
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """The mean of the members' (kind `weighted`); others: empty."""
-        return tuple(float(np.mean(each)) for each in zip(*(one.weights for one in self._fusions), strict=True))
-
-    @property
-    def _fusions(self) -> list[Fusion]:
-        return [member for member in self.members if isinstance(member, Fusion)]
-
-
 class FusedModel(nn.Module):
-    """All stages. `encode` and `fuse` are separate so that training may combine features freely.
-
-    Of several members (`model.members`) every stage holds each one's part of it, so that a stage is still one graph.
-    """
+    """All stages. `encode` and `fuse` are separate so that training may combine features freely."""
 
     def __init__(self, recipe: Recipe, vocabulary: int) -> None:
         super().__init__()
-        self.modalities = recipe.modalities
-        self._encoders = tuple(recipe.model.encoders)
-        self.fusion: Fusion | MeanFusion | Tagger
-        if recipe.model.members > 1:
-            members = [FusedModel(one, vocabulary) for one in recipe.members]
-            for name in self._encoders:
-                self.add_module(name, SideBySide([member.encoders[name] for member in members]))
-            self.fusion = MeanFusion([member.fusion for member in members if isinstance(member.fusion, Fusion)])
-            return
         model, streams = recipe.model, recipe.streams
+        self.modalities = recipe.modalities
         for name, encoder in model.encoders.items():
             spec = streams[encoder.streams[0]]
             self.add_module(name, MODALITIES[name].network(encoder, spec, vocabulary, model.features))
+        self._encoders = tuple(model.encoders)
+        self.fusion: Fusion | Tagger
         if recipe.output_head.per_word:
             self.fusion = Tagger(model.fusion, model.features, len(recipe.labels))
         else:
@@ -245,24 +187,3 @@ class FusedModel(nn.Module):
     def encoders(self) -> dict[str, nn.Module]:
         """Stage to its encoder, in the order of the presence mask."""
         return {name: self.get_submodule(name) for name in self._encoders}
-
-    def member(self, place: int) -> dict[str, Tensor]:
-        """The weights of one member, by the names that they have in a model of one."""
-        state = self.state_dict()
-        if not isinstance(self.fusion, MeanFusion):
-            return state
-        return {".".join(name): state[".".join(own)] for own, name in self._names_of(place)}
-
-    def set_member(self, place: int, weights: Mapping[str, Tensor]) -> None:
-        """Give one member the `weights` of a model of one."""
-        if isinstance(self.fusion, MeanFusion):
-            weights = {".".join(own): weights[".".join(name)] for own, name in self._names_of(place)}
-        # All names of a member are there; the other members' are left out.
-        self.load_state_dict(weights, strict=not isinstance(self.fusion, MeanFusion))
-
-    def _names_of(self, place: int) -> Iterator[tuple[list[str], list[str]]]:
-        """Of each weight of a member: its name here, and in a model of one."""
-        for own in self.state_dict():
-            stage, members, number, *rest = parts = own.split(".")
-            if members == "members" and number == str(place):
-                yield parts, [stage, *rest]

@@ -27,7 +27,7 @@ from build_engines.modalities.text import tokenizer_kind
 from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.ahead import ahead
 from build_engines.model.fitting import fit
-from build_engines.model.fused import FusedModel, Tagger
+from build_engines.model.fused import FusedModel, Fusion
 from build_engines.model.kept import KeptRows
 from build_engines.model.lessons import Lessons
 from build_engines.model.weights import load_weights, save_weights
@@ -63,7 +63,6 @@ class TrainingRecord(Struct, frozen=True):
     streams: dict[str, StreamSpec]
     """With the channels' mean and deviation."""
     epochs: tuple[EpochRecord, ...]
-    """Of several members one after the other, and at the end what all of them together come to."""
     thresholds: dict[str, float] = {}
     """Of a sigmoid head's labels, as they were fitted."""
     side_heads: dict[str, dict[str, Any]] = {}
@@ -99,23 +98,12 @@ def train(
     vocabulary = _vocabulary(prepared)
     recipe = msgspec.structs.replace(recipe, streams=prepared.streams)
     kept = KeptRows(prepared.cache, recipe.train.augment, recipe.seed)
-    history = list(initial.record.epochs) if initial is not None else []
-    learned = []
-    for place, one in enumerate(recipe.members):
-        start = None if initial is None else initial.model.member(place)
-        model, epochs = _learned(one, vocabulary, prepared, kept, console, start, watched)
-        learned.append(model)
-        history += epochs
-    whole = learned[0]
-    if len(learned) > 1:
-        whole = FusedModel(recipe, vocabulary).eval()
-        for place, model in enumerate(learned):
-            whole.set_member(place, model.state_dict())
-        history.append(_score(whole, recipe.output_head, prepared, history[-1].loss, kept))
-    fitted = fitted or fit(recipe, {name: predict(whole, prepared.val, name, kept) for name in recipe.heads})
+    start = None if initial is None else initial.model.state_dict()
+    averaged, history = _learned(recipe, vocabulary, prepared, kept, console, start, watched)
+    fitted = fitted or fit(recipe, {name: predict(averaged, prepared.val, name, kept) for name in recipe.heads})
     if fitted.offsets:
-        assert not isinstance(whole.fusion, Tagger)  # the softmax head's
-        whole.fusion.add_to_logits(torch.tensor(fitted.offsets))
+        assert isinstance(averaged.fusion, Fusion)  # the softmax head's
+        averaged.fusion.add_to_logits(torch.tensor(fitted.offsets))
     record = TrainingRecord(
         recipe_sha256=recipe_digest,
         data_sha256=prepared.digest,
@@ -124,25 +112,25 @@ def train(
         side_heads=fitted.side,
         temperature=fitted.policy.get("temperature", 1.0),
         streams=prepared.streams,
-        epochs=tuple(history),
+        epochs=(*(initial.record.epochs if initial is not None else ()), *history),
         thresholds=fitted.policy.get("thresholds", {}),
         offsets=dict(zip(recipe.labels, fitted.offsets, strict=True)) if fitted.offsets else {},
     )
-    return Trained(whole, record)
+    return Trained(averaged, record)
 
 
 def _learned(
     recipe: Recipe, vocabulary: int, prepared: Prepared, kept: KeptRows, console: Console,
-    initial: Mapping[str, Tensor] | None, watched: bool,
+    start: Mapping[str, Tensor] | None, watched: bool,
 ) -> tuple[FusedModel, list[EpochRecord]]:  # fmt: skip
-    """One member: the averaged weights that training comes to from the `initial` ones, or from random ones."""
+    """The averaged weights that training comes to from those of `start`, or from random ones; in eval mode."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     model, averaged = FusedModel(recipe, vocabulary), FusedModel(recipe, vocabulary)
-    if initial is not None:
-        model.load_state_dict(initial)
+    if start is not None:
+        model.load_state_dict(start)
     lessons = _lessons(recipe, prepared, model)
-    if lessons is not None and initial is None:
+    if lessons is not None and start is None:
         _learn_lists(lessons, model, rng, console)
     averaged.load_state_dict(model.state_dict())
     plan = recipe.train

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Mapping
 from itertools import chain
 
 from build_engines.modalities import MODALITIES, encoder_fields
-from build_engines.pretrained.recipe import PretrainedKeys
 from build_engines.recipe.detection import DetectionRecipe
 from build_engines.recipe.gate import PLAIN_GATE
 from build_engines.recipe.heads import HEAD_ROWS
@@ -149,22 +148,10 @@ def check(recipe: Recipe) -> str | None:
     for encoder in model.encoders.values():
         if encoder.aux_in_features and sum(encoder.aux.values()) >= model.features:
             return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
-    if problem := _check_members(recipe) or _check_train(recipe):
+    if problem := _check_train(recipe):
         return problem
     stages = (*model.encoders, "fusion")
     return _check_weights(recipe) or _check_tagging(recipe) or check_common(recipe) or _unknown_stages(recipe, stages)
-
-
-def _check_members(recipe: Recipe) -> str | None:
-    model = recipe.model
-    if model.members == 1:
-        return None
-    if recipe.output_head.per_word:
-        return "model.members is for answers of a moment; a tagging head has one model: leave it out"
-    for name, encoder in model.encoders.items():
-        if isinstance(encoder, PretrainedKeys) and (encoder.package or encoder.file):
-            return f"model.members is for encoders that are trained from scratch; model.{name} is pretrained"
-    return None
 
 
 def _check_weights(recipe: Recipe) -> str | None:

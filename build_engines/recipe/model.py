@@ -40,10 +40,6 @@ class ModelRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     features: Annotated[int, Meta(ge=4, le=4096)]
     """d: the length of every encoder's output."""
     fusion: FusionRecipe
-    members: Annotated[int, Meta(ge=1, le=16)] = 1
-    """Models of this form that are trained one by one, each with a seed of its own, and averaged before the decision
-    (Lakshminarayanan et al. 2017, arXiv:1612.01474): so many times the training, the size and the time per moment, for
-    answers that depend less on chance. Every stage is one graph nevertheless."""
     vision: VisionRecipe | None = None
     text: TextRecipe | None = None
     sensors: SensorsRecipe | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 from msgspec import Struct
 
 from build_engines.modalities.text.recipe import TokenizerRecipe
@@ -96,16 +95,6 @@ class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True)
             side.name: make_head(side.head, str(stage_output("fusion", side.name)), side.labels, side.values)
             for side in self.side_heads
         }
-
-    @property
-    def members(self) -> tuple[Recipe, ...]:
-        """The recipe of each of `model.members`, which are trained one by one; itself where there is one."""
-        if self.model.members == 1:
-            return (self,)
-        model = msgspec.structs.replace(self.model, members=1)
-        return tuple(
-            msgspec.structs.replace(self, model=model, seed=self.seed + place) for place in range(self.model.members)
-        )
 
     @property
     def modalities(self) -> tuple[str, ...]:

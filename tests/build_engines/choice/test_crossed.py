@@ -11,14 +11,10 @@ import pytest
 from rich.console import Console
 
 from build_engines.choice import crossed as module
-from build_engines.choice.choice import read_choice
 from build_engines.choice.crossed import crossed
 from build_engines.data.folds import grouped
 from build_engines.data.samples import prepare
-from build_engines.model.fitting import fit
 from build_engines.recipe import Recipe, load_recipe
-from build_engines.run import make_build
-from build_engines.stages.choose import choose_stage
 from tests.build_engines.samples_folder import RECIPE, write_samples
 
 
@@ -40,7 +36,7 @@ def ward(folder: Path) -> Recipe:
 
 def run(ward: Recipe, folder: Path, work: str) -> tuple[module.LeftOut, str]:
     said = io.StringIO()
-    found = crossed({"own": ward}, folder / "data", "digest", folder / work, Console(file=said, width=200), ward.seed)
+    found = crossed({"own": ward}, folder / "data", "digest", folder / work, Console(file=said, width=200))
     return found["own"], said.getvalue()
 
 
@@ -88,7 +84,7 @@ def test_every_moment_is_left_out_once_with_its_whole_group(
 
 def test_other_settings_of_the_training_are_another_training(folder: Path, ward: Recipe) -> None:
     keys = {
-        module._key(recipe, "digest", 0)
+        module._key(recipe, "digest")
         for recipe in (
             ward,
             msgspec.structs.replace(ward, train=msgspec.structs.replace(ward.train, epochs=3)),
@@ -97,46 +93,16 @@ def test_other_settings_of_the_training_are_another_training(folder: Path, ward:
     }
     assert len(keys) == 3
     moved = msgspec.structs.replace(ward, train=msgspec.structs.replace(ward.train, offsets=True))
-    assert module._key(moved, "digest", 0) == module._key(ward, "digest", 0)
-    assert module._key(ward, "digest", 0) not in (module._key(ward, "other", 0), module._key(ward, "digest", 1))
-
-
-def test_members_are_compared_by_their_first_and_what_is_fitted_is_fitted_to_all_of_them(
-    folder: Path, ward: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "cores", lambda: 1)
-    model = msgspec.structs.replace(ward.model, members=2)
-    choose = msgspec.structs.replace(ward.choose, candidates=({"train.batch": 40},))
-    double = msgspec.structs.replace(ward, model=model, choose=choose)
-    said = io.StringIO()
-    build = make_build(double, "0" * 64, folder / "data", tmp_path, tmp_path / "work", Console(file=said, width=300))
-    choose_stage(build)
-    trainings = [line for line in said.getvalue().splitlines() if " trainings, " in line]
-    # Two candidates by their first member, then the second member of the one taken, each without two folds.
-    assert len(trainings) == 6
-    assert sum("member 2" in line for line in trainings) == 2
-    assert not any("member 1" in line for line in trainings)
-    assert "2 members together: macro-F1" in said.getvalue()
-    kept = {"one": double.members[0], "two": double.members[1]}
-    digest = build.split_digest("train")
-    alone = crossed(kept, folder / "data", digest, build.work, Console(quiet=True), double.seed)
-    assert np.array_equal(alone["one"].folds, alone["two"].folds)
-    both = module.LeftOut.mean(list(alone.values()))
-    outputs = [one.outputs[""][0] for one in alone.values()]
-    assert np.allclose(both.outputs[""][0], (outputs[0] + outputs[1]) / 2)
-    assert not np.allclose(outputs[0], outputs[1])
-    choice = read_choice(build.work)
-    assert choice.settings == {}
-    assert choice.fitted == fit(double, both.outputs) != fit(double, alone["one"].outputs)
+    assert module._key(moved, "digest") == module._key(ward, "digest") != module._key(ward, "other")
 
 
 def test_folds_tear_no_group_apart_and_share_the_strata() -> None:
     strata = np.repeat([0, 1], 60)
     groups = [f"g{index // 6}" for index in range(120)]
     seen = []
-    for rest, left in grouped(strata, groups, 5, 0):
-        assert not {groups[row] for row in rest} & {groups[row] for row in left}
-        assert sorted([*rest, *left]) == list(range(120))
+    for fit, left in grouped(strata, groups, 5, 0):
+        assert not {groups[row] for row in fit} & {groups[row] for row in left}
+        assert sorted([*fit, *left]) == list(range(120))
         assert abs(strata[left].mean() - 0.5) < 0.2
         seen += left.tolist()
     assert sorted(seen) == list(range(120))

@@ -112,3 +112,12 @@ def test_fitting_ignores_what_a_row_lacks() -> None:
     fitted = fit_channels(spec, [{"a": 1.0, "still": 5.0}, {"a": 3.0}, {"still": 5.0}])
     assert (fitted.channels[0].mean, fitted.channels[0].std) == (2.0, 1.0)
     assert (fitted.channels[1].mean, fitted.channels[1].std) == (5.0, 1.0)
+
+
+def test_unwatched_training_gives_the_same_weights(recipe: Recipe, prepared: Prepared) -> None:
+    twice = msgspec.structs.replace(recipe, train=msgspec.structs.replace(recipe.train, epochs=2))
+    watched, not_watched = (train(twice, "", prepared, Console(quiet=True), watched=flag) for flag in (True, False))
+    for name, value in watched.model.state_dict().items():
+        assert torch.equal(value, not_watched.model.state_dict()[name])
+    assert len(watched.record.epochs) == 2
+    assert not_watched.record.epochs == watched.record.epochs[1:]
