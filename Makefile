@@ -85,7 +85,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # On a Jetson the package leaves OpenCV to JetPack, which this environment does not see; there the demo takes pip's.
-$(VENV)/.run-ready: pyproject.toml | $(BIN)/python
+$(VENV)/.run-ready: pyproject.toml $(if $(LOCKED),requirements/demo.txt) | $(BIN)/python
 ifdef LOCKED
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/demo.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -96,7 +96,7 @@ endif
 	touch $@
 
 # torch comes first and by its exact version: the CPU build, not several GB of CUDA.
-$(VENV)/.test-ready: pyproject.toml build_engines/pretrained/requirements.txt | $(BIN)/python
+$(VENV)/.test-ready: pyproject.toml build_engines/pretrained/requirements.txt $(if $(LOCKED),requirements/test.txt) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 ifdef LOCKED
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/test.txt

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import product
@@ -83,3 +85,19 @@ def test_every_line_has_hashes(file: str) -> None:
 
 def test_what_builds_the_package_is_what_the_project_names() -> None:
     assert lines("build.in") == PROJECT["build-system"]["requires"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_locked_installs_that_and_nothing_that_has_no_hash_but_the_build_of_torch(target: str, tmp_path: Path) -> None:
+    def said(*options: str) -> list[str]:
+        line = ["make", "--dry-run", target, f"VENV={tmp_path / 'venv'}", *options]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+        return [one for one in done.stdout.splitlines() if "pip install" in one]
+
+    locked = said("LOCKED=1")
+    assert any(f"--require-hashes -r requirements/{target}.txt" in one for one in locked)
+    for one in locked:
+        known = ("--require-hashes", "--no-deps", "torch==", "opencv-python-headless")  # the last where there is none
+        assert any(word in one for word in known), one
+    assert not any("--require-hashes" in one for one in said())

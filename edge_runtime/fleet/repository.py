@@ -133,6 +133,9 @@ class Repository:
             if entry != folder:
                 _remove(entry)
         folder.mkdir(exist_ok=True)
+        for entry in [entry for entry in folder.rglob("*") if entry.is_symlink() or not entry.is_dir()]:
+            if entry.is_symlink() or str(entry.relative_to(folder)) not in wanted:
+                entry.unlink()  # or the bundle would have a file that nobody signed for
         size = sum(target.length for target in wanted.values())
         if size > MAX_BYTES:
             raise UserError(f"pull: the bundle has {size} bytes, at most {MAX_BYTES} are allowed")

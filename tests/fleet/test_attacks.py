@@ -393,13 +393,17 @@ def test_what_the_client_keeps_may_be_anything(fleet: Fleet) -> None:
     assert fleet.told()[0] == ("2.0.0", "pending")
 
 
-def test_a_link_for_a_download_leads_nowhere(fleet: Fleet) -> None:
+def test_what_lies_among_the_downloads_does_no_harm(fleet: Fleet) -> None:
     """As whoever may write there could put it."""
     fleet.publish("2.0.0")
     downloads = fleet.slots.folder / ".fleet" / "downloads"
     (fleet.folder / "elsewhere").mkdir()
     (fleet.folder / "elsewhere" / "kept").write_text("x")
     (downloads / ("0" * 64)).symlink_to(fleet.folder / "elsewhere")
+    own = downloads / open_bundle(fleet.plant / "2.0.0", allow_unsigned=True).digest
+    (own / "stages").mkdir(parents=True)
+    (own / "stages" / "stray.onnx").write_text("of another attempt")
+    (own / "manifest.json").symlink_to(fleet.folder / "elsewhere" / "kept")
     assert fleet.pull()[0] == 0
     assert (fleet.folder / "elsewhere" / "kept").read_text() == "x"
 
