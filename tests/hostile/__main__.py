@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 from tests.hostile.attacks import ATTACKS
-from tests.hostile.drive import MILLION, TOGETHER, mutations, run
+from tests.hostile.drive import KEYED_TOGETHER, MILLION, TOGETHER, mutations, run
 from tests.hostile.report import table, write
 from tests.hostile.service import limiter
 
 OUT = Path(__file__).parents[2] / "build" / "hostile"
-ATTACK_S = 8.0
+ATTACK_S = 7.0
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=ATTACK_S, help="of each attack")
     parser.add_argument("--count", type=int, default=1_000_000, help="mutated messages")
     given = parser.parse_args()
-    names = [*ATTACKS, TOGETHER, MILLION]
+    names = [*ATTACKS, TOGETHER, KEYED_TOGETHER, MILLION]
     chosen = [name for name in names if not given.parts or any(part in name for part in given.parts)]
     if not chosen:
         print(f"no part is named like {' '.join(given.parts)}; there are {', '.join(names)}")

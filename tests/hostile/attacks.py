@@ -1,9 +1,9 @@
 """The attacks: a function and a row of the table each; every one runs in a process of its own.
 
-    python -m tests.hostile.attacks NAME INPUTS DECISIONS PID SECONDS
+    python -m tests.hostile.attacks NAME INPUTS DECISIONS PID SECONDS [KEYS]
 
-It says `ready`, waits for a line, and attacks. Its last line is a JSON object: messages sent, and what went wrong as
-the attacker saw it.
+KEYS is the file of a client that may send and listen, where the doors have keys. It says `ready`, waits for a line, and
+attacks. Its last line is a JSON object: messages sent, and what went wrong as the attacker saw it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 import zmq
+from nacl.exceptions import CryptoError
 
-from tests.hostile import bombs, zmtp
+from edge_runtime import sockets
+from edge_runtime import zmtp as zmtp_commands
+from tests.hostile import bombs, curve, zmtp
 
 NICENESS = 10
 """Attackers stand for neighbours elsewhere: they must not take the service's cores by being on the same machine."""
@@ -39,6 +43,7 @@ class Target:
     decisions: str
     pid: int
     until_s: float
+    keys: Path
     sent: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -47,18 +52,20 @@ class Target:
         return time.monotonic() < self.until_s
 
     @contextlib.contextmanager
-    def push(self, queue: int = 1000) -> Iterator[zmq.Socket[bytes]]:
+    def push(self, queue: int = 1000, keys: Path | None = None) -> Iterator[zmq.Socket[bytes]]:
         """A PUSH socket whose sends give up after 0.1 s."""
         with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
             socket.setsockopt(zmq.LINGER, 0)
             socket.setsockopt(zmq.SNDHWM, queue)
             socket.setsockopt(zmq.SNDTIMEO, 100)
-            socket.connect(self.inputs)
+            sockets.connect(socket, self.inputs, keys)
             yield socket
 
-    def pour(self, messages: Iterable[list[bytes]], pause_s: float = 0.0, queue: int = 1000) -> None:
+    def pour(
+        self, messages: Iterable[list[bytes]], pause_s: float = 0.0, queue: int = 1000, keys: Path | None = None
+    ) -> None:
         """Send them as fast as they are taken, or one every `pause_s`, until the time is over."""
-        with self.push(queue) as socket:
+        with self.push(queue, keys) as socket:
             for number, parts in enumerate(messages):
                 if number % LINE_RATE_BATCH == 0 and not self.going:
                     return
@@ -82,6 +89,8 @@ class Attack:
     """Whether decisions have to go on meanwhile: a process that is stopped cannot decide."""
     quiet: bool = False
     """Whether it must cost no CPU to speak of."""
+    keyed: bool = False
+    """Whether the service's doors have keys."""
     together: bool = True
     """Whether it takes part when all attack at once."""
     ready: Callable[[], object] = bombs.frame
@@ -361,6 +370,107 @@ def standstill(target: Target) -> None:
             time.sleep(1 / 30)
 
 
+def handshakes_of_garbage(target: Target) -> None:
+    """CURVE as far as the greeting, then a HELLO of the right size, of another one, or none."""
+    rng = random.Random(5)
+    for number in itertools.count():
+        if not target.going:
+            return
+        endpoint, kind = ((target.inputs, "PUSH"), (target.decisions, "SUB"))[number % 2]
+        with contextlib.suppress(OSError), curve.Link(endpoint, kind, target.keys) as link:
+            hello = zmtp_commands.command(b"HELLO", b"\x01\x00" + rng.randbytes(192))
+            said = rng.choice((hello, hello[: rng.randrange(200)], rng.randbytes(500)))
+            link.socket.sendall(said)
+            target.sent += 1
+            if said is hello and link.socket.recv(100):
+                target.faults.append("garbage was answered")
+
+
+def handshakes_half_done(target: Target) -> None:
+    """Right as far as it goes: the server has made its keys and a cookie, and hears nothing more."""
+    links: list[curve.Link] = []
+    for number in itertools.count():
+        if not target.going:
+            break
+        endpoint, kind = ((target.inputs, "PUSH"), (target.decisions, "SUB"))[number % 2]
+        with contextlib.suppress(OSError, CryptoError):
+            link = curve.Link(endpoint, kind, target.keys)
+            links.append(link)
+            link.hello()
+            link.welcome()
+            target.sent += 1
+        if len(links) > 500:
+            links.pop(0).close()
+    for link in links:
+        link.close()
+
+
+def unknown_keys(target: Target) -> None:
+    """Whole handshakes with keys that nobody was given: all that a server can be made to compute."""
+    for number in itertools.count():
+        if not target.going:
+            return
+        endpoint, kind = ((target.inputs, "PUSH"), (target.decisions, "SUB"))[number % 2]
+        with contextlib.suppress(OSError, CryptoError), curve.Link(endpoint, kind, target.keys, stranger=True) as link:
+            link.hello()
+            link.initiate(*link.welcome())
+            target.sent += 1
+            if link.socket.recv(100):
+                target.faults.append("a stranger was let in")
+
+
+def plain_at_keys(target: Target) -> None:
+    """Who speaks without security, at doors that have it."""
+    while target.going:
+        for endpoint, kind in ((target.inputs, "PUSH"), (target.decisions, "SUB")):
+            with contextlib.suppress(OSError):
+                zmtp.peer(endpoint, kind).close()
+            target.sent += 1
+
+
+def known_at_line_rate(target: Target) -> None:
+    """A client that has keys: sensor values as fast as a socket takes them."""
+    target.pour(itertools.repeat([bombs.message("sensors", values=bombs.SENSORS)]), keys=target.keys)
+
+
+def known_with_pictures(target: Target) -> None:
+    """... and pictures that are as large as allowed, and none."""
+    header, body = bombs.message("camera.front"), bytes(8 << 20)
+    target.pour(itertools.repeat([header, body]), queue=4, pause_s=0.01, keys=target.keys)
+
+
+def known_without_end(target: Target) -> None:
+    """... and a message of endless parts."""
+    while target.going:
+        with contextlib.suppress(OSError, CryptoError), curve.Link(target.inputs, "PUSH", target.keys).open() as link:
+            while target.going:
+                link.socket.sendall(link.sealed([bytes(60_000)] * 8, ends=False))
+                target.sent += 1
+
+
+def known_again(target: Target) -> None:
+    """... and a sealed message that is said again: the connection ends, and another one begins."""
+    while target.going:
+        with contextlib.suppress(OSError, CryptoError), curve.Link(target.inputs, "PUSH", target.keys).open() as link:
+            said = link.sealed([bombs.message("sensors", values=bombs.SENSORS)])
+            link.socket.sendall(said * 100)
+            target.sent += 1
+            while link.socket.recv(100):
+                pass
+
+
+def known_subscriptions(target: Target) -> None:
+    """... and one that subscribes as fast as the wire takes it."""
+    while target.going:
+        with contextlib.suppress(OSError, CryptoError), curve.Link(target.decisions, "SUB", target.keys).open() as link:
+            while target.going:
+                link.socket.sendall(b"".join(link.sealed([body]) for body in (b"\x01", b"\x00") for _ in range(200)))
+                target.sent += 400
+                with contextlib.suppress(OSError):
+                    while link.socket.recv(1 << 20, socket.MSG_DONTWAIT):
+                        pass
+
+
 def _go_on(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -443,12 +553,21 @@ ATTACKS = {
         Attack(connections_at_decisions, "1500 connections that say nothing", quiet=True, together=False),
         Attack(bytes_at_decisions, "bytes that are no protocol"),
         Attack(deaf_subscribers, "100 subscribers that read nothing", quiet=True),
+        Attack(handshakes_of_garbage, "CURVE handshakes that are none", copies=2, keyed=True),
+        Attack(handshakes_half_done, "CURVE handshakes that stop in the middle, 500 at a time", copies=2, keyed=True),
+        Attack(unknown_keys, "whole CURVE handshakes with keys of nobody", copies=4, keyed=True),
+        Attack(plain_at_keys, "clients without security", keyed=True),
+        Attack(known_at_line_rate, "a known client: sensor values at line rate", copies=2, keyed=True),
+        Attack(known_with_pictures, "a known client: 8 MiB that are no pictures", copies=2, keyed=True),
+        Attack(known_without_end, "a known client: a message of endless parts", keyed=True),
+        Attack(known_again, "a known client: sealed messages said again", keyed=True),
+        Attack(known_subscriptions, "a known client: subscriptions at line rate", keyed=True),
         Attack(standstill, "the process stands still; senders do not stamp", timed=False, together=False),
     )
 }
 
 
-def main(name: str, inputs: str, decisions: str, pid: int, seconds: float) -> None:
+def main(name: str, inputs: str, decisions: str, pid: int, seconds: float, keys: str = "") -> None:
     os.nice(NICENESS)
     # More connections than the service may have need as many descriptors here.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -456,10 +575,10 @@ def main(name: str, inputs: str, decisions: str, pid: int, seconds: float) -> No
     ATTACKS[name].ready()
     print("ready", flush=True)
     sys.stdin.readline()
-    target = Target(inputs, decisions, pid, time.monotonic() + seconds)
+    target = Target(inputs, decisions, pid, time.monotonic() + seconds, Path(keys))
     ATTACKS[name].run(target)
     print(json.dumps({"sent": target.sent, "faults": target.faults}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]), *sys.argv[6:])

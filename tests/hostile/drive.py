@@ -17,7 +17,7 @@ from tests.hostile.judge import MEMORY, Figures, Heard, broken, figures
 from tests.hostile.million import missing
 from tests.hostile.service import Service, serve
 
-TOGETHER, MILLION = "together", "million"
+TOGETHER, KEYED_TOGETHER, MILLION = "together", "together_at_keys", "million"
 QUIET_S = 3.0
 """Undisturbed, before each part."""
 TOGETHER_S = 20.0
@@ -35,19 +35,28 @@ def run(names: Sequence[str], seconds: float, timed: bool = True, quiet_s: float
     So is one that has taken too much memory: the next part is not to blame for that. The undisturbed figures are of all
     those whiles together. Without `timed`, only what holds on any machine is judged.
     """
+    done = []
+    for keyed in (False, True):
+        if some := [name for name in names if is_keyed(name) == keyed]:
+            done += _run(some, keyed, seconds, timed, quiet_s)
+    return done
+
+
+def _run(names: Sequence[str], keyed: bool, seconds: float, timed: bool, quiet_s: float) -> list[Figures]:
+    """Those against doors of one kind."""
     heard: list[tuple[str, Heard, bool, int, list[str]]] = []
     quiet: list[Heard] = []
     waiting = list(names)
     ages = max_ages_ms()
     while waiting:
-        with serve() as service:
+        with serve(keyed=keyed) as service:
             time.sleep(RECOVERY_S)
             while waiting and service.alive:
                 quiet.append(watch(service, quiet_s))
                 if not service.alive:
                     break
                 name = waiting.pop(0)
-                during, sent, faults = attack(service, rows(name), TOGETHER_S if name == TOGETHER else seconds)
+                during, sent, faults = attack(service, rows(name), TOGETHER_S if TOGETHER in name else seconds)
                 heard.append((name, during, service.alive, sent, faults))
                 said = judged(figures(name, during, pooled(quiet), ages, service.alive, sent, faults), timed)
                 say(said, waits=len(waiting))
@@ -66,17 +75,22 @@ def judged(of: Figures, timed: bool) -> Figures:
     return dataclasses.replace(of, broken=rules)
 
 
+def is_keyed(name: str) -> bool:
+    """Whether the doors have keys in the part of that name."""
+    return name == KEYED_TOGETHER or (name in ATTACKS and ATTACKS[name].keyed)
+
+
 def rows(name: str) -> list[Attack]:
     """Who attacks in the part of that name: each row as often as an attacker of its own is to run."""
-    if name == TOGETHER:
-        return [row for row in ATTACKS.values() if row.together]
+    if TOGETHER in name:
+        return [row for row in ATTACKS.values() if row.together and row.keyed == is_keyed(name)]
     return [ATTACKS[name]] * ATTACKS[name].copies
 
 
 def attack(service: Service, attackers: Sequence[Attack], seconds: float) -> tuple[Heard, int, list[str]]:
     """What was heard while they went on, all at once; what they sent and what they found."""
     command = [sys.executable, "-m", "tests.hostile.attacks"]
-    where = [service.inputs, service.decisions_at, str(service.pid), str(seconds)]
+    where = [service.inputs, service.decisions_at, str(service.pid), str(seconds), *service.keys]
     running = [
         subprocess.Popen([*command, row.name, *where], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for row in attackers

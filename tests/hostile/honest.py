@@ -1,6 +1,8 @@
 """The honest neighbours: a camera at 30 Hz, sensors and sentences, each from a socket of its own, all stamped.
 
-    python -m tests.hostile.honest ENDPOINT
+    python -m tests.hostile.honest ENDPOINT [KEYS]
+
+With KEYS, a client's file, where the endpoint has keys.
 
 Every message's `id` is `t` and when it was sent, in monotonic nanoseconds: what is decided on can be told to be old.
 SIGTERM ends it. Its output is a JSON object a line: each frame's time, whether or not the socket took it, and at
@@ -14,12 +16,14 @@ import json
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import zmq
 
 from benchmarks.workload import FRAME_HZ, make_workload
+from edge_runtime import sockets
 
 STARTS_LATE_NS = 200_000_000
 """Farther behind than this (it was stopped, say), it goes on from the present and does not catch up."""
@@ -28,14 +32,14 @@ STARTS_LATE_NS = 200_000_000
 class Honest:
     """Three sockets that never block."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, keys: Path | None) -> None:
         self._context = zmq.Context()
         self._sockets = {name: self._context.socket(zmq.PUSH) for name in ("camera", "sensors", "text")}
         for socket in self._sockets.values():
             socket.setsockopt(zmq.SNDHWM, 4)
             socket.setsockopt(zmq.LINGER, 2000)
             socket.setsockopt(zmq.IMMEDIATE, 1)
-            socket.connect(endpoint)
+            sockets.connect(socket, endpoint, keys)
         self.sent = 0
 
     def send(self, socket: str, message: dict[str, Any], *more: Any) -> None:
@@ -55,9 +59,9 @@ class Honest:
         self._context.term()
 
 
-def main(endpoint: str) -> None:
+def main(endpoint: str, keys: str | None = None) -> None:
     workload = make_workload()
-    honest = Honest(endpoint)
+    honest = Honest(endpoint, None if keys is None else Path(keys))
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -85,4 +89,4 @@ def main(endpoint: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 
+from edge_runtime import keyring
+
 LIMIT_MB = 2048
 """As MemoryMax of the systemd unit."""
 ADDRESSES_MB = 6144
@@ -34,9 +36,11 @@ allow_unsigned = true
 [[sink]]
 kind = "zmq"
 bind = "{decisions}"
+keys = "{keys}"
 [[source]]
 kind = "zmq"
 bind = "{inputs}"
+keys = "{keys}"
 {options}
 """
 
@@ -80,6 +84,8 @@ class Service:
     limit: str
     log_path: Path
     honest: subprocess.Popen[bytes]
+    keys: tuple[str, ...] = ()
+    """The file of a client that may send and listen, where the doors have keys."""
     frames_ns: list[int] = field(default_factory=list)
     """When the honest camera had a frame."""
     decisions: list[dict[str, Any]] = field(default_factory=list)
@@ -173,10 +179,11 @@ class Service:
 
 
 @contextlib.contextmanager
-def serve(options: str = "") -> Iterator[Service]:
+def serve(options: str = "", keyed: bool = False) -> Iterator[Service]:
     """The service with a subscriber process and honest senders beside it; all ended on the way out.
 
-    `options` are more lines for the input socket's row. Raises TimeoutError if it does not decide.
+    `options` are more lines for the input socket's row; `keyed`: both doors have keys. Raises TimeoutError if it does
+    not decide.
     """
     inputs, decisions = free_endpoint(), free_endpoint()
     prefix, limit = limiter()
@@ -184,7 +191,13 @@ def serve(options: str = "") -> Iterator[Service]:
     with contextlib.ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="hostile-")))
         config, log_path = folder / "hostile.toml", folder / "service.log"
-        config.write_text(CONFIG.format(inputs=inputs, decisions=decisions, options=options), encoding="utf-8")
+        keys, own = folder / "keys", tuple(str(folder / f"{name}.key.toml") for name in ("honest", "known"))
+        if keyed:
+            keyring.make_server(keys)
+            for path in own:
+                keyring.make_client(keys, Path(path).name.partition(".")[0], (keyring.ANY,), True, Path(path))
+        places = {"inputs": inputs, "decisions": decisions, "keys": keys if keyed else ""}
+        config.write_text(CONFIG.format(options=options, **places), encoding="utf-8")
         log = cleanup.enter_context(log_path.open("wb"))
 
         def start(command: list[str], **pipes: Any) -> subprocess.Popen[bytes]:
@@ -193,10 +206,11 @@ def serve(options: str = "") -> Iterator[Service]:
             cleanup.callback(process.kill)
             return process
 
-        honest = start([*python, "tests.hostile.honest", inputs], stdout=subprocess.PIPE)
-        witness = start([*python, "tests.hostile.witness", decisions], stdout=subprocess.PIPE)
+        guest = own[:1] if keyed else ()
+        honest = start([*python, "tests.hostile.honest", inputs, *guest], stdout=subprocess.PIPE)
+        witness = start([*python, "tests.hostile.witness", decisions, *guest], stdout=subprocess.PIPE)
         process = start([*prefix, *python, "edge_runtime", "run", str(config)], stdout=log, stderr=log)
-        service = Service(process, inputs, decisions, limit, log_path, honest)
+        service = Service(process, inputs, decisions, limit, log_path, honest, own[1:] if keyed else ())
         cleanup.callback(service.end)
         cleanup.callback(service._ended.set)
         for beside in (witness, honest):

@@ -6,7 +6,7 @@ nothing stale is decided on, no log line is forged.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -37,10 +37,43 @@ def running() -> Iterator[tuple[Service, Heard]]:
         yield service, watch(service, 0.5)
 
 
+KEYED = {
+    "handshakes": ("handshakes_of_garbage", "handshakes_half_done", "unknown_keys", "plain_at_keys"),
+    "a known client": (
+        "known_at_line_rate",
+        "known_with_pictures",
+        "known_without_end",
+        "known_again",
+        "known_subscriptions",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def running_with_keys() -> Iterator[tuple[Service, Heard]]:
+    """One whose doors have keys."""
+    with serve(keyed=True) as service:
+        yield service, watch(service, 0.5)
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_running_service_holds(running: tuple[Service, Heard], group: str) -> None:
-    service, quiet = running
-    during, sent, faults = attack(service, [ATTACKS[name] for name in GROUPS[group]], SECONDS)
+    _holds(*running, group, GROUPS[group])
+
+
+@pytest.mark.parametrize("group", KEYED)
+def test_a_running_service_whose_doors_have_keys_holds(running_with_keys: tuple[Service, Heard], group: str) -> None:
+    service, _ = running_with_keys
+    _holds(*running_with_keys, group, KEYED[group])
+    if group == "handshakes":
+        status = service.statuses[-1]["status"]
+        assert {"connection_unknown_key", "connection_other_server_key"} <= status["unrouted"].keys(), (
+            "they came that far"
+        )
+
+
+def _holds(service: Service, quiet: Heard, group: str, names: Sequence[str]) -> None:
+    during, sent, faults = attack(service, [ATTACKS[name] for name in names], SECONDS)
     found = figures(group, during, quiet, max_ages_ms(), service.alive, sent, faults)
     assert judged(found, timed=False).broken == ()
     assert sent > 0
