@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("", "curve", "fleet", "metrics", "tokenizers", "cuda13")
+EXTRAS = ("", "can", "cuda13", "curve", "fleet", "metrics", "mqtt", "tokenizers")
 """What may go onto a device."""
 PERMISSIVE = {
     "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-0", "PSF-2.0", "Zlib",
@@ -32,9 +32,15 @@ WORDS = {
 """How packages of before SPDX expressions say it."""
 
 
-ASKING = {"tqdm": {"MPL-2.0 AND MIT"}}
-"""Read, and taken: the MPL asks for the source of its own files alone, and here they are installed as they came, as
-source. (Of `tokenizers`, by huggingface-hub.)"""
+ASKING = {
+    # EPL or BSD, as one likes: BSD.
+    "paho-mqtt": {"EPL-2.0"},
+    # Asks that whoever has the device can put another version of it in place, as pip does. Only with the extra `can`.
+    "python-can": {"LGPL-3.0-only"},
+    # Of `tokenizers`, by huggingface-hub. Asks for the source of its own files alone, which are installed as source.
+    "tqdm": {"MPL-2.0 AND MIT"},
+}
+"""Read, and taken as they are."""
 
 
 def closure(name: str, extras: tuple[str, ...], seen: set[str]) -> Iterator[metadata.Distribution]:
