@@ -11,7 +11,6 @@ import os
 import random
 import select
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,8 @@ from edge_runtime.plain_file import read_plain
 from edge_runtime.trusted_path import others_may_read, others_may_write, why_replaceable
 
 if TYPE_CHECKING:
+    import ssl
+
     from paho.mqtt.client import Client, MQTTMessage
     from paho.mqtt.reasoncodes import ReasonCode
 
@@ -125,6 +126,8 @@ def password(broker: Broker) -> str | None:
 
 def encryption(broker: Broker) -> ssl.SSLContext:
     """TLS 1.2 or newer, the broker's certificate and name checked. Raises ConfigError for files that cannot be used."""
+    import ssl
+
     try:
         context = ssl.create_default_context(cafile=broker.ca or None)
     except (OSError, ValueError) as error:
@@ -403,8 +406,8 @@ class _Ended(Exception):
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not good: {error.verify_message}"
+    if message := getattr(error, "verify_message", None):  # ssl.SSLCertVerificationError's
+        return f"its certificate is not good: {message}"
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 

@@ -41,7 +41,7 @@ def _problems(model: ModelProto) -> Iterator[str]:
         if node.op_type in RANDOM:
             yield f"{called} draws random numbers: the same input would be decided on otherwise; export it without"
         if _learns(node, constants):
-            yield f"{called} is as in training, where it changes with the batch or by chance; call eval() and export it"
+            yield f"{called} is as in training, where it changes with the batch or by chance; export model.eval()"
     for tensor in model.graph.initializer:
         if tensor.data_type not in NUMBERS:
             kind = TensorProto.DataType.Name(tensor.data_type).lower()

@@ -199,7 +199,8 @@ def test_a_broker_that_dies_and_comes_back_gets_the_newest_and_the_rest_is_count
     wait_for(lambda: sink.trouble is None, "the connection")
     sink.publish(published(decision(51, label="l51")))
     wait_for(lambda: 51 in seqs(again), "the newest")
-    assert set(seqs(again)) <= {50, 51}, "nothing old"
+    # 4 is still the newest where the broker is back before the next change may be said.
+    assert set(seqs(again)) <= {4, 50, 51}, "nothing old"
     again.wait(ANNOUNCED), "the broker had forgotten it"
     again.close()
 

@@ -112,7 +112,7 @@ def unfit(what: str) -> ModelProto:
     ("what", "message"),
     [
         ("random", r"node 'luck' \(RandomNormalLike\) draws random numbers"),
-        ("dropout", r"node 'drop' \(Dropout\) is as in training, .* call eval\(\) and export it"),
+        ("dropout", r"node 'drop' \(Dropout\) is as in training, .* export model.eval"),
         ("norm", r"node 'bn' \(BatchNormalization\) is as in training"),
         (
             "quantised",
