@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import select
 import socket
 import threading
@@ -23,6 +22,7 @@ from msgspec import Meta, Struct
 
 from edge_runtime import endpoints
 from edge_runtime.errors import ConfigError
+from edge_runtime.pauses import Pauses
 from edge_runtime.plain_file import read_plain
 from edge_runtime.trusted_path import others_may_read, others_may_write, why_replaceable
 
@@ -238,7 +238,7 @@ class Link:
 
     def run(self, stopping: threading.Event) -> None:
         """Until `stopping`; a farewell takes a second at most, a connection that is being made CONNECT_S."""
-        pause_s = FIRST_PAUSE_S
+        pauses = Pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         try:
             while not stopping.is_set():
                 began, before = time.monotonic(), self.connections
@@ -253,12 +253,10 @@ class Link:
                 if stopping.is_set():
                     return
                 if self.connections > before and time.monotonic() - began >= STEADY_S:
-                    pause_s = FIRST_PAUSE_S
-                wait_s = pause_s * random.uniform(0.5, 1.0)
+                    pauses.succeeded()
                 if self.reason != told:  # once per change, not once per try
                     log.warning("mqtt: %s; trying again", self.reason)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-                stopping.wait(wait_s)
+                stopping.wait(pauses.next_s())
         finally:
             self.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from edge_runtime.capture.picture_files import PICTURES, picture_files, read_pic
 from edge_runtime.capture.playback import log_end, wait_until
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError
+from edge_runtime.pauses import Pauses
 from edge_runtime.pictures import MAX_PIXELS
 
 log = logging.getLogger("edge_runtime.capture")
@@ -94,7 +94,7 @@ class CameraSource(Source):
     def __init__(self, intake: Intake, settings: config.CameraSource) -> None:
         super().__init__(f"camera {settings.device}", intake)
         self._settings = settings
-        self._pause_s = FIRST_PAUSE_S
+        self._pauses = Pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
 
     def _run(self) -> None:
         while not self.stopping.is_set():
@@ -105,13 +105,11 @@ class CameraSource(Source):
                 elif capture.isOpened():
                     take_jpegs(capture)
                     self._read(capture)
-                elif self._pause_s == FIRST_PAUSE_S:
+                elif self._pauses.untried:
                     log.warning("%s: cannot be opened; trying again until it can", self.name)
             finally:
                 capture.release()
-            # Jitter keeps several cameras on one bus from coming back in lockstep.
-            self.stopping.wait(self._pause_s * random.uniform(0.5, 1.0))
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            self.stopping.wait(self._pauses.next_s())
 
     def _read(self, capture: cv2.VideoCapture) -> None:
         log.info("%s: open", self.name)
@@ -125,7 +123,7 @@ class CameraSource(Source):
             if not good:
                 self._intake.refuse(self._settings.stream, Refusal("corrupt", "it cannot be decoded"))
             elif deliver(self._intake, self._settings.stream, image, captured_ns):
-                self._pause_s = FIRST_PAUSE_S
+                self._pauses.succeeded()
                 good_ns = captured_ns
             if captured_ns - good_ns > REFUSED_NS:
                 log.warning("%s: only frames that are refused; opening it again", self.name)

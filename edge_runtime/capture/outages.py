@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from abc import abstractmethod
 
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
+from edge_runtime.pauses import Pauses
 
 log = logging.getLogger("edge_runtime.capture")
 
@@ -39,7 +39,7 @@ class ReturningSource(Source):
         return super().reason or (None if self.ended else self._outage)
 
     def _run(self) -> None:
-        pause_s = FIRST_PAUSE_S
+        pauses = Pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while not self.stopping.is_set():
             began, told = time.monotonic(), self._outage
             try:
@@ -50,9 +50,8 @@ class ReturningSource(Source):
             if self._outage != told:  # once per change, not once per try
                 log.warning("%s: %s; trying again", self.name, self._outage)
             if time.monotonic() - began >= STEADY_S:
-                pause_s = FIRST_PAUSE_S
-            self.stopping.wait(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                pauses.succeeded()
+            self.stopping.wait(pauses.next_s())
 
     def _there(self) -> None:
         """The other end is there."""

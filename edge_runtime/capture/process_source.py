@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import select
 import shutil
 import signal
@@ -18,6 +17,7 @@ from edge_runtime import config, realtime
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError
+from edge_runtime.pauses import Pauses
 from edge_runtime.wire import SourceHealth
 
 log = logging.getLogger("edge_runtime.capture")
@@ -83,17 +83,16 @@ class ProcessSource(Source):
         return SourceHealth(self.name, self.state, self.reason, self._restarts, self._exit_code)
 
     def _run(self) -> None:
-        pause_s = FIRST_PAUSE_S
+        pauses = Pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             started = time.monotonic()
             self._supervise()
             if self.stopping.is_set() or not self._restart:
                 return
             if time.monotonic() - started >= STEADY_S:
-                pause_s = FIRST_PAUSE_S
-            wait_s = pause_s * random.uniform(0.5, 1.0)
+                pauses.succeeded()
+            wait_s = pauses.next_s()
             log.warning("%s: %s; starts again in %.1f s", self.name, self._last_failure, wait_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             if self.stopping.wait(wait_s):
                 return
             self._restarts += 1

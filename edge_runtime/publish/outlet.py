@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import random
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from edge_runtime.config import Config
 from edge_runtime.errors import EdgeError
 from edge_runtime.messages import Message
+from edge_runtime.pauses import Pauses
 from edge_runtime.publish.sink import Published, Records, Sink
 from edge_runtime.streams import StreamSpec
 from edge_runtime.wire import BundleId, RecordingHealth, SinkHealth
@@ -46,7 +46,7 @@ class Outlet(ABC):
         self._dropped = 0
         self._failures = 0
         self._reason: str | None = None
-        self._pause_s = FIRST_PAUSE_S
+        self._pauses = Pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._retry_at = 0.0
 
     def session(self, config: Config, bundle: BundleId, streams: Mapping[str, StreamSpec]) -> None:
@@ -60,7 +60,7 @@ class Outlet(ABC):
         def call(sink: Sink) -> None:
             sink.publish(item)
             self._published += 1
-            self._pause_s = FIRST_PAUSE_S
+            self._pauses.succeeded()
 
         self._hand(call, counts=True)
 
@@ -108,8 +108,7 @@ class Outlet(ABC):
             expected = isinstance(error, EdgeError | OSError)
             log.error("sink %s: %s; trying again, decisions go on", self.name, text, exc_info=not expected)
         self._reason = text
-        self._retry_at = time.monotonic() + self._pause_s * random.uniform(0.5, 1.0)
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._retry_at = time.monotonic() + self._pauses.next_s()
 
 
 class DirectOutlet(Outlet):

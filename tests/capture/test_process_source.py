@@ -72,7 +72,7 @@ def test_one_that_crashes_at_once_is_started_again_at_growing_pauses(
     short_pauses: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(process_source.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
     with started(python("import sys; sys.exit('no such camera')")) as (_, (source,)):
         wait_for(lambda: (source.health().restarts or 0) >= 4, "four restarts")
         wait_for(lambda: source.state == "waiting", "a pause")
