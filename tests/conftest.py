@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,10 +18,14 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
+from edge_runtime import broker
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.config import Config, SourceConfig, ZmqSink, ZmqSource
 from edge_runtime.runtime import Runtime
 from tests import tiny
+
+if TYPE_CHECKING:
+    from tests.mosquitto import Mosquitto
 
 # How long an example takes depends on what else the machine does, and says nothing of the code.
 settings.register_profile("tests", deadline=None, max_examples=int(os.environ.get("TESTS_EXAMPLES", "100")))
@@ -95,6 +100,23 @@ def tiny_config(bundle: Path, *sources: SourceConfig, name: str = "test", stop_a
         allow_unsigned=True,
         stop_at_end=stop_at_end,
     )
+
+
+@pytest.fixture
+def quick_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brokers that are away are tried again soon."""
+    monkeypatch.setattr(broker, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(broker, "LONGEST_PAUSE_S", 0.1)
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A real broker that anybody may come into."""
+    from tests.mosquitto import Mosquitto
+
+    started = Mosquitto(tmp_path / "mosquitto")
+    yield started
+    started.kill()
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:

@@ -24,6 +24,8 @@ class PretrainedEncoder(nn.Module, ABC):
     """
 
     head: FeatureHead
+    _frozen: nn.Module
+    _unfrozen: nn.Module
 
     def __init__(self, origin: Origin, views: int, rate: float) -> None:
         super().__init__()
@@ -45,14 +47,14 @@ class PretrainedEncoder(nn.Module, ABC):
         """The rest of the way."""
 
     @property
-    @abstractmethod
     def frozen(self) -> nn.Module:
         """The part whose weights stay."""
+        return self._frozen
 
     @property
-    @abstractmethod
     def unfrozen(self) -> nn.Module:
         """The part of the network that learns on, more slowly than the head."""
+        return self._unfrozen
 
     def slow_parameters(self) -> Iterator[nn.Parameter]:
         """Those of the unfrozen blocks."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edge_runtime import config
 from edge_runtime.admit import Refusal
+from edge_runtime.capture.channels import check_channels
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.outages import Outage, ReturningSource
 from edge_runtime.errors import ConfigError
@@ -40,11 +41,7 @@ class CanSource(ReturningSource):
         super().__init__(f"can {row.interface} {row.bus}", intake)
         import cantools
 
-        known = [channel.name for channel in spec.channels]
-        if unknown := sorted(row.signals.keys() - set(known)):
-            raise ConfigError(
-                f"source can: stream {row.stream} has no channel {unknown[0]!r}; there are {', '.join(known)}"
-            )
+        check_channels("can", row.stream, sorted(row.signals), spec)
         try:
             database: Any = cantools.database.load_file(row.path, database_format="dbc")
         except Exception as error:  # its parser raises what it likes

@@ -10,9 +10,9 @@ import msgspec
 
 from edge_runtime import config
 from edge_runtime.admit import Refusal
+from edge_runtime.capture.channels import check_channels
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.outages import Outage, ReturningSource
-from edge_runtime.errors import ConfigError
 from edge_runtime.specs import SensorStream
 
 CONNECT_S = 5.0
@@ -33,11 +33,7 @@ class GpsdSource(ReturningSource):
     def __init__(self, intake: Intake, row: config.GpsdSource, spec: SensorStream) -> None:
         """Raises ConfigError for a channel that the stream has not."""
         super().__init__(f"gpsd {row.host}:{row.port}", intake)
-        known = [channel.name for channel in spec.channels]
-        if unknown := sorted(row.channels.keys() - set(known)):
-            raise ConfigError(
-                f"source gpsd: stream {row.stream} has no channel {unknown[0]!r}; there are {', '.join(known)}"
-            )
+        check_channels("gpsd", row.stream, sorted(row.channels), spec)
         self._row = row
 
     def _session(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from edge_runtime import config
+from edge_runtime.capture.channels import check_channels
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.outages import Outage, ReturningSource
 from edge_runtime.errors import ConfigError
@@ -32,12 +33,7 @@ class SysfsSource(ReturningSource):
     def __init__(self, intake: Intake, row: config.SysfsSource, spec: SensorStream) -> None:
         """Raises ConfigError for channels that the stream has not, and names that are none."""
         super().__init__(f"sysfs {row.stream}", intake)
-        known = [channel.name for channel in spec.channels]
-        for name in (*row.files, *row.scale):
-            if name not in known:
-                raise ConfigError(
-                    f"source sysfs: stream {row.stream} has no channel {name!r}; there are {', '.join(known)}"
-                )
+        check_channels("sysfs", row.stream, (*row.files, *row.scale), spec)
         for name in row.files.values():
             parts(name)
         self._row = row

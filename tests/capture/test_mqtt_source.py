@@ -28,24 +28,12 @@ from tests.conftest import running, tiny_config, wait_for
 from tests.mosquitto import Ear, Mosquitto, needed
 from tests.test_runtime import Vehicle
 
+pytestmark = pytest.mark.usefixtures("quick_broker")
 pytest.importorskip("paho", reason="paho-mqtt is not installed")
 
 PLAIN = MqttTopic("room/a", "sensors", channel="a")
 BOTH = MqttTopic("room/json", "sensors", channels={"a": "left.value", "b": "list[1]"})
 TEXT = MqttTopic("voice/+/text", "text")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker, "FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(broker, "LONGEST_PAUSE_S", 0.1)
-
-
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    started = Mosquitto(tmp_path / "mosquitto")
-    yield started
-    started.kill()
 
 
 @pytest.fixture

@@ -85,34 +85,31 @@ class Chaos:
             time.sleep(0.02)
 
 
+def for_a_while(chaos: Chaos, shortest_s: float, **how: str) -> None:
+    """What is sent of the streams is as `how` says, then good again."""
+    chaos.observer.tell(**how)
+    chaos.last(shortest_s, 4)
+    chaos.observer.tell(**dict.fromkeys(how, "good"))
+
+
 def camera_away(chaos: Chaos) -> None:
-    chaos.observer.tell(camera="away")
-    chaos.last(0.5, 4)
-    chaos.observer.tell(camera="good")
+    for_a_while(chaos, 0.5, camera="away")
 
 
 def camera_frozen(chaos: Chaos) -> None:
-    chaos.observer.tell(camera="frozen")
-    chaos.last(2, 4)
-    chaos.observer.tell(camera="good")
+    for_a_while(chaos, 2, camera="frozen")
 
 
 def camera_lying(chaos: Chaos) -> None:
-    chaos.observer.tell(camera="lying")
-    chaos.last(0.5, 4)
-    chaos.observer.tell(camera="good")
+    for_a_while(chaos, 0.5, camera="lying")
 
 
 def sensors_insane(chaos: Chaos) -> None:
-    chaos.observer.tell(sensors="insane")
-    chaos.last(0.5, 4)
-    chaos.observer.tell(sensors="good")
+    for_a_while(chaos, 0.5, sensors="insane")
 
 
 def sensors_away(chaos: Chaos) -> None:
-    chaos.observer.tell(sensors="away")
-    chaos.last(0.5, 4)
-    chaos.observer.tell(sensors="good")
+    for_a_while(chaos, 0.5, sensors="away")
 
 
 def clock_stepped(chaos: Chaos) -> None:

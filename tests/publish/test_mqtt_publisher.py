@@ -26,26 +26,13 @@ from tests.publish.test_sinks import BUNDLE, decision, status
 from tests.test_runtime import Vehicle
 from tests.tiny import STREAMS
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.usefixtures("quick_broker")]
 pytest.importorskip("paho", reason="paho-mqtt is not installed")
 
 CONFIG = config.Config(name="porch", bundle="b", source=())
 DECISION, STATUS, AVAILABILITY = (f"edge-runtime/porch/{part}" for part in ("decision", "status", "availability"))
 ANNOUNCED = "homeassistant/device/edge_runtime_porch/config"
 Open = Callable[..., MqttPublisher]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker, "FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(broker, "LONGEST_PAUSE_S", 0.1)
-
-
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    started = Mosquitto(tmp_path / "mosquitto")
-    yield started
-    started.kill()
 
 
 @pytest.fixture

@@ -106,14 +106,6 @@ class PretrainedSentence(PretrainedEncoder):
         encoded: Encoded = self.head(self._network.rest(kept, inputs[1]))
         return encoded
 
-    @property
-    def frozen(self) -> nn.Module:
-        return self._frozen
-
-    @property
-    def unfrozen(self) -> nn.Module:
-        return self._unfrozen
-
 
 def pretrained_sentence(recipe: TextRecipe, pieces: int, features: int) -> PretrainedSentence:
     """The encoder that the recipe's keys ask for. Raises UserError where its weights are not there."""

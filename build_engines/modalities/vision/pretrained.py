@@ -20,6 +20,8 @@ from edge_runtime.errors import UserError
 class PretrainedVision(PretrainedEncoder):
     """uint8 [B, H, W, 3] BGR to features [B, d]: EfficientNet-Lite0, and a projection of the mean of its last maps."""
 
+    _unfrozen: nn.Sequential
+
     def __init__(self, recipe: VisionRecipe, origin: Origin, features: int) -> None:
         super().__init__(origin, recipe.views, recipe.unfreeze_rate)
         network = load_efficientnet_lite0(origin.weights)
@@ -46,14 +48,6 @@ class PretrainedVision(PretrainedEncoder):
         hidden = self._unfrozen(kept).mean((2, 3)) if len(self._unfrozen) else kept
         encoded: Encoded = self.head(hidden)
         return encoded
-
-    @property
-    def frozen(self) -> nn.Module:
-        return self._frozen
-
-    @property
-    def unfrozen(self) -> nn.Module:
-        return self._unfrozen
 
 
 def pretrained_vision(recipe: VisionRecipe, features: int) -> PretrainedVision:

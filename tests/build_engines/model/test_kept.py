@@ -41,14 +41,6 @@ class Means(PretrainedEncoder):
         encoded: Encoded = self.head(kept)
         return encoded
 
-    @property
-    def frozen(self) -> nn.Module:
-        return self._frozen
-
-    @property
-    def unfrozen(self) -> nn.Module:
-        return self._unfrozen
-
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(1, 256, (count, 6, 8, 3), np.uint8)
