@@ -5,6 +5,7 @@
 # make mutants  do the tests notice small changes? MODULES="health gate/limits" for some; docs/mutants.md
 # make hostile  does a running service hold under every flood, bomb and storm? PARTS="garbage million" for some
 # make chaos    does a service under systemd go on whatever is done to it? MINUTES=3 for less, SEED=7 for the same again
+# make arm64    does it run on a Jetson's kind of processor, emulated? SUITE=jammy for another system
 # make lock   requirements/*.txt: all that demo and tests need, with hashes; demo and test LOCKED=1 install just that
 # make sbom   what the demo's environment consists of, as CycloneDX: build/sbom.json
 # make docs   the documentation as a site: build/site/index.html
@@ -20,7 +21,7 @@ LOCKED ?=
 # `make lock` keeps what it can; --upgrade takes the newest.
 LOCK_OPTIONS ?=
 
-.PHONY: demo setup-build test check mutants hostile chaos format schema clean gpu-kit lock sbom docs
+.PHONY: demo setup-build test check mutants hostile chaos arm64 format schema clean gpu-kit lock sbom docs
 
 demo: $(VENV)/.run-ready
 	$(BIN)/edge-runtime demo
@@ -44,6 +45,9 @@ hostile: $(VENV)/.test-ready
 
 chaos: $(VENV)/.test-ready
 	$(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+arm64: $(VENV)/.run-ready
+	$(BIN)/python -m tests.arm64 $(if $(SUITE),--suite $(SUITE))
 
 format: $(VENV)/.test-ready
 	$(BIN)/ruff format .
