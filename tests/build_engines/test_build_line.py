@@ -67,6 +67,23 @@ def test_the_bundle_opens_and_lists_everything(built: Path) -> None:
     Pipeline(bundle).close()
 
 
+def test_a_bundle_that_is_built_again_is_the_same_to_the_byte_but_for_the_times_in_its_report(
+    built: Path, recipe_file: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert call(monkeypatch, "run", recipe_file, "--data", world, "--out", out, "--work", tmp_path / "work") == 0
+    one, two = (open_bundle(folder / "tiny", allow_unsigned=True) for folder in (built / "out", out))
+    digests, again = one.manifest.files, two.manifest.files
+    assert digests.keys() == again.keys()
+    timed = {f"report/evaluation.{form}" for form in ("html", "json", "md")}
+    assert {name for name in digests if digests[name] != again[name]} <= timed
+    assert msgspec.structs.replace(one.manifest, files={}) == msgspec.structs.replace(two.manifest, files={})
+    reports = [json.loads(bundle.read("report/evaluation.json")) for bundle in (one, two)]
+    for report in reports:
+        del report["findings"]["latency_ms"]
+    assert reports[0] == reports[1]
+
+
 def test_no_weights_are_pickled(built: Path) -> None:
     names = {path.suffix for path in (built / "work" / "tiny").rglob("*") if path.is_file()}
     assert not names & {".pt", ".pth", ".pkl", ".joblib"}
