@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,13 +12,13 @@ import numpy as np
 
 from edge_runtime import config
 from edge_runtime.admit import Refusal
+from edge_runtime.capture.film import open_film, reopen_film, take_jpegs, too_large
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.picture_files import PICTURES, picture_files, read_picture
 from edge_runtime.capture.playback import log_end, wait_until
 from edge_runtime.capture.source import Source
 from edge_runtime.errors import ConfigError
 from edge_runtime.pauses import Pauses
-from edge_runtime.pictures import MAX_PIXELS
 
 log = logging.getLogger("edge_runtime.capture")
 
@@ -27,11 +26,6 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 8.0
 REFUSED_NS = 3_000_000_000
 """A camera that gives nothing but refused frames for this long is opened again."""
-
-_AS_IT_CAME = {"FFMPEG": (cv2.CAP_PROP_FORMAT, -1), "V4L2": (cv2.CAP_PROP_CONVERT_RGB, 0)}
-"""Back end to the property, and its value, that keeps it from decoding."""
-
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg writes to stderr by itself; read at the first capture
 
 
 def open_capture(settings: config.CameraSource) -> cv2.VideoCapture:
@@ -59,19 +53,6 @@ def open_capture(settings: config.CameraSource) -> cv2.VideoCapture:
         if value is not None:
             capture.set(key, value)
     return capture
-
-
-def take_jpegs(capture: cv2.VideoCapture) -> None:
-    """Have Motion JPEG handed over as it came: OpenCV's decoders take all of it, fill holes and say nothing."""
-    codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=False)
-    if codec.upper() in (b"MJPG", b"JPEG") and (as_it_came := _AS_IT_CAME.get(capture.getBackendName())):
-        capture.set(*as_it_came)
-
-
-def too_large(capture: cv2.VideoCapture) -> str | None:
-    """Why no frame of `capture` should be decoded, if so."""
-    width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    return f"{width}x{height}, at most {MAX_PIXELS} pixels" if width * height > MAX_PIXELS else None
 
 
 def deliver(intake: Intake, stream: str, image: Any, captured_ns: int | None = None) -> bool:
@@ -142,19 +123,8 @@ class VideoSource(Source):
         self._settings = settings
         if not Path(settings.path).is_file():
             raise ConfigError(f"source video: no such file {settings.path}; check `path`")
-        self._capture = self._open()
+        self._capture = open_film(settings.path, f"source video: {settings.path}")
         self._fps = self._capture.get(cv2.CAP_PROP_FPS)
-        if not self._capture.isOpened() or self._fps <= 0:
-            self._capture.release()
-            raise ConfigError(f"source video: {settings.path} is no video that OpenCV can read; convert it to MP4")
-        if large := too_large(self._capture):
-            self._capture.release()
-            raise ConfigError(f"source video: {settings.path} is {large}; scale it down")
-
-    def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(self._settings.path)
-        take_jpegs(capture)
-        return capture
 
     def _run(self) -> None:
         stream = self._settings.stream
@@ -168,7 +138,7 @@ class VideoSource(Source):
                 log.warning("%s: gives no frame when it is opened again", self.name)
                 break
             self._capture.release()
-            self._capture = self._open()
+            self._capture = reopen_film(self._settings.path)
         log_end(self, self._intake, stream, before, read, "frames")
 
     def _play(self, begin_ns: int) -> tuple[int, int] | None:

@@ -21,8 +21,9 @@ from tests import tiny
 from tests.conftest import WAIT_S, jpeg, noise
 
 SOURCE = Path(__file__).with_name("video_device.c")
+# Ends as the command does: a disk that is slow may hold the recorder's thread for longer than it is waited for.
 PROGRAM = """
-import hashlib, json, sys, time
+import hashlib, json, os, sys, time
 import numpy as np
 from pathlib import Path
 from edge_runtime import config
@@ -48,7 +49,9 @@ recorder.close()
 def told(frame):
     return {"jpeg": None if frame.encoded is None else hashlib.sha256(frame.encoded).hexdigest(),
             "shape": list(frame.image.shape), "pixels": hashlib.sha256(frame.pixels.tobytes()).hexdigest()}
-print(json.dumps({"frames": [told(frame) for frame in frames], "dropped": inbox.boxes["camera"].counts(0).dropped}))
+dropped = inbox.boxes["camera"].counts(0).dropped
+print(json.dumps({"frames": [told(frame) for frame in frames], "dropped": dropped}), flush=True)
+os._exit(0)
 """
 
 pytestmark = pytest.mark.skipif(
