@@ -17,11 +17,12 @@ from edge_runtime.clock import Clock, SleepWatch
 from edge_runtime.config import Config
 from edge_runtime.errors import ConfigError
 from edge_runtime.health import RateMeter
+from edge_runtime.kinds.kind import Admit
 from edge_runtime.mailbox import Account, Counts, Mailbox
 from edge_runtime.messages import AlignedSet, Message
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.signing_keys import trusted
-from edge_runtime.streams import kind_of, max_age_ns
+from edge_runtime.streams import StreamSpec, kind_of, max_age_ns
 from edge_runtime.wire import BundleId, StreamHealth
 
 log = logging.getLogger("edge_runtime")
@@ -42,6 +43,13 @@ class Books:
     """Of the sessions before."""
     sleep: SleepWatch | None = None
     """Of the machine; made by the first session."""
+    admissions: dict[str, tuple[StreamSpec, Admit]] = field(default_factory=dict)
+    """Of the session that runs, by stream, with what they remember: a frozen camera stays one under the next bundle."""
+
+    def admission(self, stream: str, spec: StreamSpec) -> Admit:
+        """The one that is at work, where it is for the same `spec`; else a new one."""
+        known, admit = self.admissions.get(stream, (None, None))
+        return admit if admit is not None and known == spec else kind_of(spec).admission(spec)
 
 
 class Session:
@@ -96,6 +104,7 @@ class Session:
             }
             books.sleep = self._sleep = books.sleep or SleepWatch(clock)
             self._slept_ns = self._sleep.look()
+            self._admissions = {name: (spec, books.admission(name, spec)) for name, spec in manifest.streams.items()}
             demanding = [name for name, row in config.stream.items() if row.stamp == "required"]
             self.intake = Intake(
                 manifest.streams,
@@ -105,6 +114,7 @@ class Session:
                 self._sleep,
                 demanding,
                 recorded and tap is not None,
+                {name: admit for name, (_, admit) in self._admissions.items()},
             )
             self.rates = {name: RateMeter() for name in manifest.streams}
             self.sources = open_sources(config.sources, manifest.streams, self.intake, decisions, running)
@@ -132,6 +142,7 @@ class Session:
 
     def start(self) -> None:
         """Let the sources deliver here, those that ran before included. Raises nothing."""
+        self._books.admissions = self._admissions
         for source in self.sources:
             if source in self._taken_over:
                 source.hand_over(self.intake)

@@ -225,6 +225,35 @@ def test_what_never_started_leaves_the_running_one_as_it_was(tiny_bundle_path: P
     first.close()
 
 
+def test_a_frozen_camera_stays_frozen_for_the_session_after_and_for_the_one_that_goes_on(
+    tiny_bundle_path: Path, tmp_path: Path
+) -> None:
+    image = np.full((tiny.HEIGHT, tiny.WIDTH, 3), 200, np.uint8)
+
+    def refused(session: Session, frames: int) -> int:
+        before = session.intake.refusals("camera")["frozen"]
+        for _ in range(frames):
+            session.intake.frame("camera", image)
+        return session.intake.refusals("camera")["frozen"] - before
+
+    limit = tiny.STREAMS["camera"].frozen_after  # type: ignore[union-attr]
+    first = of(tiny_bundle_path, [])
+    first.start()
+    assert refused(first, limit + 3) == 3
+    of(tiny_bundle_path, [], running=first).abandon()
+    assert refused(first, 2) == 2, "an attempt that came to nothing has forgotten nothing"
+    second = of(tiny_bundle_path, [], running=first)
+    second.start()
+    first.close(second)
+    assert refused(second, 5) == 5
+    streams = tiny.STREAMS | {"camera": msgspec.structs.replace(tiny.STREAMS["camera"], frozen_after=limit + 1)}
+    other = of(tiny.write_bundle(tmp_path / "other", streams=streams), [], running=second)
+    other.start()
+    second.close(other)
+    assert refused(other, limit + 3) == 2, "other pixels are looked at anew"
+    other.close()
+
+
 def test_the_engines_of_what_is_refused_abandoned_or_over_are_freed(
     tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edge_runtime.admit import Refusal, admit_stamp
 from edge_runtime.capture.shares import Share
 from edge_runtime.clock import Clock, SleepWatch
-from edge_runtime.kinds.kind import Partly
+from edge_runtime.kinds.kind import Admit, Partly
 from edge_runtime.mailbox import Mailbox
 from edge_runtime.messages import Message, Words
 from edge_runtime.streams import StreamSpec, kind_of
@@ -59,9 +59,11 @@ class Intake:
         sleep: SleepWatch | None = None,
         stamped: Collection[str] = (),
         recorded: bool = True,
+        admissions: Mapping[str, Admit] | None = None,
     ) -> None:
         """`unrouted`: go on with these counts. `sleep` tells of the machine's sleep. `stamped`: the streams whose
         messages must say when they were captured. `recorded`: whether messages keep what only a recorder asks for.
+        `admissions`: of each stream, with what they remember; new ones otherwise.
         """
         self.clock = clock
         self.sleep = sleep or SleepWatch(clock)
@@ -69,7 +71,7 @@ class Intake:
         self._recorded = recorded
         self._streams = streams
         self._mailboxes = mailboxes
-        self._admit = {name: kind_of(spec).admission(spec) for name, spec in streams.items()}
+        self._admit = admissions or {name: kind_of(spec).admission(spec) for name, spec in streams.items()}
         self._lock = threading.RLock()
         """Of all below."""
         self._trouble: dict[str, str] = {}
