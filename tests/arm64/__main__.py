@@ -38,6 +38,10 @@ bundle = "shipped:vehicle"
 allow_unsigned = true
 stop_at_end = true
 
+[[sink]]
+kind = "zmq"
+bind = "ipc://{folder}/decisions"
+
 [[source]]
 kind = "world"
 bind = "ipc://{folder}/inputs"
@@ -47,6 +51,7 @@ score = "{folder}/score.json"
 [stream.text]
 stamp = "required"
 """
+REPLAY = ("replay", "/town.mcap", "--allow-unsigned", "--check")
 VERSIONS = (
     "import cv2, numpy, onnxruntime, platform; print('Python', platform.python_version(), platform.machine(), "
     "'numpy', numpy.__version__, 'OpenCV', cv2.__version__, 'ONNX Runtime', onnxruntime.__version__)"
@@ -68,7 +73,7 @@ def main() -> int:
             steps: dict[str, Callable[[], object]] = {
                 "package installed": lambda: _install(system),
                 "town recorded here": lambda: _record(root / "town.mcap"),
-                "replay --check there": lambda: system.run("/venv/bin/edge-runtime", "replay", "/town.mcap", "--check"),
+                "replay --check there": lambda: system.run("/venv/bin/edge-runtime", *REPLAY),
                 "tests there": lambda: _test(system),
                 "versions": lambda: system.run("/venv/bin/python", "-c", VERSIONS),
             }

@@ -92,7 +92,8 @@ def opened(root: Path) -> Iterator[System]:
             target.mkdir(exist_ok=True)
             how = ["--bind", f"/{name}"] if kind == "bind" else ["-t", kind, kind]
             subprocess.run(["mount", *how, str(target)], check=True)
-            stack.callback(subprocess.run, ["umount", "-l", str(target)], check=False)
+            # debootstrap's second stage has taken /proc away itself.
+            stack.callback(subprocess.run, ["umount", "-l", str(target)], check=False, stderr=subprocess.DEVNULL)
         for name in ("etc/resolv.conf", "etc/hosts", _CERTIFICATES):
             if (Path("/") / name).exists():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
