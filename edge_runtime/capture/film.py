@@ -9,6 +9,9 @@ import cv2
 from edge_runtime.errors import ConfigError
 from edge_runtime.pictures import MAX_PIXELS
 
+FILMS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
+"""Endings of their names."""
+
 _AS_IT_CAME = {"FFMPEG": (cv2.CAP_PROP_FORMAT, -1), "V4L2": (cv2.CAP_PROP_CONVERT_RGB, 0)}
 """Back end to the property, and its value, that keeps it from decoding."""
 

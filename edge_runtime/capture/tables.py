@@ -33,6 +33,10 @@ _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+(?:e[+-]?\d+)?\s*", re.I)
 _DECIMAL_POINT = re.compile(r"\s*[+-]?\d*\.\d+(?:e[+-]?\d+)?\s*", re.I)
 
 
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+"""Endings of their names; a `.txt` may be one too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row: its line in the file, its cells by column, or what is wrong with it."""

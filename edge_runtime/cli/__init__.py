@@ -30,6 +30,7 @@ COMMANDS = (
     "bundle",
     "demo",
     "doctor",
+    "init",
     "keys",
     "listen",
     "predict",

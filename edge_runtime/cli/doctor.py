@@ -44,6 +44,11 @@ STATUS_S = 3.0
 @click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))
 def doctor(config_file: Path | None) -> int:
     """Check this machine, and CONFIG if given. Exit code 2 if something must be mended."""
+    return report(config_file)
+
+
+def report(config_file: Path | None) -> int:
+    """Print what was found; the exit code."""
     from rich.console import Console
     from rich.table import Table
 

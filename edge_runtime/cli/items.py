@@ -9,15 +9,12 @@ from typing import Any, NamedTuple
 import cv2
 
 from edge_runtime.admit import Refusal
-from edge_runtime.capture.film import open_film
+from edge_runtime.capture.film import FILMS, open_film
 from edge_runtime.capture.picture_files import PICTURES, picture_files, read_picture
-from edge_runtime.capture.tables import column_named, is_missing, lines_of, number, read_rows
+from edge_runtime.capture.tables import TABLES, column_named, is_missing, lines_of, number, read_rows
 from edge_runtime.errors import UserError
 from edge_runtime.specs import CameraStream, SensorStream, TextStream
 from edge_runtime.streams import StreamSpec, kind, streams_of
-
-FILMS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 class Item(NamedTuple):
