@@ -24,12 +24,22 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "arm64"
 SECONDS = 8
 MODULES = (
-    "align", "archive", "boxes", "bundle", "clock", "config", "decide", "endpoints", "histograms", "machine_kind",
-    "mailbox", "model_signature", "objects", "pauses", "pictures", "pipeline", "pixels", "preprocess", "signing",
+    "align", "archive", "boxes", "bundle", "clock", "config", "decide", "endpoints", "machine_kind",
+    "mailbox", "model_signature", "objects", "pauses", "pictures", "pixels", "preprocess", "signing",
     "signing_keys", "tensor_source", "tokenizer", "tracking", "troubles", "wire", "zones",
 )  # fmt: skip
 """Of tests/, those that need no real time; beside them, all of tests/heads."""
-NEEDED = ("pytest", "pytest-timeout", "hypothesis", "jsonschema", "packaging", "pillow", "psutil")
+NEEDED = (
+    "pytest",
+    "pytest-timeout",
+    "hypothesis",
+    "jsonschema",
+    "packaging",
+    "pillow",
+    "psutil",
+    "tokenizers",
+    "wordfreq",
+)
 JETPACK = ("numpy<2", "opencv-python-headless<4.12")
 """JetPack's PyTorch and OpenCV are built for numpy 1, and its OpenCV is a 4."""
 TOWN = """\

@@ -84,13 +84,12 @@ class System:
 
 @contextmanager
 def opened(root: Path) -> Iterator[System]:
-    """What a system expects around it is there meanwhile: /proc, /dev, names, and this machine's certificates."""
+    """What a system expects around it is there meanwhile: /proc, /dev, /sys, names, and this machine's certificates."""
     _emulate()
     with ExitStack() as stack:
-        for kind, name in (("proc", "proc"), ("bind", "dev")):
+        for name, how in (("proc", ["-t", "proc", "proc"]), ("dev", ["--bind", "/dev"]), ("sys", ["--bind", "/sys"])):
             target = root / name
             target.mkdir(exist_ok=True)
-            how = ["--bind", f"/{name}"] if kind == "bind" else ["-t", kind, kind]
             subprocess.run(["mount", *how, str(target)], check=True)
             # debootstrap's second stage has taken /proc away itself.
             stack.callback(subprocess.run, ["umount", "-l", str(target)], check=False, stderr=subprocess.DEVNULL)
