@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.arm64.root import RELEASES, System, make, opened, why_not
+from tests.arm64.root import RELEASES, System, make, why_not
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "arm64"
@@ -79,15 +79,15 @@ def main() -> int:
     told = [f"{suite} for arm64 ({RELEASES[suite].like}), emulated on {platform.machine()}:"]
     done = _tell(told, "system made", lambda: make(root, suite))
     if done:
-        with opened(root) as system:
-            steps: dict[str, Callable[[], object]] = {
-                "package installed": lambda: _install(system),
-                "town recorded here": lambda: _record(root / "town.mcap"),
-                "replay --check there": lambda: system.run("/venv/bin/edge-runtime", *REPLAY),
-                "tests there": lambda: _test(system),
-                "versions": lambda: system.run("/venv/bin/python", "-c", VERSIONS),
-            }
-            outcomes = [_tell(told, name, step) for name, step in steps.items()]
+        system = System(root)
+        steps: dict[str, Callable[[], object]] = {
+            "package installed": lambda: _install(system),
+            "town recorded here": lambda: _record(root / "town.mcap"),
+            "replay --check there": lambda: system.run("/venv/bin/edge-runtime", *REPLAY),
+            "tests there": lambda: _test(system),
+            "versions": lambda: system.run("/venv/bin/python", "-c", VERSIONS),
+        }
+        outcomes = [_tell(told, name, step) for name, step in steps.items()]
         done = all(outcomes)
     print("\n  ".join(told))
     return 0 if done else 1

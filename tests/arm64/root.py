@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from msgspec import Struct
@@ -43,7 +41,7 @@ def why_not() -> str:
     """Why no such root can be had here; empty if one can."""
     if os.geteuid() != 0:
         return "debootstrap and chroot need root"
-    missing = [tool for tool in ("debootstrap", EMULATOR) if shutil.which(tool) is None]
+    missing = [tool for tool in ("debootstrap", "unshare", EMULATOR) if shutil.which(tool) is None]
     return f"no {', '.join(missing)}: apt-get install debootstrap qemu-user-static" if missing else ""
 
 
@@ -57,8 +55,7 @@ def make(root: Path, suite: str) -> None:
     release = RELEASES[suite]
     line = ["debootstrap", "--foreign", "--arch=arm64", "--variant=minbase", f"--include={_PACKAGES}"]
     subprocess.run([*line, f"--components={release.components}", suite, str(root), release.mirror], check=True)
-    with opened(root) as system:
-        system.run("/debootstrap/debootstrap", "--second-stage")
+    System(root).run("/debootstrap/debootstrap", "--second-stage")
     ready.touch()
 
 
@@ -66,10 +63,20 @@ class System:
     """A root that commands can be run in."""
 
     def __init__(self, root: Path) -> None:
+        """This machine's names and certificates are good in it too."""
+        _emulate()
         self.root = root
+        for name in ("etc/resolv.conf", "etc/hosts", _CERTIFICATES):
+            if (Path("/") / name).exists():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).unlink(missing_ok=True)
+                shutil.copyfile(Path("/") / name, root / name)
 
-    def run(self, *line: str, check: bool = True, **environment: str) -> int:
-        """In `/src`, or `/` where there is none. Output goes where this process's does. Raises CalledProcessError."""
+    def run(self, *line: str, **environment: str) -> None:
+        """In `/src`, or `/` where there is none. /proc, /dev and /sys are there in a mount namespace that ends with it:
+        whoever deletes the root deletes nothing of this machine's. Output goes where this process's does. Raises
+        CalledProcessError.
+        """
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         plain = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -77,28 +84,14 @@ class System:
             "LANG": "C.UTF-8",
             "DEBIAN_FRONTEND": "noninteractive",
         }
-        folder = "/src" if (self.root / "src").is_dir() else "/"
-        inside = ["chroot", str(self.root), "sh", "-c", f'cd {folder} && exec "$@"', "sh", *line]
-        return subprocess.run(inside, check=check, env={**plain, **kept, **environment}).returncode
+        inside = ["unshare", "--mount", "sh", "-c", _ENTER, str(self.root), *line]
+        subprocess.run(inside, check=True, env={**plain, **kept, **environment})
 
 
-@contextmanager
-def opened(root: Path) -> Iterator[System]:
-    """What a system expects around it is there meanwhile: /proc, /dev, /sys, names, and this machine's certificates."""
-    _emulate()
-    with ExitStack() as stack:
-        for name, how in (("proc", ["-t", "proc", "proc"]), ("dev", ["--bind", "/dev"]), ("sys", ["--bind", "/sys"])):
-            target = root / name
-            target.mkdir(exist_ok=True)
-            subprocess.run(["mount", *how, str(target)], check=True)
-            # debootstrap's second stage has taken /proc away itself.
-            stack.callback(subprocess.run, ["umount", "-l", str(target)], check=False, stderr=subprocess.DEVNULL)
-        for name in ("etc/resolv.conf", "etc/hosts", _CERTIFICATES):
-            if (Path("/") / name).exists():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                (root / name).unlink(missing_ok=True)
-                shutil.copyfile(Path("/") / name, root / name)
-        yield System(root)
+_ENTER = """set -e
+mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; mount --rbind /sys "$0/sys"
+exec chroot "$0" sh -c '[ -d /src ] && cd /src; exec "$@"' sh "$@"
+"""
 
 
 def _emulate() -> None:
