@@ -23,8 +23,7 @@ from msgspec import Meta, Struct
 from edge_runtime import endpoints
 from edge_runtime.errors import ConfigError
 from edge_runtime.pauses import Pauses
-from edge_runtime.plain_file import read_plain
-from edge_runtime.trusted_path import others_may_read, others_may_write, why_replaceable
+from edge_runtime.secret_file import check_private, first_line
 
 if TYPE_CHECKING:
     import ssl
@@ -49,7 +48,6 @@ STEADY_S = 10.0
 TURN_S = 0.05
 MAX_PACKET_BYTES = 256 << 10
 """More in one message the broker is told to keep to itself."""
-MAX_PASSWORD_BYTES = 4096
 MAX_SHARE_BYTES = 65_535
 """Of a topic."""
 
@@ -109,19 +107,7 @@ def check(broker: Broker, insecure: bool, phrase: str, where: str) -> None:
 
 def password(broker: Broker) -> str | None:
     """What its file says. Raises ConfigError where others may read or change it; the message never holds it."""
-    if not broker.password_file:
-        return None
-    path = Path(broker.password_file)
-    try:
-        _private(path, "password_file")
-        text = read_plain(path, MAX_PASSWORD_BYTES).decode().splitlines()
-    except OSError as error:
-        raise ConfigError(f"password_file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"password_file {path}: is not UTF-8") from None
-    if not text or not text[0]:
-        raise ConfigError(f"password_file {path}: its first line is empty")
-    return text[0]
+    return first_line(Path(broker.password_file), "password_file") if broker.password_file else None
 
 
 def encryption(broker: Broker) -> ssl.SSLContext:
@@ -136,22 +122,12 @@ def encryption(broker: Broker) -> ssl.SSLContext:
     if broker.certificate:
         key = broker.key or broker.certificate
         try:
-            _private(Path(key), "key")
+            check_private(Path(key), "key")
             # A callback, so that a key under a passphrase is an error and no question at a terminal.
             context.load_cert_chain(broker.certificate, key, password=lambda: b"")
         except (OSError, ValueError) as error:
             raise ConfigError(f"certificate {broker.certificate}: cannot be used ({_reason(error)})") from None
     return context
-
-
-def _private(path: Path, what: str) -> None:
-    status = path.stat()
-    if others_may_read(status):
-        raise ConfigError(f"{what} {path}: others may read this secret; chmod 600 {path}")
-    if others_may_write(status):
-        raise ConfigError(f"{what} {path}: others may change it; chown and chmod go-w {path}")
-    if (reason := why_replaceable(path)) is not None:
-        raise ConfigError(f"{what} {path}: {reason}")
 
 
 class Link:

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct, UnsetType
 
 from edge_runtime.kinds.record import Time
 from edge_runtime.messages import Detection
+from edge_runtime.specs import CameraStream
+from edge_runtime.streams import StreamSpec, streams_of
 from edge_runtime.wire import DecisionMessage
 
 LINE_LOOP = 2
@@ -82,6 +84,26 @@ def detections_of(decision: DecisionMessage) -> tuple[Detection, ...] | None:
     heads = () if isinstance(decision.heads, UnsetType) else decision.heads.values()
     looked = [one.detections for one in (decision, *heads) if not isinstance(one.detections, UnsetType)]
     return tuple(thing for things in looked for thing in things) if looked else None
+
+
+class Marked(Struct, frozen=True):
+    """What is to be drawn over a camera's picture."""
+
+    camera: str
+    captured_ns: int
+    """Of the picture."""
+    things: tuple[Detection, ...]
+
+
+def marked(decision: DecisionMessage, streams: Mapping[str, StreamSpec]) -> Marked | None:
+    """What the heads of a decision on `streams` have seen. Of several cameras nobody could say whose it is."""
+    cameras = list(streams_of(streams, CameraStream))
+    things = detections_of(decision)
+    if things is None or len(cameras) != 1:
+        return None
+    taken_ns = decision.captured_ns + round(decision.latency_ms.queue * 1e6)
+    age_ms = decision.inputs[cameras[0]].age_ms or 0.0
+    return Marked(cameras[0], taken_ns - round(age_ms * 1e6), things)
 
 
 def drawn(things: tuple[Detection, ...], size: tuple[int, int], at: Time) -> ImageAnnotations:

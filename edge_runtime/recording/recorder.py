@@ -25,7 +25,7 @@ from edge_runtime.machine_kind import machine_kind
 from edge_runtime.messages import Message
 from edge_runtime.pictures import read_header
 from edge_runtime.publish.sink import Published, Sink
-from edge_runtime.recording.annotations import detections_of, drawn
+from edge_runtime.recording.annotations import drawn, marked
 from edge_runtime.recording.records import (
     ANNOTATIONS,
     DECISION,
@@ -39,8 +39,7 @@ from edge_runtime.recording.records import (
     to_record,
     topic_schema,
 )
-from edge_runtime.specs import CameraStream
-from edge_runtime.streams import StreamSpec, kind_of_message, streams_of
+from edge_runtime.streams import StreamSpec, kind_of_message
 from edge_runtime.wire import BundleId, DecisionMessage, RecordingHealth
 
 log = logging.getLogger("edge_runtime.recording")
@@ -142,6 +141,10 @@ class Recorder(Sink):
         self._add(item.message.published_ns, topic, item)
 
     @property
+    def wants_whole(self) -> bool:
+        return True
+
+    @property
     def stopped(self) -> str | None:
         return self._stopped
 
@@ -232,17 +235,14 @@ class Recorder(Sink):
         self._size = self._file.tell()
 
     def _annotate(self, decision: DecisionMessage) -> None:
-        """What a decision's heads have seen, beside the picture. Of several cameras nobody could say whose it is."""
-        cameras = list(streams_of(self._streams, CameraStream))
-        things = detections_of(decision)
-        if things is None or len(cameras) != 1 or (picture := self._pictures.get(cameras[0])) is None:
+        """What a decision's heads have seen, beside the picture."""
+        found = marked(decision, self._streams)
+        if found is None or (picture := self._pictures.get(found.camera)) is None:
             return
-        part = decision.inputs[cameras[0]]
-        taken_ns = decision.captured_ns + round(decision.latency_ms.queue * 1e6)
-        wall_ns = self._wall_ns(taken_ns - round((part.age_ms or 0.0) * 1e6))
+        wall_ns = self._wall_ns(found.captured_ns)
         header = read_header(picture)
-        picture_marks = drawn(things, (header.width, header.height), wall_time(wall_ns))
-        topic = ANNOTATIONS + cameras[0]
+        picture_marks = drawn(found.things, (header.width, header.height), wall_time(wall_ns))
+        topic = ANNOTATIONS + found.camera
         channel = self._channels.get(topic) or self._channel(topic, picture_marks)
         self._writer.add_message(channel, wall_ns, encode(picture_marks), wall_ns)
 
