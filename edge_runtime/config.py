@@ -27,7 +27,7 @@ log = logging.getLogger("edge_runtime")
 
 MAX_CONFIG_BYTES = 1 << 20
 INSECURE_PHRASE = "I know that anybody on this network can read decisions and send inputs"
-PATHS = ("path", "score", "keys", "ca", "certificate", "key", "password_file")
+PATHS = ("path", "score", "keys", "ca", "certificate", "key", "password_file", "token_file")
 """Settings of rows that name files; relative ones start at the configuration."""
 
 Mode = Annotated[str, Meta(pattern="^0?[0-7]{3}$")]
@@ -336,7 +336,20 @@ class MqttSink(broker.Broker, frozen=True, forbid_unknown_fields=True, tag_field
     """
 
 
-SinkConfig = ZmqSink | UnixSink | RecordingSink | MetricsSink | MqttSink
+class DashboardSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dashboard"):
+    """A page for people, at `http://ADDRESS:PORT/`: what is decided and why, as it happens."""
+
+    bind: str = "tcp://127.0.0.1:5562"
+    token_file: str = ""
+    """File with a token of at least 16 characters on its first line, which nobody else may read; whoever looks is asked
+    for it. Beyond this host there must be one."""
+    certificate: str = ""
+    """PEM file with a certificate for this host: the page is `https://` then. Beyond this host there must be one."""
+    key: str = ""
+    """PEM file with the key to it; unless given, it is in the same file."""
+
+
+SinkConfig = ZmqSink | UnixSink | RecordingSink | MetricsSink | MqttSink | DashboardSink
 
 
 class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -418,6 +431,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     realtime: RealtimeConfig | None = None
     metrics: MetricsSink | None = None
     """Short for the sink of this kind."""
+    dashboard: DashboardSink | None = None
+    """Short for the sink of this kind."""
     zones: dict[ZoneName, Zone] = {}
     """Parts of the cameras' pictures, by name: what a detection head sees is told with the zones that it stands in."""
     stream: dict[str, StreamConfig] = {}
@@ -459,8 +474,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
             rows.append(ZmqSink(self.publish.bind, self.publish.high_water_mark))
         if self.record is not None:
             rows.append(RecordingSink(self.record.path, self.record.max_gb, self.record.jpeg_quality))
-        if self.metrics is not None:
-            rows.append(self.metrics)
+        rows += [row for row in (self.metrics, self.dashboard) if row is not None]
         return tuple(rows) if any(isinstance(row, ZmqSink) for row in rows) else (ZmqSink(), *rows)
 
 
@@ -496,6 +510,9 @@ def _check_row(item: Any, insecure_public_bind: str, where: str) -> None:
             raise ConfigError(f"{where}: metrics need prometheus-client; pip install 'edge-runtime[metrics]'")
         if not item.bind.startswith("tcp://"):
             raise ConfigError(f"{where}: metrics: bind is {item.bind!r}; expected tcp://ADDRESS:PORT")
+    if isinstance(item, DashboardSink):
+        check_page(item, insecure_public_bind == INSECURE_PHRASE, f"{where}: dashboard")
+        return
     _check_other_end(item, insecure_public_bind, where)
     if isinstance(item, CanSource) and (find_spec("can") is None or find_spec("cantools") is None):
         raise ConfigError(f"{where}: CAN needs python-can and cantools; pip install 'edge-runtime[can]'")
@@ -555,6 +572,25 @@ def _rows(data: dict[str, Any], key: str, kinds: Any, group: str, where: str) ->
     return tuple(converted)
 
 
+def check_page(item: DashboardSink, insecure: bool, where: str) -> None:
+    """Raise ConfigError for settings that cannot be meant, and for a page that other hosts can reach and that asks for
+    no token, or is not encrypted either unless `insecure` (allowed in words)."""
+    endpoint = endpoints.parse(item.bind)
+    if not isinstance(endpoint, endpoints.Tcp):
+        raise ConfigError(f"{where}: bind is {item.bind!r}; expected tcp://ADDRESS:PORT")
+    if item.key and not item.certificate:
+        raise ConfigError(f"{where}: key is given without certificate")
+    if endpoints.is_local(endpoint):
+        return
+    if not item.token_file:
+        raise ConfigError(f"{where}: {item.bind} is open to the network; use tcp://127.0.0.1:PORT, or give token_file")
+    if not item.certificate and not insecure:
+        raise ConfigError(
+            f"{where}: {item.bind} is open to the network without encryption; use tcp://127.0.0.1:PORT, give "
+            f'certificate, or set insecure_public_bind = "{INSECURE_PHRASE}"'
+        )
+
+
 def check_endpoint(endpoint: str, insecure_public_bind: str = "") -> None:
     """Raise ConfigError for what is no endpoint, and for one that others than this host could reach, unless allowed in
     words.
@@ -580,6 +616,7 @@ def _absolute(config: Config, base: Path) -> Config:
         config,
         engine=engine,
         record=resolve(config.record),
+        dashboard=resolve(config.dashboard),
         bundle=_named(config.bundle, base),
         trusted_keys=tuple(str(base / key) for key in config.trusted_keys),
         source=tuple(resolve(item) for item in config.source),

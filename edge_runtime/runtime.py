@@ -23,14 +23,14 @@ from edge_runtime import realtime
 from edge_runtime.attempt import Attempt
 from edge_runtime.capture import OpenSources, open_sources
 from edge_runtime.clock import Clock, RealClock, rfc3339
-from edge_runtime.config import Config, RecordingSink, ZmqSink
+from edge_runtime.config import Config, ZmqSink
 from edge_runtime.decision_fields import Times, answer_fields, latency
 from edge_runtime.errors import ConfigError, EnginesLost
 from edge_runtime.infer.stages import StageGraph
 from edge_runtime.messages import Message
 from edge_runtime.notify import Notifier
 from edge_runtime.pipeline import Outcome, Pipeline
-from edge_runtime.publish import open_outlets
+from edge_runtime.publish import open_outlets, shows_messages
 from edge_runtime.publish.outlet import Outlet
 from edge_runtime.publish.sink import published
 from edge_runtime.recovery import Recovery
@@ -220,9 +220,7 @@ class Runtime:
         try:
             rows = self._config.sinks
             self._outlets = open_outlets(rows, self._clock)
-            self._taps = [
-                outlet for outlet, row in zip(self._outlets, rows, strict=True) if isinstance(row, RecordingSink)
-            ]
+            self._taps = [outlet for outlet, row in zip(self._outlets, rows, strict=True) if shows_messages(row)]
             number, row = next((number, row) for number, row in enumerate(rows) if isinstance(row, ZmqSink))
             self.decisions_endpoint = getattr(self._outlets[number].sink, "endpoint", row.bind)
             self._session = self._open_session(self._config)
@@ -362,7 +360,7 @@ class Runtime:
         )
 
     def _publish_status(self, state: State | None = None) -> None:
-        recordings = [outlet.recording() for outlet in self._taps]
+        recordings = [one for outlet in self._taps if (one := outlet.recording()) is not None]
         sinks = {outlet.name: outlet.health() for outlet in self._outlets}
         message = self._status.message(
             self._session, state, self._reloads.health(), recordings[0] if recordings else None, sinks
@@ -389,7 +387,7 @@ class Runtime:
             self.decisions_endpoint,
             running.sources if running is not None else (),
             self._open_sources,
-            recorded=bool(self._taps),
+            whole=lambda: any(outlet.wants_whole for outlet in self._taps),
         )
 
     def _begin_recovery(self, pipeline: Pipeline, on_cpu: bool) -> Attempt[StageGraph]:

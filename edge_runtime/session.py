@@ -68,10 +68,10 @@ class Session:
         decisions: str = "",
         running: Sequence[Source] = (),
         open_sources: OpenSources = open_sources,
-        recorded: bool = True,
+        whole: Callable[[], bool] = lambda: True,
     ) -> None:
         """`tap` is shown every message that is taken, in that order; `decisions` is where decisions are published.
-        `recorded`: whether that is for a recorder, which asks for more than the pipeline.
+        `whole`: whether it asks for more than the pipeline does, at present.
 
         Sources among `running` that the configuration asks for again are kept; until `start` they go on as they are.
         Raises UserError or EngineError, with everything newly opened closed again.
@@ -113,7 +113,7 @@ class Session:
                 books.unrouted,
                 self._sleep,
                 demanding,
-                recorded and tap is not None,
+                whole if tap is not None else lambda: False,
                 {name: admit for name, (_, admit) in self._admissions.items()},
             )
             self.rates = {name: RateMeter() for name in manifest.streams}
@@ -268,6 +268,7 @@ class Session:
                 rate_hz=round(self.rates[name].update(now_ns, counts.captured), 2),
                 expected_hz=self.pipeline.streams[name].rate_hz,
                 alive=self.alive(name, now_ns),
+                max_age_ms=self.pipeline.streams[name].max_age_ms,
                 refused_values=self.mailboxes[name].refused_parts,
             )
             for name, counts in self.accounts().items()

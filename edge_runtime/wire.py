@@ -119,6 +119,8 @@ class StreamHealth(Struct, frozen=True):
     """Seen within its maximum age."""
     refused_values: dict[str, int] = {}
     """Single readings of admitted samples that were left out, by reason: null, no number, out of range, no channel."""
+    max_age_ms: float | None = None
+    """What is older is absent, as the bundle says."""
 
     @property
     def balanced(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,17 +58,17 @@ class Intake:
         unrouted: Unrouted | None = None,
         sleep: SleepWatch | None = None,
         stamped: Collection[str] = (),
-        recorded: bool = True,
+        whole: Callable[[], bool] = lambda: True,
         admissions: Mapping[str, Admit] | None = None,
     ) -> None:
         """`unrouted`: go on with these counts. `sleep` tells of the machine's sleep. `stamped`: the streams whose
-        messages must say when they were captured. `recorded`: whether messages keep what only a recorder asks for.
-        `admissions`: of each stream, with what they remember; new ones otherwise.
+        messages must say when they were captured. `whole`: whether messages keep what only recorders and viewers ask
+        for, at present; any thread. `admissions`: of each stream, with what they remember; new ones otherwise.
         """
         self.clock = clock
         self.sleep = sleep or SleepWatch(clock)
         self._stamped = frozenset(stamped)
-        self._recorded = recorded
+        self._whole = whole
         self._streams = streams
         self._mailboxes = mailboxes
         self._admit = admissions or {name: kind_of(spec).admission(spec) for name, spec in streams.items()}
@@ -111,7 +111,7 @@ class Intake:
 
         def message(seq: int) -> Message:
             made = make(stream, seq, stamp, id)
-            return made if self._recorded else row.unrecorded(made)
+            return made if self._whole() else row.unrecorded(made)
 
         self._mailboxes[stream].put(message)
 

@@ -28,6 +28,7 @@ MAX_ERROR = 4000
 
 COMMANDS = (
     "bundle",
+    "dashboard",
     "demo",
     "doctor",
     "init",

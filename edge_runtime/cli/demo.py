@@ -71,7 +71,7 @@ def demo(seconds: float, seed: int, unplug: tuple[str, ...]) -> None:
         )
         console.print(
             f"The town drive, seed {seed}, {seconds:g} s. Watch it from another terminal: "
-            f"edge-runtime listen --connect {decisions}",
+            f"edge-runtime listen --connect {decisions}, or in a browser: edge-runtime dashboard --connect {decisions}",
             soft_wrap=True,
         )
         _drive(config, decisions, summary_file, seconds)

@@ -326,7 +326,7 @@ def _config(config_file: Path) -> Iterator[Finding]:
             session = Session(config, RealClock(), lambda: None, Books(), open_sources=lambda *_: [])
             session.abandon()
         else:
-            publisher = SINKS[ZmqSink][0](row, RealClock())
+            publisher = SINKS[ZmqSink].make(row, RealClock())
             try:
                 session = Session(config, RealClock(), lambda: None, Books(), decisions=row.bind)
                 session.abandon()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edge_runtime import config, plugins
 from edge_runtime.clock import Clock
@@ -43,14 +43,36 @@ def _mqtt(item: config.MqttSink, clock: Clock) -> Sink:
     return MqttPublisher(item)
 
 
-SINKS: dict[type, tuple[Callable[[Any, Clock], Sink], type[DirectOutlet] | type[QueuedOutlet]]] = {
-    config.ZmqSink: (_publisher, DirectOutlet),
-    config.UnixSink: (_packets, DirectOutlet),
-    config.RecordingSink: (_recorder, DirectOutlet),
-    config.MetricsSink: (_metrics, QueuedOutlet),
-    config.MqttSink: (_mqtt, QueuedOutlet),
+def _dashboard(item: config.DashboardSink, clock: Clock) -> Sink:
+    from edge_runtime.publish.dashboard_sink import DashboardSink
+
+    return DashboardSink(item)
+
+
+class Row(NamedTuple):
+    """How a kind of sink is made, and called."""
+
+    make: Callable[[Any, Clock], Sink]
+    outlet: type[DirectOutlet] | type[QueuedOutlet]
+    """Who calls it: the loop, where it never blocks, or a thread."""
+    messages: bool = False
+    """Whether it is shown the messages that the loop takes; by the loop."""
+
+
+SINKS: dict[type, Row] = {
+    config.ZmqSink: Row(_publisher, DirectOutlet),
+    config.UnixSink: Row(_packets, DirectOutlet),
+    config.RecordingSink: Row(_recorder, DirectOutlet, messages=True),
+    config.MetricsSink: Row(_metrics, QueuedOutlet),
+    config.MqttSink: Row(_mqtt, QueuedOutlet),
+    config.DashboardSink: Row(_dashboard, DirectOutlet, messages=True),
 }
-"""Kind of sink to how it is made, and who calls it: the loop, where it never blocks, or a thread."""
+"""By the kind's settings."""
+
+
+def shows_messages(settings: Any) -> bool:
+    """Whether the sink of these settings is shown messages."""
+    return type(settings) in SINKS and SINKS[type(settings)].messages
 
 
 def open_outlets(settings: Sequence[Any], clock: Clock) -> list[Outlet]:
@@ -58,7 +80,7 @@ def open_outlets(settings: Sequence[Any], clock: Clock) -> list[Outlet]:
     outlets: list[Outlet] = []
     for number, item in enumerate(settings, 1):
         if type(item) in SINKS:
-            make, outlet = SINKS[type(item)]
+            make, outlet, _ = SINKS[type(item)]
             name = f"{number} {item.__struct_config__.tag}"
             outlets.append(outlet(name, lambda make=make, item=item: make(item, clock)))  # type: ignore[misc]
         else:

@@ -87,6 +87,12 @@ class Outlet(ABC):
         state: Literal["open", "retrying"] = "open" if sink is not None and trouble is None else "retrying"
         return SinkHealth(state, self._published, dropped, self._failures, trouble)
 
+    @property
+    def wants_whole(self) -> bool:
+        """See Sink; one that is not open may want it once it is. Any thread."""
+        sink = self.sink
+        return sink is None or sink.wants_whole
+
     def recording(self) -> RecordingHealth | None:
         """How far its recording is, where it keeps one and is open."""
         sink = self.sink

@@ -58,6 +58,11 @@ class Sink(ABC):
     def message(self, message: Message) -> None:  # noqa: B027
         """The loop took `message` into its memory. Only sinks of the runtime itself are shown messages."""
 
+    @property
+    def wants_whole(self) -> bool:
+        """Whether messages are to be kept as they came for it, at present, raw pictures too. Any thread."""
+        return False
+
     def serve(self) -> None:  # noqa: B027
         """Called at least 20 times a second: do what is due besides messages."""
 

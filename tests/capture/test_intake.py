@@ -29,7 +29,7 @@ def test_a_picture_rings_when_it_comes_and_when_it_is_decoded() -> None:
 def put_one(spec: CameraStream, content: object, recorded: bool) -> Frame:
     """The message that an intake makes of `content`."""
     box = Mailbox(1)
-    Intake({"camera": spec}, {"camera": box}, RealClock(), recorded=recorded).put("camera", content)
+    Intake({"camera": spec}, {"camera": box}, RealClock(), whole=lambda: recorded).put("camera", content)
     (message,) = box.take()
     assert isinstance(message, Frame)
     return message
@@ -67,7 +67,7 @@ def test_a_raw_camera_that_repeats_itself_is_told_by_its_whole_pictures() -> Non
     """One pixel of many that make one of the model's: too little to see in those."""
     spec = CameraStream(32, 24, rate_hz=30, max_age_ms=1000, frozen_after=2)
     box = Mailbox(1)
-    intake = Intake({"camera": spec}, {"camera": box}, RealClock(), recorded=False)
+    intake = Intake({"camera": spec}, {"camera": box}, RealClock(), whole=lambda: False)
     still = noise(80, 1, (960, 1280))
     for number in range(6):
         moved = still.copy()

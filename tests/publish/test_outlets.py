@@ -227,7 +227,11 @@ def test_kinds_that_another_package_brings_run_and_are_checked_as_strictly(
     for old, new, message in (
         ("count = 9", "cuont = 5", "source: item 1: unknown key 'cuont'; valid keys are count, stream"),
         ("count = 9", 'count = "x"', "source: item 1: .*count"),
-        ('"lines"', '"lnes"', "sink: item 2: kind is 'lnes'; there are zmq, unix, recording, metrics, mqtt, lines"),
+        (
+            '"lines"',
+            '"lnes"',
+            "sink: item 2: kind is 'lnes'; there are zmq, unix, recording, metrics, mqtt, dashboard, lines",
+        ),
         ('"sensors"', '"none"', "no fitting stream 'none'"),
     ):
         file.write_text(text.replace(old, new))
