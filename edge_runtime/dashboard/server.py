@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import parse_qs
 
 from edge_runtime import sockets
@@ -296,7 +296,7 @@ class _Server(HTTPServer):
 class _Bounded(io.RawIOBase):
     """What one request may read. Raises OSError beyond that."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: io.BufferedIOBase) -> None:
         self._file = file
         self._left = MAX_REQUEST_BYTES
 

@@ -9,15 +9,17 @@ const MAX_LATENCIES = 4000;
 const MAX_LINES = 100;
 const MAX_ROWS = 64; // of any table or list
 const MAX_CAMERAS = 8;
+const MIN_WIDTH = 640;
 const SHOWN_TURNS = 30;
 const SHOWN_LABELS = 8;
 const SILENT_S = 2;
 const TEXT_EVERY_MS = 2000; // what canvases say in words, for those who do not see them
 const AGAIN_MS = 5000;
 
-// Okabe and Ito, "Color Universal Design" (2008), in an order whose neighbours differ in lightness.
-const PALETTE = ["#0072b2", "#f0e442", "#d55e00", "#56b4e9", "#cc79a7", "#009e73", "#e69f00", "#7f7f7f"];
-const DARK_ON = new Set(["#f0e442", "#56b4e9", "#e69f00", "#cc79a7"]);
+// Okabe and Ito, "Color Universal Design" (2008), a light grey for black, in an order whose neighbours differ in
+// lightness.
+const PALETTE = ["#0072b2", "#f0e442", "#d55e00", "#56b4e9", "#cc79a7", "#009e73", "#e69f00", "#c9c9c9"];
+const DARK_ON = new Set(["#f0e442", "#56b4e9", "#e69f00", "#cc79a7", "#c9c9c9"]);
 const FASTEST_MS = 0.5;
 const SLOWEST_MS = 2000;
 const BINS = 40;
@@ -27,6 +29,7 @@ const state = {
   decision: null,
   status: null,
   slots: null,
+  labels: [], // in order, of the newest decision that names them: one that is safe may name none
   turns: [],
   points: [], // [when, confidence], thinned
   latencies: [], // the newest ones
@@ -51,7 +54,11 @@ function take(kind, view) {
   }
   state.silent = view.silent_s ?? null;
   state.heardAt = performance.now();
-  if (view.decision) state.decision = view.decision;
+  if (view.decision) {
+    state.decision = view.decision;
+    const labels = Object.keys(view.decision.probabilities);
+    if (labels.length) state.labels = labels.sort();
+  }
   if (view.status) state.status = view.status;
   if (view.slots) state.slots = view.slots;
   for (const turn of view.turns ?? []) {
@@ -170,7 +177,7 @@ function renderDecision(decision) {
   text($("label"), decision.label);
   const safe = decision.source === "safe";
   badge($("source"), safe ? `safe: ${decision.reason ?? "no reason"}` : "by the model", safe ? "bad" : "good");
-  const facts = [["Confidence", number(decision.confidence, 2)]];
+  const facts = [["Confidence", number(decision.confidence, 3)]];
   if (decision.tags.length) facts.push(["Tags", decision.tags.slice(0, MAX_ROWS).join(", ")]);
   for (const [name, value] of Object.entries(decision.values ?? {}).slice(0, 8)) facts.push([name, number(value, 3)]);
   for (const [name, head] of Object.entries(decision.heads ?? {}).slice(0, 8)) {
@@ -181,8 +188,14 @@ function renderDecision(decision) {
   facts.push(["Number", String(decision.seq)]);
   facts.push(["At", `${clock(decision.wall_time)}${silent > SILENT_S ? `, ${duration(silent)} ago` : ""}`]);
   factList($("facts"), facts);
-  const likely = Object.entries(decision.probabilities).sort((a, b) => b[1] - a[1]).slice(0, SHOWN_LABELS);
-  bars($("probabilities"), likely.map(([label, share]) => ({ name: label, told: number(share, 3), share, look: "" })));
+  bars($("probabilities"), likely(decision).map(([label, share]) => ({ name: label, told: number(share, 3), share, look: "" })));
+}
+
+// A few labels keep their places, so that the eye may rest; of many the likeliest are shown.
+function likely(decision) {
+  const all = Object.entries(decision.probabilities);
+  if (all.length <= SHOWN_LABELS) return all.sort((a, b) => (a[0] < b[0] ? -1 : 1));
+  return all.sort((a, b) => b[1] - a[1]).slice(0, SHOWN_LABELS);
 }
 
 function renderInputs(decision) {
@@ -202,14 +215,14 @@ function renderPictures(says) {
   if (cameras === 0 && things.length) placeFor("what is seen");
   for (const [camera, place] of state.pictures) {
     const { canvas, image } = place;
-    const width = image?.width ?? 640;
-    const height = image?.height ?? 360;
+    const width = Math.max(MIN_WIDTH, image?.width ?? 0); // a small picture is enlarged, the words on it are not
+    const height = Math.round((width * (image?.height ?? 9)) / (image?.width ?? 16));
     if (canvas.width !== width || canvas.height !== height) {
       canvas.width = width;
       canvas.height = height;
     }
     const context = canvas.getContext("2d");
-    if (image) context.drawImage(image, 0, 0);
+    if (image) context.drawImage(image, 0, 0, width, height);
     else context.clearRect(0, 0, width, height);
     // Of several cameras nobody can say whose the boxes are.
     if (state.pictures.size === 1) for (const thing of things) drawBox(context, thing, width, height);
@@ -279,8 +292,7 @@ function chart(canvas) {
 
 // The colour of a label, and whether what lies on it must be dark: the same on every page that shows this bundle.
 function look(label) {
-  const labels = Object.keys(state.decision?.probabilities ?? {}).sort();
-  const place = labels.indexOf(label);
+  const place = state.labels.indexOf(label);
   const chosen = PALETTE[(place < 0 ? hash(label) : place) % PALETTE.length];
   return { chosen, ink: DARK_ON.has(chosen) ? "#000" : "#fff" };
 }
