@@ -349,7 +349,15 @@ class DashboardSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     """PEM file with the key to it; unless given, it is in the same file."""
 
 
-SinkConfig = ZmqSink | UnixSink | RecordingSink | MetricsSink | MqttSink | DashboardSink
+class FoxgloveSink(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="foxglove"):
+    """Live to Foxglove, at `ws://ADDRESS:PORT`: the channels of a recording."""
+
+    bind: str = "tcp://127.0.0.1:8765"
+    jpeg_quality: Annotated[int, Meta(ge=50, le=100)] = 80
+    """Of pictures that did not come as JPEG."""
+
+
+SinkConfig = ZmqSink | UnixSink | RecordingSink | MetricsSink | MqttSink | DashboardSink | FoxgloveSink
 
 
 class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -513,6 +521,11 @@ def _check_row(item: Any, insecure_public_bind: str, where: str) -> None:
     if isinstance(item, DashboardSink):
         check_page(item, insecure_public_bind == INSECURE_PHRASE, f"{where}: dashboard")
         return
+    if isinstance(item, FoxgloveSink):
+        if find_spec("foxglove") is None:
+            raise ConfigError(f"{where}: Foxglove needs foxglove-sdk; pip install 'edge-runtime[foxglove]'")
+        if not item.bind.startswith("tcp://"):
+            raise ConfigError(f"{where}: foxglove: bind is {item.bind!r}; expected tcp://ADDRESS:PORT")
     _check_other_end(item, insecure_public_bind, where)
     if isinstance(item, CanSource) and (find_spec("can") is None or find_spec("cantools") is None):
         raise ConfigError(f"{where}: CAN needs python-can and cantools; pip install 'edge-runtime[can]'")

@@ -24,6 +24,7 @@ OPTIONAL = (
     "matplotlib",
     "onnxscript",
     "paho",
+    "foxglove",
     "can",
     "cantools",
     "build_engines",

@@ -49,6 +49,12 @@ def _dashboard(item: config.DashboardSink, clock: Clock) -> Sink:
     return DashboardSink(item)
 
 
+def _foxglove(item: config.FoxgloveSink, clock: Clock) -> Sink:
+    from edge_runtime.publish.foxglove_sink import FoxgloveSink
+
+    return FoxgloveSink(item, clock)
+
+
 class Row(NamedTuple):
     """How a kind of sink is made, and called."""
 
@@ -66,6 +72,7 @@ SINKS: dict[type, Row] = {
     config.MetricsSink: Row(_metrics, QueuedOutlet),
     config.MqttSink: Row(_mqtt, QueuedOutlet),
     config.DashboardSink: Row(_dashboard, DirectOutlet, messages=True),
+    config.FoxgloveSink: Row(_foxglove, DirectOutlet, messages=True),
 }
 """By the kind's settings."""
 

@@ -230,7 +230,7 @@ def test_kinds_that_another_package_brings_run_and_are_checked_as_strictly(
         (
             '"lines"',
             '"lnes"',
-            "sink: item 2: kind is 'lnes'; there are zmq, unix, recording, metrics, mqtt, dashboard, lines",
+            "sink: item 2: kind is 'lnes'; there are zmq, unix, recording, metrics, mqtt, dashboard, foxglove, lines",
         ),
         ('"sensors"', '"none"', "no fitting stream 'none'"),
     ):

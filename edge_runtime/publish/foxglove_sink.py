@@ -1,0 +1,225 @@
+"""Live to Foxglove (https://foxglove.dev), over its WebSocket protocol: the channels and schemas of a recording.
+
+The loop leaves references for a thread of the sink's own, and those only for channels that somebody is subscribed to.
+Of a camera only the newest picture waits. Foxglove's SDK serves; where a viewer is slow, it drops what is its.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from edge_runtime import config, endpoints
+from edge_runtime.clock import Clock
+from edge_runtime.errors import ConfigError
+from edge_runtime.kinds.record import wall_time
+from edge_runtime.messages import Frame, Message
+from edge_runtime.pictures import read_header
+from edge_runtime.publish.sink import Published, Sink
+from edge_runtime.recording.annotations import ImageAnnotations, drawn, marked
+from edge_runtime.recording.records import (
+    ANNOTATIONS,
+    DECISION,
+    STATUS,
+    STREAMS,
+    encode,
+    stream_schema,
+    to_record,
+    topic_schema,
+)
+from edge_runtime.specs import CameraStream
+from edge_runtime.streams import StreamSpec, streams_of
+from edge_runtime.wire import BundleId, DecisionMessage, StatusMessage
+
+if TYPE_CHECKING:
+    import foxglove
+
+log = logging.getLogger("edge_runtime.publish")
+
+MAX_WAITING = 256
+"""Messages; more are missed, and counted."""
+CLOSE_S = 0.8
+
+_Streams = Mapping[str, StreamSpec]
+
+
+class _Newest(Struct, frozen=True):
+    """A camera's newest picture is to be sent."""
+
+    camera: str
+
+
+class FoxgloveSink(Sink):
+    """A server at `bind`, for as many viewers as come."""
+
+    def __init__(self, row: config.FoxgloveSink, clock: Clock) -> None:
+        """Raises ConfigError if the address cannot be had."""
+        import foxglove
+
+        endpoint = endpoints.parse(row.bind)
+        assert isinstance(endpoint, endpoints.Tcp), "settings are checked"
+        self._quality = row.jpeg_quality
+        # Wall time is read once: log times keep the monotonic clock's order whatever happens to the wall clock.
+        self._start_ns, self._start_wall_ns = clock.now_ns(), clock.wall_ns()
+        self._context = foxglove.Context()
+        host = "0.0.0.0" if endpoint.host == "*" else endpoint.host
+        try:
+            self._server = foxglove.start_server(
+                name="edge-runtime", host=host, port=endpoint.port, context=self._context
+            )
+        except Exception as error:  # the SDK has no errors of its own
+            raise ConfigError(f"foxglove bind {row.bind}: cannot be had ({error}); choose another address") from None
+        self.endpoint = str(endpoints.Tcp(endpoint.host, self._server.port)).replace("tcp://", "ws://")
+        self._channels: dict[str, foxglove.Channel] = {}
+        """By topic. Replaced by the thread, never changed."""
+        self._missed = 0
+        self._trouble: str | None = None
+        self._waiting: queue.SimpleQueue[_Streams | Message | Published | _Newest | None] = queue.SimpleQueue()
+        self._pictures: dict[str, Frame] = {}
+        self._streams: _Streams = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._thread = threading.Thread(target=self._run, name="foxglove", daemon=True)
+        self._thread.start()
+        log.info("foxglove: %s", self.endpoint)
+
+    def session(self, config: config.Config, bundle: BundleId, streams: _Streams) -> None:
+        self._waiting.put(dict(streams))
+
+    def message(self, message: Message) -> None:
+        if isinstance(message, Frame):
+            if self._looked_at(message.stream):
+                self._pictures[message.stream] = message
+                self._put(_Newest(message.stream))
+        elif self._wanted(STREAMS + message.stream):
+            self._put(message)
+
+    def publish(self, item: Published) -> None:
+        if isinstance(item.message, StatusMessage):
+            if self._wanted(STATUS):
+                self._put(item)
+        elif self._wanted(DECISION) or any(
+            self._wanted(topic) for topic in self._channels if topic.startswith(ANNOTATIONS)
+        ):
+            self._put(item)
+
+    @property
+    def wants_whole(self) -> bool:
+        return any(self._looked_at(name) for name in streams_of(self._streams, CameraStream))
+
+    @property
+    def missed(self) -> int:
+        return self._missed
+
+    @property
+    def trouble(self) -> str | None:
+        return self._trouble
+
+    def close(self) -> None:
+        self._waiting.put(None)
+        self._thread.join(CLOSE_S)
+        self._server.stop()
+
+    def _looked_at(self, camera: str) -> bool:
+        return self._wanted(STREAMS + camera) or self._wanted(ANNOTATIONS + camera)
+
+    def _wanted(self, topic: str) -> bool:
+        channel = self._channels.get(topic)
+        return channel is not None and channel.has_sinks()
+
+    def _put(self, item: Message | Published | _Newest) -> None:
+        if self._waiting.qsize() < MAX_WAITING:
+            self._waiting.put(item)
+        elif not isinstance(item, _Newest):
+            self._missed += 1
+
+    # The rest runs on the sink's thread.
+
+    def _run(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            try:
+                self._pass_on(item)
+                self._trouble = None
+            except Exception as error:  # one message that cannot be shown must not end the rest
+                self._missed += 1
+                if self._trouble is None:
+                    log.exception("foxglove: a message cannot be sent")
+                self._trouble = f"{type(error).__name__}: {error}"
+
+    def _pass_on(self, item: _Streams | Message | Published | _Newest) -> None:
+        if isinstance(item, Message):
+            self._send(STREAMS + item.stream, item.captured_ns, item)
+        elif isinstance(item, Published):
+            topic = DECISION if isinstance(item.message, DecisionMessage) else STATUS
+            self._log(topic, item.message.published_ns, item.payload)
+            if isinstance(item.message, DecisionMessage):
+                self._annotate(item.message)
+        elif isinstance(item, _Newest):
+            frame = self._pictures.pop(item.camera, None)
+            if frame is not None:  # else it has been sent
+                self._sizes[item.camera] = _size(frame)
+                self._send(STREAMS + item.camera, frame.captured_ns, frame)
+        else:
+            self._begin(item)
+
+    def _begin(self, streams: _Streams) -> None:
+        """Announce the channels of `streams`; those that stay as they are go on."""
+        import foxglove
+
+        wanted = {DECISION: topic_schema(DecisionMessage), STATUS: topic_schema(StatusMessage)}
+        for name, spec in streams.items():
+            wanted[STREAMS + name] = stream_schema(spec, name)
+            if isinstance(spec, CameraStream):
+                wanted[ANNOTATIONS + name] = topic_schema(ImageAnnotations)
+        forms = {topic: (name, msgspec.json.encode(schema)) for topic, (name, schema) in wanted.items()}
+        same = {topic for topic, channel in self._channels.items() if _form(channel) == forms.get(topic)}
+        for topic, channel in self._channels.items():
+            if topic not in same:
+                channel.close()
+        channels = {topic: self._channels[topic] for topic in same}
+        for topic, (name, data) in forms.items():
+            if topic not in same:
+                schema = foxglove.Schema(name=name, encoding="jsonschema", data=data)
+                channels[topic] = foxglove.Channel(topic, message_encoding="json", schema=schema, context=self._context)
+        self._channels, self._streams = channels, streams
+
+    def _annotate(self, decision: DecisionMessage) -> None:
+        """What a decision's heads have seen, beside the picture."""
+        found = marked(decision, self._streams)
+        if found is None or (size := self._sizes.get(found.camera)) is None:
+            return
+        at = wall_time(self._wall_ns(found.captured_ns))
+        self._log(ANNOTATIONS + found.camera, found.captured_ns, encode(drawn(found.things, size, at)))
+
+    def _send(self, topic: str, at_ns: int, message: Message) -> None:
+        if self._wanted(topic):
+            self._log(topic, at_ns, encode(to_record(message, self._wall_ns(at_ns), self._quality)))
+
+    def _log(self, topic: str, at_ns: int, payload: bytes) -> None:
+        channel = self._channels.get(topic)
+        if channel is not None:
+            channel.log(payload, log_time=self._wall_ns(at_ns))
+
+    def _wall_ns(self, at_ns: int) -> int:
+        return max(0, self._start_wall_ns + at_ns - self._start_ns)
+
+
+def _form(channel: foxglove.Channel) -> tuple[str, bytes] | None:
+    """Name and JSON Schema of what is told there."""
+    schema = channel.schema()
+    return None if schema is None else (schema.name, schema.data)
+
+
+def _size(frame: Frame) -> tuple[int, int]:
+    """Width and height of the whole picture."""
+    picture: Any = frame.picture
+    if isinstance(picture, np.ndarray):
+        return picture.shape[1], picture.shape[0]
+    header = read_header(picture)
+    return header.width, header.height
