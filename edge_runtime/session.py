@@ -117,7 +117,7 @@ class Session:
                 {name: admit for name, (_, admit) in self._admissions.items()},
             )
             self.rates = {name: RateMeter() for name in manifest.streams}
-            self.sources = open_sources(config.sources, manifest.streams, self.intake, decisions, running)
+            self.sources = open_sources(config.sources, manifest.streams, self.intake, decisions, running, bundle)
             self._taken_over = [source for source in self.sources if source in running]
             try:
                 for source in self.sources:

@@ -186,6 +186,13 @@ DEFAULTS: dict[str, tuple[str, dict[str, object]]] = {
         {"host": "127.0.0.1", "port": 2947, "device": "", "fix": 2},
     ),
     "sysfs": ('stream="c"\nfiles={a="thermal:x"}', {"rate_hz": 1.0, "scale": {}}),
+    "voice": (
+        'stream="c"\npack="/p"',
+        {"grammar": "", "device": "", "path": "", "speed": 1.0, "loop": False, "recogniser": "moonshine"}
+        | {"host": "127.0.0.1", "port": 10300, "language": "", "min_snr_db": 3.0, "max_score": 1.5, "min_margin": 1.0}
+        | {"wake_word": "", "longest_s": 8.0},
+    ),
+    "wyoming": ('stream="c"', {"bind": "tcp://127.0.0.1:10500"}),
     "detections": ('stream="c"', {"decisions": "", "name": "", "head": "", "zones": {}}),
 }
 

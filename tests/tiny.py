@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +196,14 @@ def stages() -> tuple[Stage, ...]:
 
 
 def write_bundle(
-    folder: Path, scale: float = 1.0, policy: DecisionPolicy | None = None, version: str = "1.0.0", **changes: Any
+    folder: Path,
+    scale: float = 1.0,
+    policy: DecisionPolicy | None = None,
+    version: str = "1.0.0",
+    extra: Mapping[str, bytes] | None = None,
+    **changes: Any,
 ) -> Path:
-    """Write the bundle; `changes` replace fields of its manifest."""
+    """Write the bundle; `changes` replace fields of its manifest, `extra` are further files by name."""
     tokenizer = tokenizer_model()
     files = {
         "stages/vision.fp32.onnx": vision_graph(),
@@ -205,6 +211,7 @@ def write_bundle(
         "stages/sensors.fp32.onnx": sensors_graph(),
         "stages/fusion.fp32.onnx": fusion_graph(scale),
         TOKENIZER: tokenizer,
+        **(extra or {}),
     }
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime import config, plugins
+from edge_runtime.bundle import Bundle
 from edge_runtime.capture.cameras import CameraSource, ImagesSource, VideoSource
 from edge_runtime.capture.files import FileSource, StdinSource, Timeline
 from edge_runtime.capture.intake import Intake
@@ -18,6 +19,7 @@ from edge_runtime.capture.wav_source import WavSource
 from edge_runtime.capture.zmq_source import ZmqSource
 from edge_runtime.errors import ConfigError
 from edge_runtime.streams import KINDS, AudioStream, CameraStream, SensorStream, StreamSpec, TextStream, kind
+from edge_runtime.voice.grammar import GRAMMAR
 
 
 @dataclass
@@ -30,6 +32,7 @@ class _Setting:
     inputs: str = ""
     """Endpoint of the nearest socket above."""
     timeline: Timeline = field(default_factory=Timeline)
+    bundle: Bundle | None = None
 
 
 def _recording(item: config.RecordingSource, at: _Setting) -> Source:
@@ -74,6 +77,18 @@ def _sysfs(item: config.SysfsSource, at: _Setting) -> Source:
     return SysfsSource(at.intake, item, _sensors(item, at))
 
 
+def _voice(item: config.VoiceSource, at: _Setting) -> Source:
+    from edge_runtime.capture.voice_source import MicrophoneSource, VoiceFileSource
+
+    return (VoiceFileSource if item.path else MicrophoneSource)(at.intake, item, at.bundle)
+
+
+def _wyoming(item: config.WyomingSource, at: _Setting) -> Source:
+    from edge_runtime.capture.wyoming_source import WyomingSource
+
+    return WyomingSource(at.intake, item)
+
+
 _Maker = tuple[tuple[type, ...], Callable[[Any, _Setting], Source]]
 _ANY = tuple(row.spec for row in KINDS)
 
@@ -101,6 +116,8 @@ SOURCES: dict[type, _Maker] = {
     config.CanSource: ((SensorStream,), _can),
     config.GpsdSource: ((SensorStream,), _gpsd),
     config.SysfsSource: ((SensorStream,), _sysfs),
+    config.VoiceSource: ((TextStream,), _voice),
+    config.WyomingSource: ((TextStream,), _wyoming),
     config.StdinSource: ((TextStream,), lambda item, at: StdinSource(at.intake, item.stream)),
     config.FileSource: (
         tuple(ROW_READERS),
@@ -111,7 +128,7 @@ SOURCES: dict[type, _Maker] = {
 
 
 OpenSources = Callable[
-    [Sequence[config.SourceConfig], Mapping[str, StreamSpec], Intake, str, Sequence[Source]], list[Source]
+    [Sequence[config.SourceConfig], Mapping[str, StreamSpec], Intake, str, Sequence[Source], Bundle], list[Source]
 ]
 
 
@@ -121,14 +138,16 @@ def open_sources(
     intake: Intake,
     decisions: str,
     running: Sequence[Source] = (),
+    bundle: Bundle | None = None,
 ) -> list[Source]:
-    """Open every source of the configuration; `decisions` is the endpoint that decisions are published at.
+    """Open every source of the configuration; `decisions` is the endpoint that decisions are published at, `bundle`
+    the one whose `streams` they feed.
 
     A source among `running` that is what a row asks for stands for that row, untouched: it delivers to whom it did
     until it is handed over. Raises ConfigError, with nothing newly opened left open, if a row names a stream that the
     bundle lacks or cannot be opened.
     """
-    setting = _Setting(intake, streams, decisions)
+    setting = _Setting(intake, streams, decisions, bundle=bundle)
     sources: list[Source] = []
     left = list(running)
     try:
@@ -176,6 +195,8 @@ def _reads(item: config.SourceConfig, setting: _Setting) -> object:
         return kind(spec), [channel.name for channel in getattr(spec, "channels", ())]
 
     stream = getattr(item, "stream", None)
+    if isinstance(item, config.VoiceSource) and setting.bundle is not None:
+        return outline(streams[item.stream]), setting.bundle.manifest.files.get(GRAMMAR)
     if stream is not None:
         return outline(streams[stream])
     return {name: outline(spec) for name, spec in streams.items()}

@@ -41,6 +41,7 @@ COMMANDS = (
     "run",
     "send",
     "service",
+    "voice",
 )
 """Each is a module here that holds a command of its name."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -16,11 +17,13 @@ from edge_runtime.messages import AlignedSet, Slice, Tensor, Tensors
 from edge_runtime.streams import TextStream, streams_of
 from edge_runtime.tensors import zeros
 from edge_runtime.tokenizer import FILES, load_tokenizer
+from edge_runtime.voice.grammar import GRAMMAR, GrammarError, parse_bytes
 
 
 def rehearse(bundle: Bundle) -> None:
     """Open every graph of every precision on the CPU, and let every head decide on made-up inputs: with all streams
-    there, and with each alone that the device would decide on.
+    there, and with each alone that the device would decide on. Read its grammar, where it has one and this machine has
+    what reads grammars.
 
     Raises BundleError (one line: which graph or head, what, and what to do).
     """
@@ -33,6 +36,11 @@ def rehearse(bundle: Bundle) -> None:
                     engine.run({spec.name: zeros(spec) for spec in inputs})
             except EngineError as error:
                 raise BundleError(f"{where}: does not run ({error}); rebuild the bundle") from None
+    if GRAMMAR in bundle.manifest.files and find_spec("hassil") is not None:
+        try:
+            parse_bytes(bundle.read(GRAMMAR), f"of bundle {bundle.path}")
+        except GrammarError as error:
+            raise BundleError(f"{error}; rebuild the bundle") from None
     tensors = _made_up(bundle)
     graph = StageGraph(bundle, lambda stream, part: tensors[stream], cache=False)
     try:

@@ -11,7 +11,7 @@ from edge_runtime.admit import Refusal, admit_text
 from edge_runtime.choose import newest_only
 from edge_runtime.kinds.kind import Admit, Field, Kind, Make, Preprocess, Read
 from edge_runtime.kinds.record import Time, none, unset
-from edge_runtime.messages import Message, Slice, Tensors, Utterance, Words
+from edge_runtime.messages import Message, Slice, Speech, Tensors, Utterance, Words
 from edge_runtime.preprocess import LETTERS, text_tensors
 from edge_runtime.specs import TextStream
 from edge_runtime.tokenizer import FILES, load_tokenizer
@@ -30,6 +30,8 @@ class Sentence(Struct, frozen=True):
     truncated: bool
     lang: str | UnsetType = UNSET
     id: str | UnsetType = UNSET
+    speech: Speech | UnsetType = UNSET
+    """How it was heard; since voice is a source."""
 
 
 class Text(Kind[TextStream, Utterance, Sentence]):
@@ -64,7 +66,10 @@ class Text(Kind[TextStream, Utterance, Sentence]):
                 return words
             text, cut = words
             lang: str | None = content.lang
-            return lambda stream, seq, captured_ns, id: Utterance(stream, seq, captured_ns, text, lang, cut, id=id)
+            speech: Speech | None = content.speech
+            return lambda stream, seq, captured_ns, id: Utterance(
+                stream, seq, captured_ns, text, lang, cut, speech, id=id
+            )
 
         return admit
 
@@ -96,12 +101,29 @@ class Text(Kind[TextStream, Utterance, Sentence]):
         return tensors
 
     def to_record(self, message: Utterance, at: Time, jpeg_quality: int | None) -> Sentence:
-        lang = unset(message.lang)
-        return Sentence(at, message.captured_ns, message.seq, message.text, message.truncated, lang, unset(message.id))
+        return Sentence(
+            at,
+            message.captured_ns,
+            message.seq,
+            message.text,
+            message.truncated,
+            unset(message.lang),
+            unset(message.id),
+            UNSET if message.speech is None else message.speech,
+        )
 
     def to_message(self, stream: str, record: Sentence) -> Utterance:
-        lang, identity = none(record.lang), none(record.id)
-        return Utterance(stream, record.seq, record.captured_ns, record.text, lang, record.truncated, id=identity)
+        speech = None if record.speech is UNSET else record.speech
+        return Utterance(
+            stream,
+            record.seq,
+            record.captured_ns,
+            record.text,
+            none(record.lang),
+            record.truncated,
+            speech,
+            id=none(record.id),
+        )
 
     def detail(self, spec: TextStream) -> str:
         return f"{spec.max_tokens} tokens, {', '.join(spec.languages)}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from edge_runtime.admit import Refusal
+from edge_runtime.kinds.kind import Partly
 from edge_runtime.kinds.record import wall_time
-from edge_runtime.kinds.text import Text
-from edge_runtime.messages import Slice, Utterance, Words
+from edge_runtime.kinds.text import Sentence, Text
+from edge_runtime.messages import Slice, Speech, Utterance, Words
 from edge_runtime.streams import TextStream
 from tests import tiny
 
@@ -38,6 +40,21 @@ def test_a_record_is_the_sentence() -> None:
     assert (plain.lang, plain.id, plain.truncated) == (UNSET, UNSET, False)
     assert ROW.to_message("text", plain) == Utterance("text", 3, 7, "stop")
     assert ROW.record_schema(SPEC, "text")[0] == "edge_runtime.Sentence"
+
+
+def test_a_spoken_sentence_keeps_how_it_was_heard() -> None:
+    heard = Speech(900.0, 350.0, 0.25, 7.0)
+    make = ROW.admission(SPEC)(Words("stop", "en", heard))
+    assert not isinstance(make, Refusal) and not isinstance(make, Partly)
+    said = make("text", 3, 7, "x")
+    assert isinstance(said, Utterance) and said.speech == heard
+    record = ROW.to_record(said, wall_time(9), None)
+    again = msgspec.json.decode(msgspec.json.encode(record), type=Sentence)
+    assert ROW.to_message("text", again) == said
+    short = Utterance("text", 3, 7, "stop", speech=Speech(900.0, 350.0))
+    assert ROW.to_message("text", ROW.to_record(short, wall_time(9), None)) == short
+    described = ROW.record_schema(SPEC, "text")[1]["properties"]["speech"]
+    assert set(described["properties"]) == {"duration_ms", "delay_ms", "score", "margin"}
 
 
 def test_tensors_are_a_row_of_pieces_or_a_grid_of_words() -> None:
