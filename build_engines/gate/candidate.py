@@ -27,6 +27,7 @@ from build_engines.write_bundle import write_bundle
 from edge_runtime.bundle import Bundle, EngineFile, Manifest
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.slots import TRIAL, Trial
+from edge_runtime.voice.grammar import GRAMMAR
 
 DEGRADED = 600
 """At most so many moments are put through every way of going bad, or the gate would take longer than the training."""
@@ -86,6 +87,8 @@ def write_candidate(
     files["report/gate.json"] = msgspec.json.format(msgspec.json.encode([judged, notes, found]), indent=1)
     if build.recipe.trial != Trial():
         files[TRIAL] = msgspec.json.format(msgspec.json.encode(build.recipe.trial), indent=1) + b"\n"
+    if build.recipe.grammar:
+        files[GRAMMAR] = build.recipe.grammar.encode()
     for kind in ("md", "png"):
         files[f"report/calibration.{kind}"] = (build.work / "calibration" / f"coverage.{kind}").read_bytes()
     ranges = (build.work / "calibration" / "ranges.json").read_bytes()

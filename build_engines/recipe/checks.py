@@ -15,6 +15,7 @@ from edge_runtime.heads.detection import DetectionHead
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.streams import SensorStream, StreamSpec, TextStream, kind_of, streams_of
 from edge_runtime.tensor_source import parse_source
+from edge_runtime.voice.grammar import GrammarError, parse
 
 MOST_CHANNELS = 3000
 """Of a stream of sensors: a message of 64 KiB holds about as many readings."""
@@ -70,6 +71,11 @@ def check_common(recipe: AnyRecipe) -> str | None:
     for name, spec in recipe.streams.items():
         if isinstance(spec, SensorStream) and len(spec.channels) > MOST_CHANNELS:
             return f"streams.{name} has {len(spec.channels)} channels; a message holds at most {MOST_CHANNELS} readings"
+    if recipe.grammar:
+        try:
+            parse(recipe.grammar, "of the recipe")
+        except GrammarError as error:
+            return str(error)
     if not recipe.labels and recipe.layout == "ner":
         return None  # they are found in the training data
     if problem := _check_head(recipe.output_head, recipe.decision, recipe.streams):

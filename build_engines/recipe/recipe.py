@@ -52,6 +52,9 @@ class BuildRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     budget: BudgetRecipe = BudgetRecipe()
     trial: Trial = Trial()
     """What a device that installs the bundle asks of it before it is good, unless told otherwise there."""
+    grammar: str = ""
+    """The sentences that may be said to it, for a source of kind `voice`, as docs/voice.md writes them: the bundle's
+    `grammar.txt`."""
     description: str = ""
     """What it decides, in a sentence."""
     licence: str = ""

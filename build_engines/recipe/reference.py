@@ -36,6 +36,7 @@ _EXAMPLES = {
     "aux": "aux = { speaker = 4 }",
     "class_weights": "class_weights = { stop = 2.0 }",
     "latency_ms": "latency_ms = 250.0",
+    "grammar": 'grammar = "turn (on|off) the (kitchen|hall) light"',
     "candidates": 'candidates = [{ "train.epochs" = 12 }, { "model.fusion.kind" = "gated" }]',
     "thresholds": "thresholds = { unlock = 0.9 }",
     "needs": 'needs = { unlock = ["camera.front"] }',

@@ -18,14 +18,17 @@ from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.sigmoid import SigmoidHead
 from edge_runtime.slots import Trial, stated_trial
+from edge_runtime.voice.grammar import GRAMMAR, parse
 from tests.build_engines.calling import call
 from tests.build_engines.samples_folder import RECIPE, write_samples
+
+SAID = "the patient (coughs|is well)"
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ward")
-    (folder / "ward.toml").write_text(RECIPE + "\n[trial]\nlatency_ms = 250.0\nrate = 0.7\n")
+    (folder / "ward.toml").write_text(f"grammar = '{SAID}'\n{RECIPE}\n[trial]\nlatency_ms = 250.0\nrate = 0.7\n")
     write_samples(folder / "data", "train", 120, 1)
     write_samples(folder / "data", "val", 60, 2)
     arguments = ("--data", folder / "data", "--out", folder / "out", "--work", folder / "work")
@@ -53,6 +56,24 @@ def test_the_trial_that_the_recipe_asks_for_goes_with_the_bundle_and_with_a_thin
 ) -> None:
     assert stated_trial(bundle) == Trial(latency_ms=250.0, rate=0.7)
     assert stated_trial(thin(bundle, "onnxruntime", "", False, tmp_path / "thin")) == Trial(latency_ms=250.0, rate=0.7)
+
+
+def test_the_grammar_of_the_recipe_goes_with_the_bundle_and_with_a_thin_one(bundle: Bundle, tmp_path: Path) -> None:
+    assert bundle.read(GRAMMAR).decode() == SAID
+    assert thin(bundle, "onnxruntime", "", False, tmp_path / "thin").read(GRAMMAR).decode() == SAID
+
+
+def test_a_grammar_can_be_made_of_the_sentences_that_are_trained_on(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (built / "ward.toml", "--data", built / "data", "--out", tmp_path / "said.txt")
+    assert call(monkeypatch, "grammar", *arguments) == 0
+    rows = (json.loads(line) for line in (built / "data" / "train" / "samples.jsonl").read_text().splitlines())
+    said = {row["text"].lower() for row in rows if row.get("text") and row.get("lang") in (None, "en")}
+    made = parse((tmp_path / "said.txt").read_text(), "here").sentences
+    assert {sentence.lower() for sentence in made} == said and len(made) == len(said) > 1
+    assert f"{len(said)} sentences" in capsys.readouterr().out
+    assert call(monkeypatch, "grammar", *arguments) == 2, "what is there is kept"
 
 
 def test_evaluate_needs_no_layout_for_a_held_out_split_elsewhere(
