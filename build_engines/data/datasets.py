@@ -161,6 +161,8 @@ def recipe_json(recipe: AnyRecipe) -> bytes:
     document: dict[str, Any] = msgspec.to_builtins(recipe)
     document["data"] = ""
     document["calibrate"]["recordings"] = [Path(file).name for file in recipe.calibrate.recordings]
+    for target in document["budget"]["targets"].values():
+        target["measured"] = Path(target["measured"]).name
     for stage in document.get("onnx", {}).get("stages", ()):
         stage["file"] = Path(stage["file"]).name
     for keys in document.get("model", {}).values():

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from build_engines.heads import build_of
 from build_engines.modalities import MODALITIES, encoder_fields
 from build_engines.modalities.pretrained_encoder import PretrainedEncoder
-from build_engines.model.fused import FusedModel, Fusion, Tagger
+from build_engines.model.fused import Fusion, Tagger
 from build_engines.model.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith
 from build_engines.model.train import SAMPLES, Trained
 from build_engines.model.trained_bundle import describe_stage
@@ -47,6 +48,18 @@ LEAST_COSINE = 0.9999
 """Between what a pretrained network's graph makes of a sample and what the network does."""
 MONOLITH = "monolith.fp32.onnx"
 Arrays = Mapping[str, NDArray[np.generic]]
+
+
+class Staged(Protocol):
+    """What stages are exported from."""
+
+    @property
+    def encoders(self) -> Mapping[str, nn.Module]:
+        """Stage to its encoder, in the order of the presence mask."""
+
+    @property
+    def fusion(self) -> nn.Module:
+        """A `Fusion` or a `Tagger`."""
 
 
 class EncoderStage(nn.Module):
@@ -114,7 +127,7 @@ class Equality(Struct, frozen=True):
     makes of a sample, before anything that was learned here."""
 
 
-def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
+def stage_exports(recipe: Recipe, model: Staged) -> list[StageExport]:
     """The stages that the recipe's model has, in the order they run."""
     stages: list[StageExport] = []
     features: dict[str, Tensor] = {}
@@ -133,6 +146,7 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
         features[name] = torch.zeros(*shape, recipe.model.features)
     if isinstance(model.fusion, Tagger):
         return [*stages, StageExport("fusion", TaggerStage(model.fusion), features, ("logits",))]
+    assert isinstance(model.fusion, Fusion)
     features["presence"] = torch.ones(1, len(recipe.modalities))
     names = ("logits", *model.fusion.side_heads)
     scalings = [build_of(head).scaling(head) for head in recipe.heads.values()]

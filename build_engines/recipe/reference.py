@@ -72,6 +72,8 @@ _EXAMPLES = {
     "strides": "strides = [8, 16, 32]",
     "camera": 'camera = "camera.front"',
     "std": "std = [0.5, 0.5, 0.5]",
+    "ms": "ms = 20.0",
+    "measured": 'measured = "orin.json"',
 }
 """Of keys that no shipped recipe has and whose default shows nothing."""
 
