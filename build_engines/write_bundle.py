@@ -10,19 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-import onnx
 
 from edge_runtime.bundle import MANIFEST, Bundle, Manifest, encode_manifest, open_bundle, parse_manifest
 from edge_runtime.errors import UserError
-from edge_runtime.tensors import DType, TensorSpec
-
-DTYPES: dict[int, DType] = {
-    onnx.TensorProto.UINT8: "uint8",
-    onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-}
 
 
 def write_bundle(target: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
@@ -58,14 +48,3 @@ def without_engines(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Man
     engines = {engine.file for engine in manifest.engines}
     remaining = {name: data for name, data in files.items() if name not in engines}
     return msgspec.structs.replace(manifest, engines=()), remaining
-
-
-def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    """Name, type and shape of a graph's input or output. Raises UserError for a type that no device takes."""
-    kind = value.type.tensor_type
-    if kind.elem_type not in DTYPES:
-        type_name = onnx.TensorProto.DataType.Name(kind.elem_type)
-        raise UserError(
-            f"graph input or output {value.name!r} is {type_name}; allowed are {', '.join(DTYPES.values())}"
-        )
-    return TensorSpec(value.name, DTYPES[kind.elem_type], tuple(dim.dim_value for dim in kind.shape.dim))

@@ -17,12 +17,13 @@ import numpy as np
 from msgspec.structs import replace
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from build_engines.adoption import inputs, opset, outputs, proof, trim
+from build_engines.adoption import outputs
 from build_engines.adoption.detection import Guess, guess_form
-from build_engines.adoption.inputs import dims_of
-from build_engines.adoption.operators import with_known_operators
-from build_engines.adoption.probe import probe
-from build_engines.adoption.read import files_of, first_line, nodes_of, read_model
+from build_engines.foreign import inputs, opset, proof, trim
+from build_engines.foreign.inputs import dims_of
+from build_engines.foreign.operators import with_known_operators
+from build_engines.foreign.probe import probe
+from build_engines.foreign.read import files_of, first_line, nodes_of, read_model
 from build_engines.graphs import copied
 from build_engines.recipe import OnnxInput, PixelRecipe
 from build_engines.recipe.checks import MOST_CHANNELS

@@ -9,13 +9,14 @@ import onnx
 from onnx import ModelProto
 
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
+from build_engines.graphs import tensor_spec
 from build_engines.heads.fitted import fitted_policy
 from build_engines.modalities import MODALITIES
 from build_engines.modalities.text import tokenizer_kind
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
 from build_engines.pretrained.shelf import Origin
 from build_engines.recipe import Recipe
-from build_engines.write_bundle import built_with, tensor_spec, write_bundle
+from build_engines.write_bundle import built_with, write_bundle
 from edge_runtime.bundle import LICENCES, Bundle, Manifest, SideHead, Stage, StageInput
 from edge_runtime.errors import UserError
 from edge_runtime.tensor_source import PRESENCE, stage_output, stream_tensor

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from build_engines.adoption.branches import decide_branches
-from build_engines.recipe import OnnxInput, PixelRecipe
-from build_engines.write_bundle import DTYPES
+from build_engines.foreign.branches import decide_branches
+from build_engines.foreign.recipe import OnnxInput, PixelRecipe
+from build_engines.graphs import DTYPES
 from edge_runtime.bundle import stream_tensor_spec
 from edge_runtime.errors import UserError
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec

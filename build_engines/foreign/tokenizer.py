@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from build_engines.adoption.read import first_line
+from build_engines.foreign.read import first_line
 from edge_runtime.errors import BundleError, UserError
 from edge_runtime.streams import StreamSpec, TextStream
 from edge_runtime.tokenizer import load_tokenizer
