@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -15,10 +15,12 @@ from build_engines.comparison.timed import times_of
 from build_engines.data.datasets import layout_of_recipe
 from build_engines.evaluation.evaluate import Evaluation, evaluate
 from build_engines.heads import build_of
+from calibration.moments import LabelledSet
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.infer.timing import graphs_of
 from edge_runtime.pipeline import Pipeline
+from edge_runtime.streams import StreamSpec
 
 
 def compare_bundles(build: Build, bundles: Sequence[Bundle]) -> Comparison:
@@ -79,9 +81,9 @@ def names_of(bundles: Sequence[Bundle]) -> list[str]:
     return ["/".join(path.parts[-length:]) for path in paths]
 
 
-def _evaluated(bundle: Bundle, read: partial[object]) -> Evaluation:
+def _evaluated(bundle: Bundle, read: Callable[[Mapping[str, StreamSpec]], Iterator[LabelledSet]]) -> Evaluation:
     pipeline = Pipeline(bundle)
     try:
-        return evaluate(pipeline, read(pipeline.streams))  # type: ignore[arg-type]
+        return evaluate(pipeline, read(pipeline.streams))
     finally:
         pipeline.close()

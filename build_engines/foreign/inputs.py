@@ -29,6 +29,16 @@ GREY_WEIGHTS = (0.114, 0.587, 0.299)
 """Of blue, green and red (ITU-R BT.601, as OpenCV and libjpeg weigh them)."""
 
 
+def role_of_text(name: str) -> str:
+    """What an input of integers called `name` takes of a text: `ids`, `mask`, `types` or `places`."""
+    lower = name.lower()
+    if "position" in lower:
+        return "places"
+    if "type" in lower or "segment" in lower:
+        return "types"
+    return "mask" if "mask" in lower else "ids"
+
+
 @dataclass(frozen=True)
 class Feed:
     """One input of an adopted graph."""

@@ -17,6 +17,7 @@ from build_engines.recipe.heads import SideHeadRecipe, make_head
 from build_engines.recipe.load import load_recipe
 from build_engines.recipe.model import FusionRecipe, ModelRecipe
 from build_engines.recipe.onnx import OnnxModel, OnnxStage
+from build_engines.recipe.own_files import own_files
 from build_engines.recipe.recipe import AnyRecipe, BuildRecipe, OnnxRecipe, Recipe
 from build_engines.recipe.reduce import CalibrateRecipe, CompileRecipe, QuantiseRecipe, RangeMethod
 from build_engines.recipe.train import (
@@ -60,4 +61,5 @@ __all__ = [
     "check",
     "load_recipe",
     "make_head",
+    "own_files",
 ]

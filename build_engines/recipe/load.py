@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from build_engines.modalities.text.shelf import tokenizer_kind_of
-from build_engines.pretrained.recipe import PretrainedKeys
+from build_engines.pretrained.recipe import FILES, PretrainedKeys
 from build_engines.recipe.budget import TargetBudget
 from build_engines.recipe.checks import check, check_common, check_onnx
 from build_engines.recipe.recipe import AnyRecipe, OnnxRecipe, Recipe
@@ -100,11 +100,11 @@ def _with_own_tokenizer(recipe: Recipe) -> Recipe:
 
 def _weights_beside(recipe: Recipe, base: Path) -> Recipe:
     """`recipe` with the paths of pretrained weights made absolute."""
-    found = {
-        name: msgspec.structs.replace(encoder, file=str(base / encoder.file))
-        for name, encoder in recipe.model.encoders.items()
-        if isinstance(encoder, PretrainedKeys) and encoder.file
-    }
+    found = {}
+    for name, encoder in recipe.model.encoders.items():
+        if isinstance(encoder, PretrainedKeys):
+            files = {key: str(base / path) for key in FILES if (path := getattr(encoder, key, ""))}
+            found[name] = msgspec.structs.replace(encoder, **files)
     return msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, **found))
 
 
