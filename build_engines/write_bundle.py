@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from edge_runtime.bundle import MANIFEST, Bundle, Manifest, encode_manifest, open_bundle, parse_manifest
+from build_engines.recipe import AnyRecipe
+from edge_runtime.bundle import MANIFEST, Bundle, Manifest, Stage, encode_manifest, open_bundle, parse_manifest
 from edge_runtime.errors import UserError
 
 
@@ -35,6 +37,38 @@ def write_bundle(target: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
     return open_bundle(target, allow_unsigned=True)
+
+
+def write_exact(
+    target: Path,
+    recipe: AnyRecipe,
+    files: Mapping[str, bytes],
+    stages: Sequence[Stage],
+    training: Mapping[str, str],
+    **more: Any,
+) -> Bundle:
+    """Write the FP32 bundle of `recipe` that calibration and all after it start from; `files` hold the graphs of
+    `stages`. `training`: digests of what it is made of. `more`: fields of the manifest that are not as the recipe says.
+
+    Raises what `write_bundle` raises.
+    """
+    manifest = Manifest(
+        format=1,
+        name=recipe.name,
+        version=recipe.version,
+        head=recipe.output_head,
+        trigger=recipe.trigger,
+        streams=recipe.streams,
+        stages=tuple(stages),
+        decision=recipe.decision,
+        precision={"default": {stage.name: "fp32" for stage in stages}},
+        files={},
+        description=recipe.description,
+        licence=recipe.licence,
+        attribution=recipe.attribution,
+        training=dict(training) | built_with(),
+    )
+    return write_bundle(target, msgspec.structs.replace(manifest, **more), files)
 
 
 def built_with() -> dict[str, str]:

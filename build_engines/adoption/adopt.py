@@ -25,8 +25,8 @@ from build_engines.foreign.read import files_of, read_model
 from build_engines.foreign.tokenizer import read_tokenizer, with_tokenizer
 from build_engines.graphs import name_nodes, producers, serialised, tensor_spec
 from build_engines.recipe import OnnxRecipe, OnnxStage
-from build_engines.write_bundle import built_with, write_bundle
-from edge_runtime.bundle import Bundle, Manifest, Stage, StageInput
+from build_engines.write_bundle import write_exact
+from edge_runtime.bundle import Bundle, Stage, StageInput
 from edge_runtime.errors import BundleError, UserError
 from edge_runtime.heads.detection import DetectionHead
 from edge_runtime.streams import CameraStream
@@ -58,27 +58,10 @@ def adopt(recipe: OnnxRecipe, recipe_digest: str, target: Path, tell: Tell = lam
         made |= {stage_output(plan.name, output.name): output for output in adopted.outputs}
         for remark in adopted.remarks:
             tell(f"{plan.name}: {remark}")
-    manifest = Manifest(
-        format=1,
-        name=recipe.name,
-        version=recipe.version,
-        head=recipe.output_head,
-        trigger=recipe.trigger,
-        streams=recipe.streams,
-        stages=tuple(stages),
-        decision=recipe.decision,
-        precision={"default": {stage.name: "fp32" for stage in stages}},
-        files={},
-        presence=tuple(recipe.streams),
-        description=recipe.description,
-        licence=recipe.licence,
-        attribution=recipe.attribution,
-        training={"recipe_sha256": recipe_digest}
-        | {f"{plan.name}_sha256": _digest(files_of(Path(plan.file))) for plan in recipe.onnx.stages}
-        | built_with(),
-    )
+    digests = {f"{plan.name}_sha256": _digest(files_of(Path(plan.file))) for plan in recipe.onnx.stages}
+    training = {"recipe_sha256": recipe_digest} | digests
     try:
-        return write_bundle(target, manifest, files)
+        return write_exact(target, recipe, files, stages, training, presence=tuple(recipe.streams))
     except BundleError as error:
         raise UserError(f"recipe {recipe.name}: [onnx] does not fit together: {error}") from None
 
@@ -160,6 +143,8 @@ def _make_logits(model: ModelProto, name: str, recipe: OnnxRecipe, where: str, r
             f"{end.words} at its end is taken off: the head does the same, and reduced precision is safe before it"
         )
     elif recipe.onnx.probabilities:
+        if mean := outputs.averaged_shares(model, name):
+            remarks.append(f"warning: its output is the {mean}: {outputs.AVERAGED}")
         outputs.logits_of_probabilities(model, name, head, where)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from build_engines.graphs import copied, producers, rename_made, tensor_types
+from build_engines.graphs import copied, initialisers, producers, rename_made, tensor_types
 from edge_runtime.errors import UserError
 
 SMALLEST_PROBABILITY = 1e-12
@@ -49,6 +49,39 @@ def find_end(model: ModelProto, name: str, head: str) -> End | None:
     if head == "softmax" and node.op_type == "Div" and _is_written_out_softmax(made, node):
         return End(f"a softmax written out (up to node {called})", made[node.input[0]].input[0], node.output[0])
     return None
+
+
+AVERAGED = (
+    "FP16 and INT8 round each to 0 or 1 before it is averaged, and no threshold sees more than that; average the "
+    "logits, or export each member and fuse them"
+)
+"""What is said of probabilities that cannot be taken back to logits one by one."""
+_MEANS = ("Mean", "ReduceMean", "AveragePool", "GlobalAveragePool")
+_SUMS = ("Add", "Sum", "ReduceSum")
+
+
+def averaged_shares(model: ModelProto, name: str) -> str:
+    """In words, what averages the results of sigmoids or softmaxes to the output `name`: nothing can be taken off
+    there. Empty where nothing does."""
+    made, constants = producers(model.graph), initialisers(model.graph)
+    node = _behind_shapes(made, name)
+    while node is not None and node.op_type in ("Mul", "Div") and node.input[1] in constants:
+        node = _behind_shapes(made, node.input[0])  # a sum is scaled to a mean
+    if node is None or node.op_type not in (*_MEANS, *_SUMS):
+        return ""
+    waiting, seen = list(node.input), set[str]()
+    while waiting:
+        tensor = waiting.pop()
+        inner = _behind_shapes(made, tensor)
+        if inner is None or inner.output[0] in seen:
+            continue
+        seen.add(inner.output[0])
+        if inner.op_type in _ENDS.values():
+            return f"{node.op_type} (node {node.name or node.output[0]!r}) of what {inner.op_type} makes"
+        scaled = inner.op_type in ("Mul", "Div") and inner.input[1] in constants
+        if scaled or inner.op_type in (*_SUMS, "Concat"):
+            waiting += inner.input
+    return ""
 
 
 def take_off(model: ModelProto, end: End) -> None:
