@@ -181,7 +181,8 @@ def test_another_file_under_the_same_name_is_another_network(
 ) -> None:
     again = arguments(built, "--to", "export")
     assert call(monkeypatch, *again) == 0
-    assert capsys.readouterr().out.count("nothing has changed") == 3
+    said = capsys.readouterr().out
+    assert said.count("nothing has changed") == 3, said
     file, before = built / "nets" / "see.onnx", (built / "nets" / "see.onnx").read_bytes()
     try:
         torch.manual_seed(1)
