@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -38,9 +38,9 @@ from edge_runtime.wav import WavError, read_wav
 if TYPE_CHECKING:
     from edge_runtime.kinds.audio import Sound
 
-CHUNK = SAMPLE_RATE // 20
-"""Samples that come at once: 50 ms."""
-WAITING = 20 * 15
+CHUNK = 512
+"""Samples that come at once: 32 ms."""
+WAITING = 15 * SAMPLE_RATE // CHUNK
 """Chunks that wait while an utterance is looked at: 15 s."""
 TURN_S = 0.2
 SILENT_S = 5.0
@@ -62,7 +62,7 @@ class VoiceFileSource(Source):
             self._pcm = read_wav(Path(row.path))
         except WavError as error:
             raise ConfigError(f"source voice: {row.path} {error}") from None
-        self._listener = _listener(row, bundle)
+        self._listener = _listener(row, bundle, self.stopping.is_set)
 
     def _run(self) -> None:
         row, clock = self._row, self._intake.clock
@@ -93,7 +93,7 @@ class MicrophoneSource(ReturningSource):
         """Raises ConfigError, GrammarError, PackError. The microphone is opened later, and again where it was away."""
         super().__init__(f"voice {row.device or 'microphone'}", intake)
         self._row = row
-        self._listener = _listener(row, bundle)
+        self._listener = _listener(row, bundle, self.stopping.is_set)
         self._sound: queue.Queue[tuple[bytes, int]] = queue.Queue(WAITING)
         self._lost = False
 
@@ -184,6 +184,8 @@ def _deliver(intake: Intake, stream: str, listener: Listener, pcm: Sound, captur
                 intake.refuse(stream, said.content)
             else:
                 intake.put(stream, said.content, said.ended_ns)
+    except InterruptedError:
+        pass  # the source is stopped
     except OSError as error:
         listener.lost()
         intake.refuse(stream, Refusal("no_recogniser", str(error)))
@@ -191,18 +193,18 @@ def _deliver(intake: Intake, stream: str, listener: Listener, pcm: Sound, captur
     return count
 
 
-def _listener(row: config.VoiceSource, bundle: Bundle | None) -> Listener:
+def _listener(row: config.VoiceSource, bundle: Bundle | None, stopping: Callable[[], bool]) -> Listener:
     wake = micro_wake_word(row.wake_word) if row.wake_word else None
-    return Listener(silero(), _recogniser(row, bundle), row.longest_s, row.min_snr_db, row.speed, wake=wake)
+    return Listener(silero(), _recogniser(row, bundle, stopping), row.longest_s, row.min_snr_db, row.speed, wake=wake)
 
 
-def _recogniser(row: config.VoiceSource, bundle: Bundle | None) -> Recogniser:
+def _recogniser(row: config.VoiceSource, bundle: Bundle | None, stopping: Callable[[], bool]) -> Recogniser:
     grammar = _grammar(row, bundle)
     if row.recogniser == "wyoming":
         return WyomingRecogniser(row.host, row.port, grammar, row.language or None)
     if grammar is None:
         raise ConfigError(f"source voice: the bundle has no {GRAMMAR}; give `grammar`, a file or shipped:NAME")
-    return Moonshine(open_pack(Path(row.pack)), grammar, row.max_score, row.min_margin)
+    return Moonshine(open_pack(Path(row.pack)), grammar, row.max_score, row.min_margin, stopping=stopping)
 
 
 def _grammar(row: config.VoiceSource, bundle: Bundle | None) -> Grammar | None:

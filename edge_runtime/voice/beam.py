@@ -17,6 +17,9 @@ from edge_runtime.voice.pieces import END, START, Pieces
 MAX_NODES = 400_000
 REACH = 12.0
 """What is less probable than the best by more than this (natural logarithm) is followed no further."""
+FAVOUR = 0.7
+"""What each piece counts for: without it a sentence that is a part of another one is heard in its place, in noise above
+all. Known as insertion bonus, or penalty, in speech recognition."""
 PUNCTUATION = (",", ".", "?", "!")
 """Between words and at the end, whoever hears a sentence may set one; the grammar does not say which."""
 
@@ -29,7 +32,7 @@ comes next. The first call is ((0,), (START,))."""
 class Node:
     """A place in the trie."""
 
-    __slots__ = ("between", "children", "nodes", "pieces", "sentence")
+    __slots__ = ("between", "children", "height", "nodes", "pieces", "sentence")
 
     def __init__(self) -> None:
         self.children: dict[int, Node] = {}
@@ -39,6 +42,8 @@ class Node:
         """Whether a word ends here."""
         self.pieces: NDArray[np.int64] = np.empty(0, np.int64)
         self.nodes: tuple[Node, ...] = ()
+        self.height = 0
+        """Pieces to the farthest end below, each with a mark behind it."""
 
 
 class Trie:
@@ -68,7 +73,8 @@ class Trie:
                     node.sentence = number
             if nodes > MAX_NODES:
                 raise GrammarError(f"grammar: {len(grammar.sentences)} sentences are too many; leave some out")
-        for node in made:
+        for node in reversed(made):  # what is below a node was made after it
+            node.height = max((2 + child.height for child in node.children.values()), default=1)
             node.pieces = np.fromiter(node.children, np.int64, len(node.children))
             node.nodes = tuple(node.children.values())
             node.between = node.sentence >= 0 or any(pieces.starts_word(piece) for piece in node.children)
@@ -85,7 +91,8 @@ class Found(NamedTuple):
     log_probability: float
     """Of the path and its end."""
     margin: float
-    """By how much it is more probable than the next sentence; infinite where none was left to compare with."""
+    """By how much it is more probable than the next sentence, each piece favoured by FAVOUR; infinite where none was
+    left to compare with."""
     free: float
     """Log-probability of what is heard without a grammar, by always taking the most probable piece."""
 
@@ -102,12 +109,28 @@ class _Row(NamedTuple):
     marked: bool
     """Whether the last piece was punctuation."""
 
+    @property
+    def worth(self) -> float:
+        return self.log_probability + FAVOUR * len(self.path)
+
+
+class _End(NamedTuple):
+    worth: float
+    log_probability: float
+    path: tuple[int, ...]
+
+
+_Finished = dict[int, _End]
+"""The best end of each sentence."""
+
 
 def search(trie: Trie, step: Step, width: int, longest: int) -> Found | None:
-    """The most probable sentence; None where none ends within `longest` pieces. The `width` most probable beginnings
-    are followed. Deterministic for the same `step`."""
+    """The most probable sentence, each piece favoured by FAVOUR; None where none ends within `longest` pieces.
+
+    The `width` most probable beginnings are followed. Deterministic for the same `step`.
+    """
     alive = [_Row(0.0, trie.root, (), False)]
-    finished: dict[int, tuple[float, tuple[int, ...]]] = {}
+    finished: _Finished = {}
     free: float = 0.0
     free_piece, free_row = START, 0
     free_ends = False
@@ -123,7 +146,7 @@ def search(trie: Trie, step: Step, width: int, longest: int) -> Found | None:
             best = []
         alive = [row for row, _ in best]
         # What is heard freely only matters as long as it can be more probable than what was found.
-        heard = max((probability for probability, _ in finished.values()), default=-math.inf)
+        heard = max(finished.values()).log_probability if finished else -math.inf
         wanted = not free_ends and free > heard
         if not alive and not wanted:
             break
@@ -139,10 +162,10 @@ def search(trie: Trie, step: Step, width: int, longest: int) -> Found | None:
             free_ends = True
     if not finished:
         return None
-    ranked = sorted(finished.items(), key=lambda entry: (-entry[1][0], entry[0]))
-    sentence, (probability, path) = ranked[0]
-    margin = probability - ranked[1][1][0] if len(ranked) > 1 else math.inf
-    return Found(sentence, path, probability, margin, free)
+    ranked = sorted(finished.items(), key=lambda entry: (-entry[1].worth, entry[0]))
+    sentence, best_end = ranked[0]
+    margin = best_end.worth - ranked[1][1].worth if len(ranked) > 1 else math.inf
+    return Found(sentence, best_end.path, best_end.log_probability, margin, free)
 
 
 def _go_on(
@@ -151,7 +174,7 @@ def _go_on(
     at: Sequence[int],
     rows: LogProbabilities,
     width: int,
-    finished: dict[int, tuple[float, tuple[int, ...]]],
+    finished: _Finished,
 ) -> list[tuple[_Row, int]]:
     """The `width` best ways on, each with its row in `rows`; what ends here goes into `finished`."""
     ways: list[tuple[float, int, _Row, int]] = []
@@ -159,9 +182,9 @@ def _go_on(
     for row, place in zip(alive, at, strict=True):
         node, probabilities = row.node, rows[place]
         if node.sentence >= 0:
-            ended = row.log_probability + float(probabilities[END])
-            if ended > finished.get(node.sentence, (-math.inf, ()))[0]:
-                finished[node.sentence] = ended, row.path
+            last = float(probabilities[END])
+            end = _End(row.worth + last, row.log_probability + last, row.path)
+            finished[node.sentence] = max(end, finished.get(node.sentence, end))
         onward = row.log_probability + probabilities[node.pieces]
         for probability, piece, child in _children(trie, row, onward):
             count += 1
@@ -172,9 +195,8 @@ def _go_on(
                 probability = row.log_probability + float(probabilities[piece])
                 ways.append((probability, -count, _Row(probability, node, (*row.path, piece), True), place))
     best = heapq.nlargest(width, ways, lambda way: way[:2])
-    top = max((probability for probability, _ in finished.values()), default=-math.inf)
-    top = max(top, best[0][0]) if best else top
-    return [(row, place) for probability, _, row, place in best if probability >= top - REACH]
+    top = max([end.worth for end in finished.values()] + [row.worth for _, _, row, _ in best[:1]], default=0.0)
+    return [(row, place) for _, _, row, place in best if row.worth >= top - REACH]
 
 
 def _children(trie: Trie, row: _Row, onward: LogProbabilities) -> Iterable[tuple[float, int, Node]]:
@@ -183,9 +205,10 @@ def _children(trie: Trie, row: _Row, onward: LogProbabilities) -> Iterable[tuple
             yield probability, piece, child
 
 
-def _decided(alive: Sequence[tuple[_Row, int]], finished: dict[int, tuple[float, tuple[int, ...]]]) -> bool:
-    """Whether nothing alive can still become the best sentence or the next one: a path only gets less probable."""
+def _decided(alive: Sequence[tuple[_Row, int]], finished: _Finished) -> bool:
+    """Whether nothing alive can still become the best sentence or the next one: a path only gets less probable, and
+    cannot be favoured for more pieces than are left below it."""
     if len(finished) < 2 or not alive:
         return not alive
-    second = sorted((probability for probability, _ in finished.values()), reverse=True)[1]
-    return second >= alive[0][0].log_probability
+    second = sorted((end.worth for end in finished.values()), reverse=True)[1]
+    return second >= max(row.worth + FAVOUR * row.node.height for row, _ in alive)

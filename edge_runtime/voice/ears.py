@@ -23,7 +23,7 @@ ARMS, WITHIN = 4, 10
 """So many voiced frames among so many begin an utterance."""
 BEFORE = 20
 """Frames kept from before that: the beginning of a word is quiet."""
-LOOK, PAUSE, OVER = 6, 10, 22
+LOOK, PAUSE, OVER = 5, 10, 22
 """Frames of silence after which an utterance is looked at, counts as it was understood, and is over."""
 LEAD, TAIL = 10, 6
 """Frames around the voiced ones that belong to an utterance."""

@@ -23,7 +23,7 @@ from tests.voice.commands import FOREIGN, HOME, VEHICLE, confused
 from tests.voice.speakers import Speaker, in_a_room, say
 
 COMMANDS = {"home": HOME, "vehicle": VEHICLE}
-CHUNK = SAMPLE_RATE // 20
+CHUNK = 512
 LONGEST_S, MIN_SNR_DB = 8.0, 3.0
 """A source's own where it says nothing."""
 
@@ -80,10 +80,10 @@ class Listening:
 
 
 def cell(listening: Listening, speaker: Speaker, snr_db: float | None, some: int | None = None) -> Cell:
-    """All of `speaker`'s commands (or `some` of each grammar), and sentences that are none, in this noise."""
+    """All of `speaker`'s commands (or `some` of each grammar, and half as many that are none) in this noise."""
     result = Cell(speaker.name, snr_db, refused={}, confused=[], mistakes=[], foreign_taken=[], delays_ms=[])
     for grammar, commands in COMMANDS.items():
-        chosen, foreign = commands[:some], FOREIGN[grammar][:some]
+        chosen, foreign = spread(commands, some), spread(FOREIGN[grammar], some and some // 2)
         sounds = say(speaker, [*chosen, *foreign])
         for number, (text, speech) in enumerate(zip([*chosen, *foreign], sounds, strict=True)):
             sound = in_a_room(speech, snr_db, number)
@@ -99,6 +99,11 @@ def cell(listening: Listening, speaker: Speaker, snr_db: float | None, some: int
                     (text, said.content.text) for said, _ in told if not isinstance(said.content, Refusal)
                 ]
     return result
+
+
+def spread(sentences: Sequence[str], some: int | None) -> Sequence[str]:
+    """`some` of them from all over, or all."""
+    return sentences[:: max(1, len(sentences) // some)][:some] if some else sentences
 
 
 def _count(result: Cell, text: str, told: Sequence[tuple[Said, float]]) -> None:

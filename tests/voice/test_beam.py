@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.voice.beam import PUNCTUATION, Found, Trie, search
+from edge_runtime.voice import beam
+from edge_runtime.voice.beam import FAVOUR, PUNCTUATION, Found, Trie, search
 from edge_runtime.voice.grammar import Grammar, GrammarError, spoken_forms
 from edge_runtime.voice.pieces import END, START, Pieces
 from tests.voice.test_pieces import written
@@ -18,6 +19,14 @@ from tests.voice.test_pieces import written
 LETTERS = ["▁", *"abcdeABCDE", ",", ".", "?", "!"]
 PIECES = Pieces(written(["<unk>", "<s>", "</s>", "▁a", "▁b", "ab", "▁ab", "▁A", "▁B", *LETTERS]))
 SENTENCES = ("a", "ab", "ab a", "b", "b a", "ba ab", "a b a", "c")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def far() -> Iterator[None]:
+    """What is followed is bounded by the width alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beam, "REACH", 1e9)
+        yield
 
 
 class Chance:
@@ -62,7 +71,7 @@ def best_of_all(model: Chance, grammar: Grammar) -> dict[int, float]:
     for number, sentence in enumerate(grammar.sentences):
         for form in spoken_forms(sentence, grammar.spellings):
             for path in punctuated([PIECES.encode(word) for word in form.split()]):
-                found[number] = max(found.get(number, -math.inf), probability(model, path))
+                found[number] = max(found.get(number, -math.inf), probability(model, path) + FAVOUR * len(path))
     return found
 
 
@@ -75,7 +84,7 @@ def test_a_wide_search_finds_what_trying_everything_finds(seed: int, sharpness: 
     everything = best_of_all(Chance(seed, sharpness), grammar)
     first, second = sorted(everything.values(), reverse=True)[:2]
     assert found is not None
-    assert found.log_probability == pytest.approx(first, abs=1e-3)
+    assert found.log_probability + FAVOUR * len(found.path) == pytest.approx(first, abs=1e-3)
     assert everything[found.sentence] == pytest.approx(first, abs=1e-3)
     assert found.margin == pytest.approx(first - second, abs=1e-3)
     assert probability(model, found.path) == pytest.approx(found.log_probability, abs=1e-3)
@@ -88,7 +97,8 @@ def test_a_narrow_search_asks_for_less_and_tells_true_probabilities(seed: int) -
     found, best = search(Trie(grammar, PIECES), narrow, 2, 30), search(Trie(grammar, PIECES), wide, 500, 30)
     assert found is not None and best is not None
     assert narrow.asked < wide.asked
-    assert found.log_probability <= best.log_probability + 1e-3
+    worth, most = (one.log_probability + FAVOUR * len(one.path) for one in (found, best))
+    assert worth <= most + 1e-3
     assert probability(narrow, found.path) == pytest.approx(found.log_probability, abs=1e-3)
 
 

@@ -35,7 +35,7 @@ def test_an_utterance_is_told_at_its_pause_and_again_when_it_is_over() -> None:
     assert (look.state, pause.state, over.state) == ("look", "pause", "over")
     assert look_end == end == over_end == pytest.approx(2.0 * SECOND, abs=FRAME)
     assert pause.seconds == pytest.approx(1.0, abs=0.07)
-    assert look.behind == pytest.approx(0.2 * SECOND, abs=2 * 800)
+    assert look.behind == pytest.approx(0.16 * SECOND, abs=2 * 800)
     assert pause.behind == pytest.approx(0.3 * SECOND, abs=2 * 800)
     assert over.behind == pytest.approx(0.7 * SECOND, abs=2 * 800)
     loud = np.abs(pause.pcm.astype(int)) > 10_000
