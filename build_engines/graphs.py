@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
+
+from edge_runtime.errors import UserError
+from edge_runtime.tensors import DType, TensorSpec
+
+DTYPES: dict[int, DType] = {
+    TensorProto.UINT8: "uint8",
+    TensorProto.INT32: "int32",
+    TensorProto.INT64: "int64",
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+}
+"""Of what a device gives a graph and takes from it."""
 
 
 def initialisers(graph: GraphProto) -> dict[str, TensorProto]:
@@ -69,3 +81,21 @@ def serialised(model: ModelProto) -> bytes:
     """The bytes of an ONNX file."""
     data: bytes = model.SerializeToString()
     return data
+
+
+def tensor_spec(value: ValueInfoProto) -> TensorSpec:
+    """Name, type and shape of a graph's input or output. Raises UserError for a type that no device takes."""
+    kind = value.type.tensor_type
+    if kind.elem_type not in DTYPES:
+        type_name = TensorProto.DataType.Name(kind.elem_type)
+        raise UserError(
+            f"graph input or output {value.name!r} is {type_name}; allowed are {', '.join(DTYPES.values())}"
+        )
+    return TensorSpec(value.name, DTYPES[kind.elem_type], tuple(dim.dim_value for dim in kind.shape.dim))
+
+
+def rename_made(model: ModelProto, old: str, new: str) -> None:
+    """Call the tensor `old` `new`, wherever it is made or read, so that a new node can make `old`."""
+    for node in model.graph.node:
+        node.output[:] = [new if name == old else name for name in node.output]
+        node.input[:] = [new if name == old else name for name in node.input]

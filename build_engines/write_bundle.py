@@ -5,24 +5,16 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import onnx
 
-from edge_runtime.bundle import MANIFEST, Bundle, Manifest, encode_manifest, open_bundle, parse_manifest
+from build_engines.recipe import AnyRecipe
+from edge_runtime.bundle import MANIFEST, Bundle, Manifest, Stage, encode_manifest, open_bundle, parse_manifest
 from edge_runtime.errors import UserError
-from edge_runtime.tensors import DType, TensorSpec
-
-DTYPES: dict[int, DType] = {
-    onnx.TensorProto.UINT8: "uint8",
-    onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-}
 
 
 def write_bundle(target: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
@@ -47,6 +39,38 @@ def write_bundle(target: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     return open_bundle(target, allow_unsigned=True)
 
 
+def write_exact(
+    target: Path,
+    recipe: AnyRecipe,
+    files: Mapping[str, bytes],
+    stages: Sequence[Stage],
+    training: Mapping[str, str],
+    **more: Any,
+) -> Bundle:
+    """Write the FP32 bundle of `recipe` that calibration and all after it start from; `files` hold the graphs of
+    `stages`. `training`: digests of what it is made of. `more`: fields of the manifest that are not as the recipe says.
+
+    Raises what `write_bundle` raises.
+    """
+    manifest = Manifest(
+        format=1,
+        name=recipe.name,
+        version=recipe.version,
+        head=recipe.output_head,
+        trigger=recipe.trigger,
+        streams=recipe.streams,
+        stages=tuple(stages),
+        decision=recipe.decision,
+        precision={"default": {stage.name: "fp32" for stage in stages}},
+        files={},
+        description=recipe.description,
+        licence=recipe.licence,
+        attribution=recipe.attribution,
+        training=dict(training) | built_with(),
+    )
+    return write_bundle(target, msgspec.structs.replace(manifest, **more), files)
+
+
 def built_with() -> dict[str, str]:
     """The versions of what a bundle is built with, for its manifest: they change what the same recipe gives."""
     packages = {name: version(name) for name in ("edge-runtime", "torch", "onnx", "onnxruntime", "numpy")}
@@ -58,14 +82,3 @@ def without_engines(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Man
     engines = {engine.file for engine in manifest.engines}
     remaining = {name: data for name, data in files.items() if name not in engines}
     return msgspec.structs.replace(manifest, engines=()), remaining
-
-
-def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    """Name, type and shape of a graph's input or output. Raises UserError for a type that no device takes."""
-    kind = value.type.tensor_type
-    if kind.elem_type not in DTYPES:
-        type_name = onnx.TensorProto.DataType.Name(kind.elem_type)
-        raise UserError(
-            f"graph input or output {value.name!r} is {type_name}; allowed are {', '.join(DTYPES.values())}"
-        )
-    return TensorSpec(value.name, DTYPES[kind.elem_type], tuple(dim.dim_value for dim in kind.shape.dim))

@@ -33,7 +33,10 @@ ALONE = 192
 PIECE = 16
 """Items in a piece."""
 AHEAD = 2
-"""Pieces that wait at a worker."""
+"""Pieces that a worker has not done yet, at most."""
+UNTAKEN = 4
+"""Pieces for each worker that are under way or done and not taken, at most: one that takes long holds nobody up, and
+memory stays bounded."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -62,16 +65,18 @@ def spread(
     group: Callable[[T], Hashable] | None = None,
     alone: int | None = None,
     piece: int = PIECE,
+    most: int | None = None,
 ) -> Iterator[R]:
     """The job's result for each of `items`, in order: the same for any number of processes.
 
     Items of one `group` follow each other, and one process sees them all (None: each item is its own). Fewer than
-    `alone` items (None: `ALONE`), or one core, and this process does the work. What the job raises is raised here, in
-    its item's place.
+    `alone` items (None: `ALONE`), or one core, and this process does the work; so it does for `most` = 1, else the
+    processes are that many at most. What the job raises is raised here, in its item's place.
     """
     rest, alone = iter(items), ALONE if alone is None else alone
     first = list(islice(rest, alone))
     count = cores() if len(first) >= alone else 1
+    count = count if most is None else max(1, min(count, most))
     if count == 1 or not _office.busy.acquire(blocking=False):
         yield from make()(chain(first, rest))
         return
@@ -101,6 +106,15 @@ def _pieces(items: Iterable[T], group: Callable[[T], Hashable] | None, size: int
         yield goes_on, piece
 
 
+def dismiss() -> None:
+    """End the processes that wait for work: what they hold (a library, data) is given back."""
+    if _office.busy.acquire(blocking=False):
+        try:
+            _office.crew.close()
+        finally:
+            _office.busy.release()
+
+
 _MAIN = """import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from calibration.spread import serve
@@ -115,7 +129,8 @@ def many(count: int) -> bool:
 class _Worker:
     """One process, as the one that hired it sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, news: threading.Semaphore) -> None:
+        """`news` is released for all that comes back."""
         self._connection, theirs = multiprocessing.Pipe()
         with theirs:
             self._process = subprocess.Popen(
@@ -123,10 +138,24 @@ class _Worker:
                 stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
             )  # fmt: skip
         self.results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.waiting = 0
-        """Pieces whose results were not taken."""
+        self._news = news
+        self._sent = self._received = 0
         # Somebody must always be listening: a worker that cannot get rid of its results takes no new piece.
         threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def undone(self) -> int:
+        """Pieces that it has not given back."""
+        return self._sent - self._received
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` need not wait."""
+        return not self.results.empty()
+
+    def send_piece(self, piece: list[Any]) -> None:
+        self._sent += 1
+        self.send(piece)
 
     def send(self, what: object) -> None:
         try:
@@ -141,7 +170,6 @@ class _Worker:
     def take(self) -> list[Any]:
         """The results of its oldest piece."""
         got = self.results.get()
-        self.waiting -= 1
         if got is None:
             raise self._lost()
         if isinstance(got, BaseException):
@@ -156,9 +184,13 @@ class _Worker:
     def _listen(self) -> None:
         try:
             while True:
-                self.results.put(self._connection.recv())
+                got = self._connection.recv()
+                self._received += 1
+                self.results.put(got)
+                self._news.release()
         except (OSError, EOFError):
             self.results.put(None)
+            self._news.release()
 
     def _lost(self) -> UserError:
         return UserError(
@@ -170,23 +202,26 @@ class _Worker:
 class _Crew:
     def __init__(self) -> None:
         self._everybody: list[_Worker] = []
+        self._news = threading.Semaphore(0)
 
     def work(self, count: int, make: Make[T, R], pieces: Iterable[tuple[bool, list[T]]]) -> Iterator[R]:
         """By `count` of them; those that are not there yet are started."""
         while len(self._everybody) < count:
-            self._everybody.append(_Worker())
+            self._everybody.append(_Worker(self._news))
         workers = self._everybody[:count]
         for worker in workers:
             worker.send(make)
         under_way: deque[_Worker] = deque()
         worker = workers[0]
         for goes_on, piece in pieces:
-            if not goes_on:
-                worker = min(workers, key=lambda one: one.waiting)
-            while worker.waiting >= AHEAD:
-                yield from under_way.popleft().take()
-            worker.send(piece)
-            worker.waiting += 1
+            worker = worker if goes_on else min(workers, key=lambda one: one.undone)
+            while worker.undone >= AHEAD or len(under_way) >= UNTAKEN * count:
+                if under_way[0].ready or len(under_way) >= UNTAKEN * count:
+                    yield from under_way.popleft().take()
+                else:
+                    self._news.acquire()  # whoever comes back first: not the one that was sent first
+                worker = worker if goes_on else min(workers, key=lambda one: one.undone)
+            worker.send_piece(piece)
             under_way.append(worker)
         while under_way:
             yield from under_way.popleft().take()

@@ -5,6 +5,7 @@ Loaded from a bundle's verified bytes. The library behind `tokenizer.json` is im
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -107,67 +108,57 @@ class HuggingFaceTokenizer:
                 "tokenizer.json needs the package tokenizers; install it: pip install 'edge-runtime[tokenizers]'"
             ) from None
         try:
-            text = model.decode()
-            self._tokenizer: Any = tokenizers.Tokenizer.from_str(text)
-            self._bare: Any = tokenizers.Tokenizer.from_str(text)
+            self._tokenizer: Any = tokenizers.Tokenizer.from_str(model.decode())
         except Exception as error:  # the library raises bare Exceptions
             raise BundleError(f"tokenizer.json: not a tokenizer ({error}); rebuild the bundle") from None
-        self._bare.no_truncation()
-        self._bare.no_padding()
-        self._cut: dict[str, Any] = dict(self._tokenizer.truncation or {})
-        self._pad: dict[str, Any] = dict(self._tokenizer.padding or {})
+        cut: dict[str, Any] = dict(self._tokenizer.truncation or {})
+        pad: dict[str, Any] = dict(self._tokenizer.padding or {})
+        # Cut off and filled up is by hand, as the library does it: it keeps such settings for all that is encoded.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._length = 0
+        self._longest = int(cut.get("max_length", sys.maxsize))
+        self._cut = str(cut.get("direction", "right")).lower()
+        token = str(pad.get("pad_token", self._known("[PAD]", "<pad>", "<|endoftext|>") or "[PAD]"))
+        self._pad = {
+            "direction": str(pad.get("direction", "right")).lower(),
+            "pad_id": int(pad.get("pad_id", self._tokenizer.token_to_id(token) or 0)),
+            "pad_type_id": int(pad.get("pad_type_id", 0)),
+            "pad_token": token,
+        }
 
     @property
     def size(self) -> int:
-        return int(self._bare.get_vocab_size(with_added_tokens=True))
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._bare.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         unknown = [self._id_of("[UNK]", "<unk>")]
-        encoded = self._bare.encode_batch(list(words), add_special_tokens=False)
+        encoded = self._tokenizer.encode_batch(list(words), add_special_tokens=False)
         return [list(pieces.ids) or unknown for pieces in encoded]
 
     @property
     def marks(self) -> tuple[list[int], list[int]]:
-        made = self._bare.encode("a")
+        made = self._tokenizer.encode("a")
         text = [place for place, special in enumerate(made.special_tokens_mask) if not special] or [len(made.ids)]
         return list(made.ids[: text[0]]), list(made.ids[text[-1] + 1 :])
 
     def lay_out(self, text: str, length: int) -> Pieces:
-        if length != self._length:
-            self._fit(length)
-        made = self._tokenizer.encode(text)
+        made = self._tokenizer.encode(text, add_special_tokens=False)
+        room = min(length, self._longest) - self._tokenizer.num_special_tokens_to_add(False)
+        made.truncate(max(0, room), stride=0, direction=self._cut)
+        made = self._tokenizer.post_process(made, None, True)
+        made.pad(length, **self._pad)
         return Pieces(made.ids, made.attention_mask, made.type_ids)
 
-    def _fit(self, length: int) -> None:
-        """Let the library cut off and pad to `length`."""
-        self._tokenizer.enable_truncation(
-            min(length, int(self._cut.get("max_length", length))),
-            stride=0,
-            direction=str(self._cut.get("direction", "right")).lower(),
-        )
-        token = str(self._pad.get("pad_token", self._known("[PAD]", "<pad>", "<|endoftext|>") or "[PAD]"))
-        self._tokenizer.enable_padding(
-            direction=str(self._pad.get("direction", "right")).lower(),
-            pad_id=int(self._pad.get("pad_id", self._tokenizer.token_to_id(token) or 0)),
-            pad_type_id=int(self._pad.get("pad_type_id", 0)),
-            pad_token=token,
-            length=length,
-        )
-        self._length = length
-
     def _known(self, *tokens: str) -> str | None:
-        return next((token for token in tokens if self._bare.token_to_id(token) is not None), None)
+        return next((token for token in tokens if self._tokenizer.token_to_id(token) is not None), None)
 
     def _id_of(self, *tokens: str) -> int:
         known = self._known(*tokens)
-        return 0 if known is None else int(self._bare.token_to_id(known))
+        return 0 if known is None else int(self._tokenizer.token_to_id(known))
 
 
 KINDS: dict[str, type[SentencePieceTokenizer] | type[HuggingFaceTokenizer]] = {

@@ -297,7 +297,7 @@ ELSEWHERE = msgspec.structs.replace(HERE, architecture="riscv64")
     [
         (HERE, 1 + 1e-7, EXIT_GATE, "decision 0: "),
         (ELSEWHERE, 1 + 1e-7, 0, f"riscv64 there, {HERE.architecture} here"),
-        (ELSEWHERE, 1 + 1e-2, EXIT_GATE, "decision 0: "),
+        (ELSEWHERE, 1.5, EXIT_GATE, "decision 0: "),
         (ELSEWHERE, -1.0, EXIT_GATE, "labels that changed"),
         (None, 1 + 1e-7, EXIT_GATE, "does not say on what kind of machine"),
         (None, 1.0, 0, " identical, 0 changed"),

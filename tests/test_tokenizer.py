@@ -178,6 +178,24 @@ def test_sides_marks_and_types_are_the_files(made: Tokenizer, length: int) -> No
         assert [pieces.types[row] for row in rows] == expected.type_ids
 
 
+def test_a_file_is_parsed_once(monkeypatch: pytest.MonkeyPatch, wordpiece: bytes) -> None:
+    parsed: list[int] = []
+
+    class Counting:
+        @staticmethod
+        def from_str(text: str) -> Tokenizer:
+            parsed.append(len(text))
+            return Tokenizer.from_str(text)
+
+    monkeypatch.setattr("tokenizers.Tokenizer", Counting)
+    tokenizer = HuggingFaceTokenizer(wordpiece)
+    cut, whole = (list(tokenizer.lay_out("the light is on", length).ids) for length in (4, 24))
+    assert tokenizer.encode("the light is on") == [piece for piece in whole[1:] if piece][:-1]
+    assert cut[:3] == whole[:3] and len(cut) == 4
+    assert list(tokenizer.lay_out("the light is on", 24).ids) == whole, "what was cut before changes nothing"
+    assert len(parsed) == 1
+
+
 def test_words_are_encoded_one_by_one_and_without_marks(wordpiece: bytes) -> None:
     tokenizer = HuggingFaceTokenizer(wordpiece)
     vocabulary = json.loads(wordpiece)["model"]["vocab"]

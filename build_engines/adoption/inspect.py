@@ -17,12 +17,13 @@ import numpy as np
 from msgspec.structs import replace
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from build_engines.adoption import inputs, opset, outputs, proof, trim
+from build_engines.adoption import outputs
 from build_engines.adoption.detection import Guess, guess_form
-from build_engines.adoption.inputs import dims_of
-from build_engines.adoption.operators import with_known_operators
-from build_engines.adoption.probe import probe
-from build_engines.adoption.read import files_of, first_line, nodes_of, read_model
+from build_engines.foreign import inputs, opset, proof, trim
+from build_engines.foreign.inputs import dims_of
+from build_engines.foreign.operators import with_known_operators
+from build_engines.foreign.probe import probe
+from build_engines.foreign.read import files_of, first_line, nodes_of, read_model
 from build_engines.graphs import copied
 from build_engines.recipe import OnnxInput, PixelRecipe
 from build_engines.recipe.checks import MOST_CHANNELS
@@ -110,6 +111,8 @@ def inspect_model(path: Path, output: str = "", size: tuple[int, int] = (SIDE, S
     except UserError as error:
         answer, problem = _Answer(0, "softmax", False), str(error)
     summary = tuple(_summary(model, guesses, path, {chosen: answer.values} if answer.values else {}))
+    if answer.shares and (mean := outputs.averaged_shares(model, chosen)):
+        summary = (*summary, f"  warning: {chosen} is the {mean}: {outputs.AVERAGED}")
     return Inspection(path, summary, read, chosen, answer.values, answer.head, answer.shares, problem)
 
 
@@ -150,7 +153,7 @@ def _guess(value: ValueInfoProto, is_state: bool, size: tuple[int, int]) -> Inpu
         return InputGuess(name, tensor, "a recurrent network's first state", OnnxInput(constant=0.0))
     if (layout := _picture_layout(dims)) is not None:
         return _picture(name, tensor, kind, dims, layout, size)
-    if kind in _INTEGERS and len(dims) == 2 and "position" in name.lower():
+    if kind in _INTEGERS and len(dims) == 2 and inputs.role_of_text(name) == "places":
         places = list(range(dims[1] or LENGTH))
         return InputGuess(name, tensor, "the pieces' places", OnnxInput(constant=tuple(map(float, places))))
     if kind in _INTEGERS and len(dims) == 2:
@@ -220,10 +223,10 @@ def _picture(
 
 def _text(name: str, tensor: str, dims: Sequence[int | None]) -> InputGuess:
     spec = TextStream(dims[1] or LENGTH, max_age_ms=5000.0)
-    lower = name.lower()
-    if "type" in lower or "segment" in lower:
+    role = inputs.role_of_text(name)
+    if role == "types":
         return InputGuess(name, tensor, "a text's types", OnnxInput(source="stream:text:types"), "text", spec)
-    if "mask" in lower:
+    if role == "mask":
         return InputGuess(name, tensor, "a text's mask", OnnxInput(source="stream:text:mask"), "text", spec)
     return InputGuess(name, tensor, "a text's pieces", OnnxInput(source="stream:text:ids"), "text", spec)
 

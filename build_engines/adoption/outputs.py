@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from build_engines.graphs import copied, producers, tensor_types
+from build_engines.graphs import copied, initialisers, producers, rename_made, tensor_types
 from edge_runtime.errors import UserError
 
 SMALLEST_PROBABILITY = 1e-12
@@ -51,6 +51,39 @@ def find_end(model: ModelProto, name: str, head: str) -> End | None:
     return None
 
 
+AVERAGED = (
+    "FP16 and INT8 round each to 0 or 1 before it is averaged, and no threshold sees more than that; average the "
+    "logits, or export each member and fuse them"
+)
+"""What is said of probabilities that cannot be taken back to logits one by one."""
+_MEANS = ("Mean", "ReduceMean", "AveragePool", "GlobalAveragePool")
+_SUMS = ("Add", "Sum", "ReduceSum")
+
+
+def averaged_shares(model: ModelProto, name: str) -> str:
+    """In words, what averages the results of sigmoids or softmaxes to the output `name`: nothing can be taken off
+    there. Empty where nothing does."""
+    made, constants = producers(model.graph), initialisers(model.graph)
+    node = _behind_shapes(made, name)
+    while node is not None and node.op_type in ("Mul", "Div") and node.input[1] in constants:
+        node = _behind_shapes(made, node.input[0])  # a sum is scaled to a mean
+    if node is None or node.op_type not in (*_MEANS, *_SUMS):
+        return ""
+    waiting, seen = list(node.input), set[str]()
+    while waiting:
+        tensor = waiting.pop()
+        inner = _behind_shapes(made, tensor)
+        if inner is None or inner.output[0] in seen:
+            continue
+        seen.add(inner.output[0])
+        if inner.op_type in _ENDS.values():
+            return f"{node.op_type} (node {node.name or node.output[0]!r}) of what {inner.op_type} makes"
+        scaled = inner.op_type in ("Mul", "Div") and inner.input[1] in constants
+        if scaled or inner.op_type in (*_SUMS, "Concat"):
+            waiting += inner.input
+    return ""
+
+
 def take_off(model: ModelProto, end: End) -> None:
     """Let the logits take the place of what `end` makes, in place."""
     _rename_reads(model, end.made, end.logits)
@@ -63,7 +96,7 @@ def logits_of_probabilities(model: ModelProto, name: str, head: str, where: str)
     if head not in _ENDS:
         raise UserError(f"{where}: onnx.probabilities is for a softmax or sigmoid head; the head is {head!r}")
     graph = model.graph
-    _rename_made(model, name, f"{name}/probability")
+    rename_made(model, name, f"{name}/probability")
     kind = helper.tensor_dtype_to_np_dtype(next(v for v in graph.output if v.name == name).type.tensor_type.elem_type)
     limits = np.finfo(kind)
     smallest = np.array(max(SMALLEST_PROBABILITY, float(limits.tiny)), kind)
@@ -83,24 +116,16 @@ def logits_of_probabilities(model: ModelProto, name: str, head: str, where: str)
     )
 
 
-def first_of_batch(model: ModelProto, name: str) -> None:
-    """Keep the first row of an output, in place: the graph insists on a batch of which all rows are the same."""
-    _rename_made(model, name, f"{name}/batch")
-    model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), f"{name}/first"))
-    model.graph.node.append(helper.make_node("Gather", [f"{name}/batch", f"{name}/first"], [name], axis=0))
-    next(value for value in model.graph.output if value.name == name).type.tensor_type.ClearField("shape")
-
-
 def as_logits(model: ModelProto, name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     """Give the output `name`, of `shape`, the shape and type that a head reads, in place."""
     graph = model.graph
     value = next(value for value in graph.output if value.name == name)
     if shape != wanted:
-        _rename_made(model, name, f"{name}/shaped")
+        rename_made(model, name, f"{name}/shaped")
         graph.initializer.append(numpy_helper.from_array(np.array(wanted, np.int64), f"{name}/wanted"))
         graph.node.append(helper.make_node("Reshape", [f"{name}/shaped", f"{name}/wanted"], [name]))
     if value.type.tensor_type.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
-        _rename_made(model, name, f"{name}/typed")
+        rename_made(model, name, f"{name}/typed")
         graph.node.append(helper.make_node("Cast", [f"{name}/typed"], [name], to=TensorProto.FLOAT))
         value.type.tensor_type.elem_type = TensorProto.FLOAT
     value.type.tensor_type.ClearField("shape")
@@ -141,10 +166,3 @@ def _rename_reads(model: ModelProto, old: str, new: str) -> None:
     for value in graph.output:
         value.type.tensor_type.elem_type = types.get(value.name, value.type.tensor_type.elem_type)
         value.type.tensor_type.ClearField("shape")
-
-
-def _rename_made(model: ModelProto, old: str, new: str) -> None:
-    """Call the tensor `old` `new`, wherever it is made or read, so that a new node can make `old`."""
-    for node in model.graph.node:
-        node.output[:] = [new if name == old else name for name in node.output]
-        node.input[:] = [new if name == old else name for name in node.input]

@@ -6,12 +6,11 @@ A training that was finished is not done again, whenever the build is broken off
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,15 @@ from build_engines.artefacts import key_of
 from build_engines.code import code_digest
 from build_engines.data.datasets import Prepared, layout_of_recipe
 from build_engines.heads.fitted import Fitted
+from build_engines.model.device import on_gpu
 from build_engines.model.fitting import Outputs
 from build_engines.model.kept import KeptRows
 from build_engines.model.train import predict, train
-from build_engines.recipe import Recipe
+from build_engines.recipe import Recipe, own_files
+from calibration.spread import dismiss, once_each, spread
 
 CODE = ("build_engines.model.train", "build_engines.data")
-NOT_LEARNED = ("choose", "decision", "calibrate", "quantise", "compile", "gate")
+NOT_LEARNED = ("choose", "decision", "calibrate", "quantise", "compile", "gate", "budget", "trial")
 """Parts of a recipe that its weights do not depend on."""
 
 
@@ -67,7 +68,7 @@ def crossed(
 ) -> dict[str, LeftOut]:
     """Every candidate (by what it is called) trained without each fold. `work` holds caches and what came out.
 
-    On all cores that this process may use, one process each, and in this one where it is one. Raises UserError.
+    By all cores, a training to a process. Raises UserError.
     """
     jobs: list[Job] = []
     shape = _shape(next(iter(candidates.values())))
@@ -96,38 +97,22 @@ def _key(recipe: Recipe, data_digest: str) -> str:
     learned = {name: value for name, value in msgspec.to_builtins(recipe).items() if name not in NOT_LEARNED}
     # Offsets come after.
     learned["train"] = learned["train"] | {"offsets": False}
-    return key_of([learned, recipe.choose.folds], {"data": data_digest, "code": code_digest(CODE)})[:16]
+    files = own_files(recipe)
+    return key_of([learned, recipe.choose.folds, files], {"data": data_digest, "code": code_digest(CODE)})[:16]
 
 
 def _run(jobs: Sequence[Job], total: int, console: Console) -> None:
-    workers = min(len(jobs), cores())
     start = time.monotonic()
-    for done, (job, figure) in enumerate(_finished(jobs, workers), total - len(jobs) + 1):
+    # A GPU has one queue: several processes would only wait for each other.
+    most = 1 if any(on_gpu(job.recipe) for job in jobs) else len(jobs)
+    figures = spread(partial(once_each, train_without), jobs, alone=2, piece=1, most=most)
+    for done, (job, figure) in enumerate(zip(jobs, figures, strict=True), total - len(jobs) + 1):
         spent = time.monotonic() - start
         console.print(
             f"choose: {done} of {total} trainings, {spent:.0f} s: {job.name} without fold {job.fold + 1}, {figure}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-
-
-def _finished(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, str]]:
-    if workers <= 1:
-        yield from ((job, train_without(job)) for job in jobs)
-        return
-    # A fresh interpreter each: threads of libraries do not outlive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting = {pool.submit(train_without, job): job for job in jobs}
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    dismiss()  # they hold torch and the data
 
 
 _ready: dict[bytes, Prepared] = {}

@@ -20,16 +20,20 @@ from build_engines.comparison.classical import classical
 from build_engines.comparison.compare_tagging import compare_tagging
 from build_engines.comparison.comparison import Comparison
 from build_engines.comparison.contest import Contest
+from build_engines.comparison.front import places
 from build_engines.comparison.frozen import GridPoint, choose_weights, features_of, fit_fusion, predicted_by, simplex
 from build_engines.comparison.split import read_split
+from build_engines.comparison.timed import Assembled, exported, times_of
 from build_engines.data.datasets import Batch, Prepared, Source, answer_names, layout_of_recipe
 from build_engines.evaluation.degrade import limited
 from build_engines.evaluation.report import words
-from build_engines.heads.labelled import LabelHead
+from build_engines.heads.labelled import LabelHead, LabelPairs
+from build_engines.model.export import Staged
 from build_engines.model.fused import Fusion
 from build_engines.model.train import WEIGHTS, Trained, load_trained, train
 from build_engines.recipe import FusionRecipe, Recipe
 from edge_runtime.errors import UserError
+from edge_runtime.infer.timing import Graph
 
 KINDS = ("concat", "weighted", "gated", "attention")
 MOST = 12_000
@@ -42,7 +46,10 @@ def compare(build: Build, shared: bool = False, epochs: int | None = None) -> Co
     Raises UserError for an own ONNX model, which cannot be trained.
     """
     if not isinstance(build.recipe, Recipe):
-        raise UserError(f"compare: {build.recipe.name} is an ONNX model of one's own; there is nothing to train")
+        raise UserError(
+            f"compare: {build.recipe.name} is an ONNX model of one's own; there is nothing to train: give bundles to "
+            "compare (--bundle)"
+        )
     recipe = build.recipe
     head = recipe.output_head
     if head.per_word:
@@ -73,7 +80,9 @@ class _Arena:
         self.names = answer_names(recipe)
         self.numbers = {name: index for index, name in enumerate(self.names)}
         self.labels = torch.tensor([self.numbers[name] for name in self.train.labels])
-        self.contest = Contest(self.val.labels, self.val.groups, self.names, recipe.seed)
+        self.contest = Contest(self.val.groups, recipe.seed)
+        self.graphs: dict[str, list[Graph]] = {}
+        """Of the contestants that a device could run."""
         self.grid: list[GridPoint] = []
 
     def run(self) -> None:
@@ -87,13 +96,13 @@ class _Arena:
                     recipe, features, torch.from_numpy(self.train.presence), self.labels, self.train.folds(), advance
                 )
         for name, columns in groups.items():
-            self._single(name, columns, features, judged, base if len(groups) == 1 else None, origin)
+            self._single(name, columns, features, judged, base, origin)
         if len(groups) > 1:
             for kind in KINDS:
                 self._fusion(kind, features, judged, base, origin)
         with _bar(console, 3) as advance:
             for name, answers in classical(self.train, self.val, recipe.seed, advance).items():
-                self.contest.add(name, "classical", answers)
+                self.contest.add(name, "classical", self._pairs(answers))
 
     def _base(self) -> tuple[Trained, str]:
         """The recipe's own model: what the build left in the work folder if encoders are shared, else a new one."""
@@ -108,22 +117,24 @@ class _Arena:
         return chosen_recipe(self.recipe, self.build.work).model == self.recipe.model
 
     def _single(
-        self, name: str, columns: Sequence[int], features: torch.Tensor, judged: torch.Tensor,
-        base: Trained | None, origin: str,
+        self, name: str, columns: Sequence[int], features: torch.Tensor, judged: torch.Tensor, base: Trained,
+        origin: str,
     ) -> None:  # fmt: skip
-        if base is not None:  # there is only one: the recipe's own model
-            self._add(name, "single", base, origin)
+        if len(columns) == len(self.recipe.modalities):  # there is only one: the recipe's own model
+            self._add(name, "single", self.recipe, base, origin)
         elif self.shared:
             places = list(columns)
             train_presence = torch.from_numpy(self.train.presence)[:, places]
             presence = torch.from_numpy(self.val.presence)[:, places]
             head = fit_fusion(self.recipe, FusionRecipe("concat"), features[:, places], train_presence, self.labels)
-            self._judge(name, "single", predicted_by(self.recipe, head, judged[:, places], presence), "")
+            recipe, _ = only(self.recipe, self.prepared, name)
+            model = Assembled({name: base.model.encoders[name]}, head)
+            self._judge(name, "single", predicted_by(self.recipe, head, judged[:, places], presence), "", recipe, model)
         else:
             self.build.console.print(f"compare: {name} alone")
             recipe, prepared = only(self.recipe, self.prepared, name)
             trained = train(recipe, self.build.recipe_digest, prepared, self.build.console)
-            self._add(name, "single", trained, "", list(columns))
+            self._add(name, "single", recipe, trained, "", list(columns))
 
     def _fusion(self, kind: str, features: torch.Tensor, judged: torch.Tensor, base: Trained, origin: str) -> None:
         own = kind == self.recipe.model.fusion.kind
@@ -132,28 +143,40 @@ class _Arena:
         note = ", ".join(f"{stream} {value:g}" for stream, value in weights.items())
         fusion = msgspec.structs.replace(self.recipe.model.fusion, kind=kind, weights=weights)
         if own and not (kind == "weighted" and self.recipe.model.fusion.weights != weights):
-            self._add(name, "fusion", base, origin or note)
+            self._add(name, "fusion", self.recipe, base, origin or note)
         elif self.shared:
             values = tuple(weights[stream] for stream in self.recipe.modalities) if weights else ()
             presence = torch.from_numpy(self.train.presence)
             head = fit_fusion(self.recipe, fusion, features, presence, self.labels, values)
             val_presence = torch.from_numpy(self.val.presence)
-            self._judge(name, "fusion", predicted_by(self.recipe, head, judged, val_presence), note)
+            predicted = predicted_by(self.recipe, head, judged, val_presence)
+            self._judge(name, "fusion", predicted, note, self.recipe, Assembled(base.model.encoders, head))
         else:
             self.build.console.print(f"compare: {kind}")
             model = msgspec.structs.replace(self.recipe.model, fusion=fusion)
             recipe = msgspec.structs.replace(self.recipe, model=model)
-            self._add(name, "fusion", train(recipe, self.build.recipe_digest, self.prepared, self.build.console), note)
+            trained = train(recipe, self.build.recipe_digest, self.prepared, self.build.console)
+            self._add(name, "fusion", recipe, trained, note)
 
-    def _add(self, name: str, kind: str, trained: Trained, note: str, columns: Sequence[int] | None = None) -> None:
+    def _add(
+        self, name: str, kind: str, recipe: Recipe, trained: Trained, note: str, columns: Sequence[int] | None = None
+    ) -> None:
         fusion = trained.model.fusion
         assert isinstance(fusion, Fusion)
         places = list(columns if columns is not None else range(len(self.recipe.modalities)))
         presence = torch.from_numpy(self.val.presence)[:, places]
-        self._judge(name, kind, predicted_by(self.recipe, fusion, features_of(trained.model, self.val), presence), note)
+        predicted = predicted_by(self.recipe, fusion, features_of(trained.model, self.val), presence)
+        self._judge(name, kind, predicted, note, recipe, trained.model)
 
-    def _judge(self, name: str, kind: str, predicted: NDArray[np.int64], note: str) -> None:
-        self.contest.add(name, kind, [self.names[index] for index in predicted], note)
+    def _judge(
+        self, name: str, kind: str, predicted: NDArray[np.int64], note: str, recipe: Recipe, model: Staged
+    ) -> None:
+        """`model`, which `recipe` describes: the one that said `predicted`."""
+        self.contest.add(name, kind, self._pairs([self.names[index] for index in predicted]), note)
+        self.graphs[name] = exported(recipe, self.prepared.streams, model)
+
+    def _pairs(self, answers: Sequence[str]) -> LabelPairs:
+        return LabelPairs(self.val.labels, answers, self.names, self.val.groups)
 
     def result(self) -> Comparison:
         contest, recipe = self.contest, self.recipe
@@ -167,9 +190,11 @@ class _Arena:
             duels = [contest.duel(own.name, single.name), contest.duel(own.name, classic.name)]
             helps = duels[0].difference.low > 0
             verdict = (
-                f"fusion {'helps' if helps else 'is not proven to help'}: {own.name} {words(own.f1_macro)}, "
-                f"best single modality {single.name} {words(single.f1_macro)}"
+                f"fusion {'helps' if helps else 'is not proven to help'}: {own.name} {words(own.figure)}, "
+                f"best single modality {single.name} {words(single.figure)}"
             )
+        spent = times_of(self.graphs)
+        rows = tuple(msgspec.structs.replace(row, ms=spent.get(row.name)) for row in contest.rows)
         method = (
             f"Every neural row but the recipe's own is a head on the recipe's own encoders, frozen, fitted to "
             f"{len(self.train.labels)} moments of the training split."
@@ -177,8 +202,8 @@ class _Arena:
             else f"Every neural row was trained end to end for {recipe.train.epochs} epochs."
         ) + f" Classical methods saw {len(self.train.labels)} moments of the training split."
         return Comparison(
-            recipe.name, recipe.evaluate_split, len(self.val.labels), method, tuple(contest.rows), tuple(duels),
-            verdict, tuple(self.grid),
+            recipe.name, recipe.evaluate_split, len(self.val.labels), method, rows, tuple(duels), verdict,
+            tuple(self.grid), front=places(contest, rows), budget_ms=recipe.budget.ms,
         )  # fmt: skip
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from msgspec import Struct
 
 from build_engines.evaluation.rival import mcnemar
-from build_engines.heads.intervals import Interval, bootstrap, interval, resamples
-from build_engines.heads.metrics import score
+from build_engines.heads.intervals import Interval, interval, resamples
+from build_engines.heads.kind import Floats, Pairs
 
 DRAWS = 1000
 
@@ -19,10 +19,13 @@ class Row(Struct, frozen=True):
 
     name: str
     kind: str
-    """`single` modality, `fusion` or `classical`."""
-    f1_macro: Interval
+    """`single` modality, `fusion`, `classical` or `bundle`."""
+    figure: Interval
+    """What answers of this kind are compared by: macro-F1 of labels."""
     accuracy: Interval
     note: str = ""
+    ms: float | None = None
+    """Of a decision for which every stage runs, on this machine; None for what no device runs."""
 
 
 class Duel(Struct, frozen=True):
@@ -31,7 +34,7 @@ class Duel(Struct, frozen=True):
     name: str
     rival: str
     difference: Interval
-    """In macro-F1, paired."""
+    """In the figure, paired."""
     p_value: float
     """McNemar's exact test."""
 
@@ -50,33 +53,30 @@ class Duel(Struct, frozen=True):
 class Contest:
     """Collects contestants' answers; all are judged on the same resamples of whole groups. One thread."""
 
-    def __init__(self, truth: Sequence[str], groups: Sequence[str], labels: Sequence[str], seed: int) -> None:
-        self._truth, self._labels = list(truth), labels
+    def __init__(self, groups: Sequence[str], seed: int) -> None:
+        """`groups`: of each pair that is judged."""
         self._draws = resamples(groups, DRAWS, seed)
-        self._answers: dict[str, list[str]] = {}
-        self._f1: dict[str, np.ndarray] = {}
+        self._pairs: dict[str, Pairs] = {}
+        self._drawn: dict[str, Floats] = {}
         self.rows: list[Row] = []
 
-    def add(self, name: str, kind: str, answers: Sequence[str], note: str = "") -> Row:
-        """Judge `answers`, one per moment."""
-        self._answers[name] = list(answers)
-        self._f1[name] = bootstrap(self._truth, answers, self._draws)
-        scores = score(self._truth, answers, self._labels)
-        right = self._right(name).astype(float)
+    def add(self, name: str, kind: str, pairs: Pairs, note: str = "") -> Row:
+        """Judge `pairs`, in the order of the groups."""
+        self._pairs[name], self._drawn[name] = pairs, pairs.bootstrap(self._draws)
+        right = pairs.right().astype(float)
         accuracies = np.array([right[draw].mean() for draw in self._draws])
-        row = Row(name, kind, interval(scores.f1_macro, self._f1[name]), interval(scores.accuracy, accuracies), note)
+        scores = pairs.scores
+        row = Row(name, kind, interval(scores.figure, self._drawn[name]), interval(scores.accuracy, accuracies), note)
         self.rows.append(row)
         return row
 
     def best(self, kind: str) -> Row | None:
-        """The contestant of that kind with the highest macro-F1."""
-        return max((row for row in self.rows if row.kind == kind), key=lambda row: row.f1_macro.value, default=None)
+        """The contestant of that kind with the highest figure."""
+        return max((row for row in self.rows if row.kind == kind), key=lambda row: row.figure.value, default=None)
 
     def duel(self, name: str, rival: str) -> Duel:
         """The paired difference of two contestants."""
         first, second = (next(row for row in self.rows if row.name == contestant) for contestant in (name, rival))
-        apart = interval(first.f1_macro.value - second.f1_macro.value, self._f1[name] - self._f1[rival])
-        return Duel(name, rival, apart, mcnemar(self._right(name).tolist(), self._right(rival).tolist())[2])
-
-    def _right(self, name: str) -> np.ndarray:
-        return np.array([a == b for a, b in zip(self._answers[name], self._truth, strict=True)])
+        apart = interval(first.figure.value - second.figure.value, self._drawn[name] - self._drawn[rival])
+        right = (self._pairs[contestant].right().tolist() for contestant in (name, rival))
+        return Duel(name, rival, apart, mcnemar(*right)[2])

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from build_engines.heads import build_of
 from build_engines.heads.labelled import OneLabelBuild
+from build_engines.pretrained.recipe import FILES
 from build_engines.recipe import PLAIN_DATASET, AnyRecipe, BuildRecipe, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet
 from edge_runtime.bundle import Bundle
@@ -161,11 +162,14 @@ def recipe_json(recipe: AnyRecipe) -> bytes:
     document: dict[str, Any] = msgspec.to_builtins(recipe)
     document["data"] = ""
     document["calibrate"]["recordings"] = [Path(file).name for file in recipe.calibrate.recordings]
+    for target in document["budget"]["targets"].values():
+        target["measured"] = Path(target["measured"]).name
     for stage in document.get("onnx", {}).get("stages", ()):
         stage["file"] = Path(stage["file"]).name
     for keys in document.get("model", {}).values():
-        if isinstance(keys, dict) and keys.get("file"):
-            keys["file"] = Path(keys["file"]).name
+        for name in FILES if isinstance(keys, dict) else ():
+            if keys.get(name):
+                keys[name] = Path(keys[name]).name
     if tokenizer := document.get("onnx", {}).get("tokenizer"):
         document["onnx"]["tokenizer"] = Path(tokenizer).name
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"

@@ -36,5 +36,15 @@ def evaluation_moments(build: Build, bundle: Bundle) -> Iterator[LabelledSet]:
     return _split(build, bundle, build.recipe.evaluate_split)
 
 
+def sensitivity_split(build: Build) -> str:
+    """The split by whose moments the plan is chosen."""
+    return build.recipe.quantise.split or build.recipe.evaluate_split
+
+
+def sensitivity_moments(build: Build, bundle: Bundle) -> Iterator[LabelledSet]:
+    """What the plan is chosen by."""
+    return _split(build, bundle, sensitivity_split(build))
+
+
 def _split(build: Build, bundle: Bundle, split: str) -> Iterator[LabelledSet]:
     return layout_of_recipe(build.recipe).read(build.data, split, bundle.manifest.streams)

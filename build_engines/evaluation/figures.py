@@ -99,6 +99,28 @@ def dots(rows: Sequence[tuple[str, Interval]], label: str, line: Interval | None
     return png(figure)
 
 
+def against_time(points: Sequence[tuple[str, float, Interval, bool]], figure: str, limit_ms: float = 0.0) -> bytes:
+    """`figure` with its interval against milliseconds, a point per name; those on the front are joined and dark.
+    `limit_ms`: where a line is drawn, unless 0."""
+    drawn = new_figure(7.2, 4.6)
+    axes = drawn.subplots()
+    for name, ms, value, on_front in points:
+        colour = BLUE if on_front else GREY
+        spread = [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
+        axes.errorbar(ms, value.value, yerr=spread, fmt="o", color=colour, capsize=3, markersize=5)
+        axes.annotate(plain(name), (ms, value.value), (5, 5), textcoords="offset points", fontsize=8, color=colour)
+    front = sorted((ms, value.value) for _, ms, value, on_front in points if on_front)
+    axes.step([ms for ms, _ in front], [value for _, value in front], where="post", color=BLUE, lw=1)
+    if limit_ms:
+        axes.axvline(limit_ms, color=ORANGE, lw=1, label=f"budget.ms {limit_ms:g}")
+        axes.legend(loc="lower right", fontsize=8)
+    axes.set_xscale("log")
+    axes.grid(color="#e3e6ea")
+    axes.set_axisbelow(True)
+    axes.set(xlabel="ms a decision, every stage, FP32 on one thread of this machine", ylabel=f"{figure}, 95 % interval")
+    return png(drawn)
+
+
 def reliability(after: Calibration, before: Calibration | None) -> bytes:
     """Accuracy against confidence, and how many answers there were."""
     figure = new_figure(5.6, 4.8)

@@ -13,7 +13,7 @@ from build_engines.data.moments import evaluation_moments
 from build_engines.evaluation import evaluate as ev
 from build_engines.evaluation.evaluate import Evaluation
 from build_engines.gate.candidate import everything, write_candidate
-from build_engines.gate.cost import COST, measure, over
+from build_engines.gate.cost import COST, measure, on_targets, over
 from build_engines.gate.limits import (
     LOGITS,
     VERDICT,
@@ -89,11 +89,26 @@ def judge_candidate(build: Build, bundle: Bundle) -> None:
 
 
 def _within_budget(build: Build, trial: Bundle, plan: Mapping[str, str]) -> None:
-    """Measure, write and tell what the plan costs. Raises GateRefused where the recipe allows less."""
-    cost = measure(trial, plan)
+    """Measure, write and tell what the plan costs. Raises GateRefused where the recipe allows less, and where a machine
+    that it names has not timed the plan: then what it has to time lies in unmeasured/ below the work folder."""
+    exact = dict.fromkeys(plan, "fp32")
+    plans = {"default": dict(plan) if build.recipe.slim else exact, "tensorrt": dict(plan)}
+    taken, unmeasured = on_targets(trial, plans, build.recipe.budget)
+    cost = measure(trial, plan, taken)
     (build.work / COST).write_bytes(msgspec.json.format(msgspec.json.encode(cost), indent=1) + b"\n")
     build.console.print(f"evaluate: costs {cost.words}", highlight=False)
-    if problems := over(cost, build.recipe.budget):
+    problems = over(cost, build.recipe.budget)
+    folder = build.work / "unmeasured"
+    shutil.rmtree(folder, ignore_errors=True)
+    if unmeasured:
+        manifest = msgspec.structs.replace(trial.manifest, precision=plans)
+        write_bundle(folder, manifest, {name: trial.read(name) for name in trial.manifest.files})
+    for target, why in unmeasured:
+        problems.append(
+            f"nobody knows what a decision takes on {target}: {why}; copy {folder} there, run edge-runtime bundle time "
+            f"unmeasured --allow-unsigned --out {target}.json, and name that file as budget.targets.{target}.measured"
+        )
+    if problems:
         raise GateRefused(f"evaluate: {'; '.join(problems)}")
 
 

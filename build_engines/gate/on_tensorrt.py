@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import numpy as np
 from msgspec import Struct
@@ -14,7 +13,7 @@ from build_engines.quantisation.calibrate import StageInputs
 from edge_runtime.bundle import Bundle
 from edge_runtime.config import EngineConfig
 from edge_runtime.errors import EngineError, GateRefused, UserError
-from edge_runtime.infer.engine import Compiled
+from edge_runtime.infer.engine import compiled_for
 from edge_runtime.infer.onnxruntime_engine import OnnxRuntimeEngine
 from edge_runtime.infer.tensorrt.backend import TensorRTBackend
 from edge_runtime.messages import Tensor
@@ -58,11 +57,7 @@ def stage_agreements(build: Build, bundle: Bundle, plan: Mapping[str, str], fed:
         for stage in bundle.manifest.stages:
             precision = plan[stage.name]
             model, inputs = bundle.read(stage.files[precision]), [item.spec for item in stage.inputs]
-            compiled = [
-                Compiled(one, partial(bundle.read, one.file))
-                for one in bundle.manifest.engines
-                if (one.stage, one.precision) == (stage.name, precision)
-            ]
+            compiled = compiled_for(bundle, stage.name, precision)
             given: list[Tensor] = []
             expected: list[Tensor] = []
             try:

@@ -92,6 +92,10 @@ class Modality(ABC, Generic[Keys, Spec]):
         there."""
         return None
 
+    def files(self, recipe: Keys) -> tuple[Path, ...]:
+        """The files of one's own that the encoder is made of. Raises UserError for a broken one."""
+        return ()
+
     @abstractmethod
     def network(self, recipe: Keys, spec: Spec, vocabulary: int, features: int) -> nn.Module:
         """The encoder: its fields' tensors to `features` values, and the logits of its auxiliary labels."""

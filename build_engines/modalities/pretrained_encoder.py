@@ -5,10 +5,12 @@ Shapes: B rows of one modality, d features.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from build_engines.modalities.layers import Encoded, FeatureHead
@@ -55,6 +57,27 @@ class PretrainedEncoder(nn.Module, ABC):
     def unfrozen(self) -> nn.Module:
         """The part of the network that learns on, more slowly than the head."""
         return self._unfrozen
+
+    @property
+    def stays(self) -> bool:
+        """Whether anything of the network stays as it was trained."""
+        return any(True for _ in self.frozen.parameters())
+
+    def frozen_digest(self) -> str:
+        """sha256 (hex) of all that `kept` depends on, but its inputs."""
+        total = hashlib.sha256(f"{self.origin.network} {len(list(self.unfrozen.children()))}".encode())
+        for value in self.frozen.state_dict().values():
+            total.update(value.cpu().numpy().tobytes())
+        return total.hexdigest()
+
+    def graph(self, rows: int) -> ModelProto | None:
+        """What `kept` does to `rows` rows at once, where that is a graph already and not torch's to export; its inputs
+        are called as the stream's fields."""
+        return None
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        """What `kept` should be, by the network as it came."""
+        return self.kept(*inputs)
 
     def slow_parameters(self) -> Iterator[nn.Parameter]:
         """Those of the unfrozen blocks."""

@@ -11,9 +11,10 @@ import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -22,14 +23,14 @@ import onnxruntime
 import torch
 from msgspec import Struct
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, compose
 from torch import Tensor, nn
 
 from build_engines.heads import build_of
 from build_engines.modalities import MODALITIES, encoder_fields
 from build_engines.modalities.pretrained_encoder import PretrainedEncoder
-from build_engines.model.fused import FusedModel, Fusion, Tagger
-from build_engines.model.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith
+from build_engines.model.fused import Fusion, Tagger
+from build_engines.model.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith, rename_values
 from build_engines.model.train import SAMPLES, Trained
 from build_engines.model.trained_bundle import describe_stage
 from build_engines.recipe import Recipe
@@ -49,6 +50,18 @@ MONOLITH = "monolith.fp32.onnx"
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
+class Staged(Protocol):
+    """What stages are exported from."""
+
+    @property
+    def encoders(self) -> Mapping[str, nn.Module]:
+        """Stage to its encoder, in the order of the presence mask."""
+
+    @property
+    def fusion(self) -> nn.Module:
+        """A `Fusion` or a `Tagger`."""
+
+
 class EncoderStage(nn.Module):
     """An encoder without its auxiliary outputs."""
 
@@ -58,6 +71,18 @@ class EncoderStage(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         features: Tensor = self.encoder(*inputs)[0]
+        return features
+
+
+class _Head(nn.Module):
+    """What a pretrained encoder does behind its frozen part, which needs none of the inputs."""
+
+    def __init__(self, encoder: PretrainedEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        features: Tensor = self.encoder.finish(hidden)[0]
         return features
 
 
@@ -100,6 +125,10 @@ class StageExport:
     outputs: tuple[str, ...]
     scales: tuple[NDArray[np.float64], ...] = ()
     """What a difference counts in, by output, where it is not the output's own unit."""
+    front: ModelProto | None = None
+    """The first part of the stage, where that is a graph already; its one output is what `rest` reads."""
+    rest: nn.Module | None = None
+    """With a front: what follows it."""
 
 
 class Equality(Struct, frozen=True):
@@ -112,9 +141,11 @@ class Equality(Struct, frozen=True):
     pretrained: dict[str, float] = {}
     """Of each encoder on a pretrained network: the smallest cosine between what its graph and what the network itself
     makes of a sample, before anything that was learned here."""
+    origins: dict[str, str] = {}
+    """Of each such encoder: sha256 of the file that the network came in."""
 
 
-def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
+def stage_exports(recipe: Recipe, model: Staged) -> list[StageExport]:
     """The stages that the recipe's model has, in the order they run."""
     stages: list[StageExport] = []
     features: dict[str, Tensor] = {}
@@ -127,12 +158,18 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
             )
             for field, form in encoder_fields(spec).items()
         }
-        stages.append(StageExport(name, EncoderStage(module), inputs, ("features",)))
+        stage = StageExport(name, EncoderStage(module), inputs, ("features",))
+        front = module.graph(len(streams)) if isinstance(module, PretrainedEncoder) else None
+        if front is not None:
+            assert isinstance(module, PretrainedEncoder)
+            stage = replace(stage, front=front, rest=_Head(module))
+        stages.append(stage)
         words = spec.max_tokens if isinstance(spec, TextStream) and spec.word_pieces else None
         shape = (len(streams),) if words is None else (1, words)
         features[name] = torch.zeros(*shape, recipe.model.features)
     if isinstance(model.fusion, Tagger):
         return [*stages, StageExport("fusion", TaggerStage(model.fusion), features, ("logits",))]
+    assert isinstance(model.fusion, Fusion)
     features["presence"] = torch.ones(1, len(recipe.modalities))
     names = ("logits", *model.fusion.side_heads)
     scalings = [build_of(head).scaling(head) for head in recipe.heads.values()]
@@ -143,6 +180,8 @@ def stage_exports(recipe: Recipe, model: FusedModel) -> list[StageExport]:
 
 def to_onnx(stage: StageExport) -> ModelProto:
     """The stage's graph, checked: fixed shapes, opset 20, IR version 10 (what the oldest supported runtimes read)."""
+    if stage.front is not None:
+        return _behind(stage.front, stage)
     buffer = io.BytesIO()
     with _quiet():
         # The tracing exporter: fixed shapes, folded batch norms, and no helper functions in the graph.
@@ -160,6 +199,25 @@ def to_onnx(stage: StageExport) -> ModelProto:
     graph.graph.name = stage.name
     check_graph(graph, stage.name)
     return graph
+
+
+def _behind(front: ModelProto, stage: StageExport) -> ModelProto:
+    """The graph `front` with the rest of the stage behind it."""
+    (given,) = front.graph.output
+    shape = tuple(dim.dim_value for dim in given.type.tensor_type.shape.dim)
+    assert stage.rest is not None
+    rest = to_onnx(StageExport(stage.name, stage.rest, {given.name: torch.zeros(shape)}, stage.outputs))
+    # Of the front alone the names may be anything: those that the rest and the device know stay.
+    parts = compose.add_prefix(front, "network/"), compose.add_prefix(rest, "head/")
+    whole = compose.merge_models(*parts, io_map=[(f"network/{given.name}", f"head/{given.name}")])
+    names = {f"network/{value.name}": value.name for value in front.graph.input}
+    rename_values(whole, names | {f"head/{name}": name for name in stage.outputs})
+    del whole.opset_import[:]  # it has come with both parts
+    whole.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    whole.ir_version = IR_VERSION
+    whole.graph.name = stage.name
+    check_graph(whole, stage.name)
+    return whole
 
 
 @contextmanager
@@ -199,7 +257,9 @@ def export(recipe: Recipe, trained: Trained, work: Path) -> Equality:
         raise UserError(f"no samples in {work}; run the train stage first") from None
     proof = prove(recipe, stages, graphs, monolith, samples)
     size = sizes | {"monolith": (work / MONOLITH).stat().st_size}
-    equality = Equality(*proof, bytes=size, pretrained=faithful(recipe, trained, samples))
+    encoders = trained.model.encoders.items()
+    origins = {name: module.origin.sha256 for name, module in encoders if isinstance(module, PretrainedEncoder)}
+    equality = Equality(*proof, bytes=size, pretrained=faithful(recipe, trained, samples), origins=origins)
     (work / "equality.json").write_bytes(msgspec.json.format(msgspec.json.encode(equality), indent=1))
     worst = max(equality.stage_against_torch.values())
     if not worst <= STAGE_TOLERANCE or not equality.staged_against_monolith <= MONOLITH_TOLERANCE:
@@ -232,7 +292,7 @@ def faithful(recipe: Recipe, trained: Trained, samples: Arrays) -> dict[str, flo
     and what the network does whose weights are read from where they came from once more."""
     found = {}
     for name, encoder in trained.model.encoders.items():
-        if not isinstance(encoder, PretrainedEncoder) or not list(encoder.frozen.parameters()):
+        if not isinstance(encoder, PretrainedEncoder) or not encoder.stays:
             continue
         keys = recipe.model.encoders[name]
         spec = recipe.streams[keys.streams[0]]
@@ -245,13 +305,14 @@ def faithful(recipe: Recipe, trained: Trained, samples: Arrays) -> dict[str, flo
             for index in range(len(samples[str(PRESENCE)]))
         ]
         example = {field: torch.from_numpy(value) for field, value in zip(fields, rows[0], strict=True)}
-        session = _session(to_onnx(StageExport(name, _KeptStage(encoder), example, ("kept",))))
+        graph = encoder.graph(1) or to_onnx(StageExport(name, _KeptStage(encoder), example, ("kept",)))
+        session = _session(graph)
         cosines = []
         for row in rows:
             read = {item.name for item in session.get_inputs()}
             feeds = {field: value for field, value in zip(fields, row, strict=True) if field in read}
-            (made,) = session.run(["kept"], feeds)
-            expected = afresh.kept(*map(torch.from_numpy, row)).numpy()
+            (made,) = session.run(None, feeds)
+            expected = afresh.reference(*map(torch.from_numpy, row)).numpy()
             norms = np.linalg.norm(made) * np.linalg.norm(expected)
             cosines.append(float((made * expected).sum() / norms) if norms else float(np.array_equal(made, expected)))
         found[name] = min(cosines)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from build_engines.data.augment import Augmenter
 from build_engines.modalities.layers import Encoded
 from build_engines.modalities.pretrained_encoder import PretrainedEncoder
+from build_engines.model.device import device_in_use
 from build_engines.recipe import AugmentRecipe
 
 KEY = 16
@@ -116,9 +117,10 @@ class KeptRows:
 
     def encode(self, stage: str, encoder: nn.Module, inputs: Sequence[NDArray[np.generic]]) -> Encoded:
         """What `encoder` makes of `inputs` [B, ...], its frozen part looked up where it is kept."""
-        tensors = [torch.from_numpy(array) for array in inputs]
+        device = device_in_use(encoder)
+        tensors = [torch.from_numpy(array).to(device) for array in inputs]
         if isinstance(encoder, PretrainedEncoder) and self.keeps(encoder):
-            return encoder.finish(self._looked_up(stage, encoder, inputs), *tensors)
+            return encoder.finish(self._looked_up(stage, encoder, inputs).to(device), *tensors)
         encoded: Encoded = encoder(*tensors)
         return encoded
 
@@ -156,7 +158,8 @@ class KeptRows:
         """Where the rows of a stage lie; their form is that of a row of nothing."""
         if stage not in self._files:
             assert self._folder is not None
-            shape = encoder.kept(*(torch.from_numpy(np.zeros_like(array[:1])) for array in inputs)).shape[1:]
+            device = device_in_use(encoder)
+            shape = encoder.kept(*(torch.from_numpy(np.zeros_like(array[:1])).to(device) for array in inputs)).shape[1:]
             form = "x".join(map(str, shape))
             self._files[stage] = RowFile(self._folder / f"{stage}-{weights[:16]}-{form}", shape)
         return self._files[stage]
@@ -173,8 +176,9 @@ class KeptRows:
         for place, (name, version) in enumerate(chunk.items()):
             if version.view:
                 filled[0][place] = self._augment.changed(filled[0][place], np.random.default_rng(list(name)))
+        device = device_in_use(encoder)
         with torch.no_grad():
-            kept = encoder.kept(*(torch.from_numpy(array) for array in filled))
+            kept = encoder.kept(*(torch.from_numpy(array).to(device) for array in filled)).cpu()
         return dict(zip(chunk, kept[: len(rows)].numpy(), strict=True))
 
     def _name(self, weights: str, row: Sequence[NDArray[np.generic]], view: int) -> bytes:
@@ -189,8 +193,5 @@ class KeptRows:
     def _digest(self, stage: str, encoder: PretrainedEncoder) -> str:
         """Of the frozen weights and of the form of the rows, computed once."""
         if stage not in self._weights:
-            total = hashlib.sha256(f"{encoder.origin.network} {len(list(encoder.unfrozen.children()))}".encode())
-            for value in encoder.frozen.state_dict().values():
-                total.update(value.numpy().tobytes())
-            self._weights[stage] = total.hexdigest()
+            self._weights[stage] = encoder.frozen_digest()
         return self._weights[stage]

@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from build_engines.data.lexicon import Lexicon
 from build_engines.modalities.text.word_network import WordEncoder
+from build_engines.model.device import device_in_use
 from build_engines.recipe import LexiconRecipe
 
 
@@ -49,7 +50,8 @@ class Lessons:
         """Mean binary cross-entropy of the traits of `count` words drawn."""
         drawn = self._lexicon.draw(count, rng)
         longest = max(1, int(drawn.mask.sum(1).max()))  # the rest is empty
+        device = device_in_use(self._encoder)
         logits = self._encoder.trait_logits(
-            torch.from_numpy(drawn.ids[:, :longest]), torch.from_numpy(drawn.mask[:, :longest])
+            torch.from_numpy(drawn.ids[:, :longest]).to(device), torch.from_numpy(drawn.mask[:, :longest]).to(device)
         )
-        return binary_cross_entropy_with_logits(logits, torch.from_numpy(drawn.traits))
+        return binary_cross_entropy_with_logits(logits.cpu(), torch.from_numpy(drawn.traits))

@@ -37,7 +37,7 @@ def compose_monolith(graphs: Mapping[str, ModelProto]) -> ModelProto:
     whole = compose.merge_models(whole, prefixed["fusion"], io_map=links)
     names = {f"{stage}/{field}": name for (stage, field), name in MONOLITH_NAMES.items()}
     answers = [value.name for value in graphs["fusion"].graph.output]
-    _rename(whole, names | {f"fusion/{name}": name for name in answers})
+    rename_values(whole, names | {f"fusion/{name}": name for name in answers})
     whole.ir_version = IR_VERSION
     whole.graph.name = "monolith"
     check_graph(whole, "monolith")
@@ -52,7 +52,8 @@ def check_graph(graph: ModelProto, name: str) -> None:
             raise UserError(f"export: {name}'s {value.name} has no fixed shape; the device cannot plan such a graph")
 
 
-def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
+def rename_values(model: ModelProto, names: Mapping[str, str]) -> None:
+    """Call inputs, outputs and what lies between by their `names`, where they have one, in place."""
     for value in (*model.graph.input, *model.graph.output):
         value.name = names.get(value.name, value.name)
     for node in model.graph.node:

@@ -26,6 +26,7 @@ from build_engines.modalities import MODALITIES, encoder_fields
 from build_engines.modalities.text import tokenizer_kind
 from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.ahead import ahead
+from build_engines.model.device import device_in_use, device_of
 from build_engines.model.fitting import fit
 from build_engines.model.fused import FusedModel, Fusion
 from build_engines.model.kept import KeptRows
@@ -69,6 +70,8 @@ class TrainingRecord(Struct, frozen=True):
     """Of the heads beside the first: settings of the policy that were fitted, by head and name."""
     offsets: dict[str, float] = {}
     """What was added to a softmax head's logits for its macro-F1; it is in the weights."""
+    device: str = "cpu"
+    """What trained."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def train(
         epochs=(*(initial.record.epochs if initial is not None else ()), *history),
         thresholds=fitted.policy.get("thresholds", {}),
         offsets=dict(zip(recipe.labels, fitted.offsets, strict=True)) if fitted.offsets else {},
+        device=device_of(recipe).type,
     )
     return Trained(averaged, record)
 
@@ -126,9 +130,11 @@ def _learned(
     """The averaged weights that training comes to from those of `start`, or from random ones; in eval mode."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
-    model, averaged = FusedModel(recipe, vocabulary), FusedModel(recipe, vocabulary)
+    device = device_of(recipe)
+    model, averaged = FusedModel(recipe, vocabulary), FusedModel(recipe, vocabulary).to(device)
     if start is not None:
         model.load_state_dict(start)
+    model.to(device)
     lessons = _lessons(recipe, prepared, model)
     if lessons is not None and start is None:
         _learn_lists(lessons, model, rng, console)
@@ -173,7 +179,7 @@ def _learned(
             advance(0, note)
             if not console.is_terminal:  # a log file sees no bar
                 console.print(f"epoch {epoch + 1} of {plan.epochs}: {note}")
-    return averaged.eval(), history
+    return averaged.cpu().eval(), history
 
 
 def _lessons(recipe: Recipe, prepared: Prepared, model: FusedModel) -> Lessons | None:
@@ -276,7 +282,9 @@ class LossOf:
         label = torch.from_numpy(batch.label)
         for name, other in batch.label_without.items():
             label = torch.where(dropped[:, self.modalities.index(name)], torch.from_numpy(other), label)
-        raw = model.fusion.every(features, presence * ~dropped)
+        outputs = model.fusion.every(features, (presence * ~dropped).to(features.device))
+        # The rest is little, and drawn and judged on the processor, wherever the model is.
+        raw, aux = ({name: value.cpu() for name, value in part.items()} for part in (outputs, aux))
         truths = {"": label} | {name: torch.from_numpy(right) for name, right in batch.side.items()}
         answers = {name: judged(raw[name], truth) for name, truth in truths.items()}
         loss = self._judge(answers, aux, batch.aux)
@@ -323,16 +331,20 @@ def encode(model: FusedModel, batch: Batch, kept: KeptRows | None = None) -> tup
     make of inputs is looked up."""
     parts: list[Tensor] = []
     aux: dict[str, Tensor] = {}
+    device = device_in_use(model)
     for name, encoder in model.encoders.items():
         inputs = batch.inputs[name]
         count = len(inputs[0])
         if MODALITIES[name].batched:  # every camera is a row of its own
             inputs = tuple(value.reshape(-1, *value.shape[2:]) for value in inputs)
-        features, logits = kept.encode(name, encoder, inputs) if kept else encoder(*map(torch.from_numpy, inputs))
+        if kept:
+            features, logits = kept.encode(name, encoder, inputs)
+        else:
+            features, logits = encoder(*(torch.from_numpy(array).to(device) for array in inputs))
         features = (
             features.reshape(count, -1, *features.shape[1:]) if MODALITIES[name].batched else features.unsqueeze(1)
         )
-        parts.append(features[torch.from_numpy(batch.rows[name])])
+        parts.append(features[torch.from_numpy(batch.rows[name]).to(device)])
         aux |= logits
     return torch.cat(parts, dim=1), aux
 
@@ -343,13 +355,11 @@ def predict(
 ) -> tuple[Tensor, Tensor]:
     """Raw outputs [N, outputs] and truths ([N] labels, [N, V] values) of all pairs (of a tagging head: of all words) in
     `batches`, for the first head or the one called `head`."""
-    outputs = [
-        judged(
-            model.fusion.every(encode(model, batch, kept)[0], torch.from_numpy(batch.presence))[head],
-            torch.from_numpy(batch.side[head] if head else batch.label),
-        )
-        for batch in batches
-    ]
+    outputs = []
+    for batch in batches:
+        features, _ = encode(model, batch, kept)
+        said = model.fusion.every(features, torch.from_numpy(batch.presence).to(features.device))[head]
+        outputs.append(judged(said.cpu(), torch.from_numpy(batch.side[head] if head else batch.label)))
     return torch.cat([logits for logits, _ in outputs]), torch.cat([label for _, label in outputs])
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import onnx
 from onnx import ModelProto
 
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
+from build_engines.graphs import tensor_spec
 from build_engines.heads.fitted import fitted_policy
 from build_engines.modalities import MODALITIES
 from build_engines.modalities.text import tokenizer_kind
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
 from build_engines.pretrained.shelf import Origin
 from build_engines.recipe import Recipe
-from build_engines.write_bundle import built_with, tensor_spec, write_bundle
-from edge_runtime.bundle import LICENCES, Bundle, Manifest, SideHead, Stage, StageInput
+from build_engines.write_bundle import write_exact
+from edge_runtime.bundle import LICENCES, Bundle, SideHead, Stage, StageInput
 from edge_runtime.errors import UserError
 from edge_runtime.tensor_source import PRESENCE, stage_output, stream_tensor
 from edge_runtime.tensors import TensorSpec
@@ -42,30 +42,20 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
     files[RECIPE_FILE] = recipe_json(recipe)
     origins = origins_of(recipe)
     files |= {f"{LICENCES}{name}.txt": origin.licence_text.encode() for name, origin in origins.items()}
-    manifest = Manifest(
-        format=1,
-        name=recipe.name,
-        version=recipe.version,
-        head=recipe.output_head,
-        trigger=recipe.trigger,
+    training = {"recipe_sha256": record.recipe_sha256, "data_sha256": record.data_sha256, "seed": str(record.seed)}
+    training |= {f"{name}_pretrained_sha256": origin.sha256 for name, origin in origins.items()}
+    return write_exact(
+        target,
+        recipe,
+        files,
+        stages,
+        training,
         streams=record.streams,
-        stages=tuple(stages),
         decision=fitted_policy(recipe.decision, {"temperature": record.temperature, "thresholds": record.thresholds}),
-        precision={"default": {stage.name: "fp32" for stage in stages}},
-        files={},
         presence=recipe.modalities,
-        description=recipe.description,
-        licence=recipe.licence,
         attribution=(*recipe.attribution, *(f"{name} encoder: {origin.words}" for name, origin in origins.items())),
-        training={
-            "recipe_sha256": record.recipe_sha256,
-            "data_sha256": record.data_sha256,
-            "seed": str(record.seed),
-        }
-        | {f"{name}_pretrained_sha256": origin.sha256 for name, origin in origins.items()}
-        | built_with(),
+        side_heads=_side_heads(recipe, record),
     )
-    return write_bundle(target, msgspec.structs.replace(manifest, side_heads=_side_heads(recipe, record)), files)
 
 
 def origins_of(recipe: Recipe) -> dict[str, Origin]:

@@ -12,6 +12,8 @@ from build_engines.pretrained.packages import check_digest, find_package
 from build_engines.pretrained.recipe import PretrainedKeys
 from edge_runtime.errors import UserError
 
+GRAPH = "graph"
+"""What a network is called that comes as a file of its own."""
 APACHE = "Apache-2.0.txt"
 """The text of that licence, kept here, for packages that name it and do not bring it."""
 
@@ -48,7 +50,8 @@ class Origin:
     @property
     def words(self) -> str:
         """Whom to name, and under which licence."""
-        return f"{self.credit or self.network}, from {self.name}; licence {self.licence or 'not stated'}"
+        of = self.credit or (self.network if self.network != GRAPH else "a network of its own")
+        return f"{of}, from {self.name}; licence {self.licence or 'not stated'}"
 
     @property
     def licence_text(self) -> str:
@@ -74,18 +77,63 @@ def origin_of(keys: PretrainedKeys, shelf: Mapping[str, Shipped], networks: tupl
         return Origin(shipped.network, weights, shipped.sha256, keys.package, shipped.licence, shipped.credit, texts)
     path = Path(keys.file)
     if not path.is_file():
-        raise UserError(f"file is {keys.file!r}, which is not there; give the pretrained weights' file")
-    if keys.network not in networks:
-        raise UserError(f"network is {keys.network!r}; weights can be read of {', '.join(networks)}")
+        raise UserError(f"file is {keys.file!r}, which is not there; give the pretrained network's file")
+    if path.suffix == ".pt2":
+        raise UserError(
+            f"file is {path.name}: torch.export.load unpickles what it reads; save the program as ONNX "
+            "(torch.onnx.export) instead"
+        )
+    if holds_network(keys):
+        if keys.network:
+            raise UserError(f"network is {keys.network!r}, but {path.name} holds a network itself; leave it out")
+    elif keys.network not in networks:
+        raise UserError(
+            f"network is {keys.network!r}; weights can be read of {', '.join(networks)}. A network of another kind is "
+            "given as ONNX or TorchScript"
+        )
     if keys.sha256:
         check_digest(path, keys.sha256, "give the file that the recipe means")
-    texts = tuple(
-        file.read_text(encoding="utf-8", errors="replace")
-        for file in sorted(path.parent.iterdir())
-        if file.is_file() and file.stem.upper() in ("LICENSE", "LICENCE", "NOTICE", "COPYING")
-    )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Origin(keys.network, path, digest, path.name, licence_texts=texts)
+    total = hashlib.sha256()
+    for file in network_files(keys):
+        if str(file) != keys.licence_file:
+            total.update(file.read_bytes())
+    return Origin(keys.network or GRAPH, path, total.hexdigest(), path.name, keys.licence, "", _texts(keys))
+
+
+def holds_network(keys: PretrainedKeys) -> bool:
+    """Whether `file` is a network with its weights, ONNX or TorchScript, and not weights alone."""
+    from build_engines.foreign.torchscript import is_torchscript
+
+    return bool(keys.file) and (keys.file.endswith(".onnx") or is_torchscript(Path(keys.file)))
+
+
+def network_files(keys: PretrainedKeys) -> tuple[Path, ...]:
+    """`file`, the files that hold its weights where they are others, and the licence's text; those that are there.
+    Raises UserError for a broken one."""
+    path = Path(keys.file)
+    if not keys.file or not path.is_file():
+        return ()
+    from build_engines.foreign.read import files_of
+
+    files = files_of(path) if path.suffix == ".onnx" else [path]
+    return tuple(files + ([Path(keys.licence_file)] if keys.licence_file else []))
+
+
+def _texts(keys: PretrainedKeys) -> tuple[str, ...]:
+    """What must go with `file`. Raises UserError."""
+    if keys.licence_file:
+        files = [Path(keys.licence_file)]
+    else:
+        beside = sorted(Path(keys.file).parent.iterdir())
+        files = [
+            file
+            for file in beside
+            if file.is_file() and file.stem.upper() in ("LICENSE", "LICENCE", "NOTICE", "COPYING")
+        ]
+    try:
+        return tuple(file.read_text(encoding="utf-8", errors="replace") for file in files)
+    except OSError as error:
+        raise UserError(f"licence_file is {keys.licence_file!r}: cannot be read ({error.strerror})") from None
 
 
 def problem_of(keys: PretrainedKeys, table: str, pretrained: bool) -> str | None:
@@ -98,4 +146,6 @@ def problem_of(keys: PretrainedKeys, table: str, pretrained: bool) -> str | None
         return f"{table}: kind = 'pretrained' needs package = 'NAME==VERSION' or file = 'weights', one of them"
     if keys.package and (keys.network or keys.sha256):
         return f"{table}: network and sha256 are for file; the package is known"
+    if keys.package and (keys.output or keys.licence or keys.licence_file):
+        return f"{table}: output, licence and licence_file are for file; the package is known"
     return None

@@ -11,7 +11,7 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper
 
 from build_engines.build import Build
-from build_engines.data.moments import evaluation_moments
+from build_engines.data.moments import sensitivity_moments
 from build_engines.graphs import tensor_types
 from build_engines.progress import progress
 from build_engines.quantisation.bank import Bank
@@ -37,7 +37,7 @@ def choose_plan(build: Build, bundle: Bundle, folder: Path) -> None:
     sites = quantisable(recipe, graphs)
     raw = {stage.name: bundle.read(stage.files["fp32"]) for stage in bundle.manifest.stages}
     ranges = read_ranges(build.work / "calibration" / RANGES, raw)
-    samples = _evaluation_samples(build, bundle)
+    samples = _samples(build, bundle)
     step = max(1, -(-len(samples) // OVERFLOW_MOMENTS))
     fed = StageInputs(bundle, feeding_all(bundle.manifest.stages, samples, step))
     subjects = [
@@ -84,9 +84,9 @@ def read_plan(folder: Path) -> Sensitivity:
         raise UserError(f"{folder / PLAN}: cannot be read ({error}); run the quantise stage") from None
 
 
-def _evaluation_samples(build: Build, bundle: Bundle) -> list[CalibrationSample]:
-    """The moments that the sensitivity pass looks at: of every stratum of the evaluation split."""
-    signatures, store = read_signed(bundle, evaluation_moments(build, bundle), build.work)
+def _samples(build: Build, bundle: Bundle) -> list[CalibrationSample]:
+    """The moments that the sensitivity pass looks at: of every stratum of their split."""
+    signatures, store = read_signed(bundle, sensitivity_moments(build, bundle), build.work)
     return store.take(moment.index for moment in choose(signatures, build.recipe.quantise.samples, build.recipe.seed))
 
 

@@ -6,6 +6,7 @@ of an encoder lie beside it in `build_engines.modalities`.
 
 from __future__ import annotations
 
+from build_engines.foreign.recipe import OnnxInput, PixelRecipe
 from build_engines.recipe.budget import BudgetRecipe
 from build_engines.recipe.checks import check
 from build_engines.recipe.choose import ChooseRecipe
@@ -15,7 +16,8 @@ from build_engines.recipe.gate import GateRecipe
 from build_engines.recipe.heads import SideHeadRecipe, make_head
 from build_engines.recipe.load import load_recipe
 from build_engines.recipe.model import FusionRecipe, ModelRecipe
-from build_engines.recipe.onnx import OnnxInput, OnnxModel, OnnxStage, PixelRecipe
+from build_engines.recipe.onnx import OnnxModel, OnnxStage
+from build_engines.recipe.own_files import own_files
 from build_engines.recipe.recipe import AnyRecipe, BuildRecipe, OnnxRecipe, Recipe
 from build_engines.recipe.reduce import CalibrateRecipe, CompileRecipe, QuantiseRecipe, RangeMethod
 from build_engines.recipe.train import (
@@ -59,4 +61,5 @@ __all__ = [
     "check",
     "load_recipe",
     "make_head",
+    "own_files",
 ]

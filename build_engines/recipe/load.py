@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from build_engines.modalities.text.shelf import tokenizer_kind_of
-from build_engines.pretrained.recipe import PretrainedKeys
+from build_engines.pretrained.recipe import FILES, PretrainedKeys
+from build_engines.recipe.budget import TargetBudget
 from build_engines.recipe.checks import check, check_common, check_onnx
 from build_engines.recipe.recipe import AnyRecipe, OnnxRecipe, Recipe
 from build_engines.recipe.variant import in_words, with_settings
@@ -46,8 +48,20 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
     if problem:
         raise ConfigError(f"recipe {path}: {problem}")
     recordings = tuple(str(base / file) for file in recipe.calibrate.recordings)
-    recipe = msgspec.structs.replace(recipe, calibrate=msgspec.structs.replace(recipe.calibrate, recordings=recordings))
+    recipe = msgspec.structs.replace(
+        recipe,
+        calibrate=msgspec.structs.replace(recipe.calibrate, recordings=recordings),
+        budget=msgspec.structs.replace(recipe.budget, targets=_times_beside(recipe.budget.targets, base)),
+    )
     return recipe, hashlib.sha256(raw).hexdigest()
+
+
+def _times_beside(targets: Mapping[str, TargetBudget], base: Path) -> dict[str, TargetBudget]:
+    """`targets` with the paths of their times made absolute."""
+    return {
+        name: msgspec.structs.replace(target, measured=str(base / target.measured)) if target.measured else target
+        for name, target in targets.items()
+    }
 
 
 def _candidates(recipe: Recipe) -> str | None:
@@ -86,11 +100,11 @@ def _with_own_tokenizer(recipe: Recipe) -> Recipe:
 
 def _weights_beside(recipe: Recipe, base: Path) -> Recipe:
     """`recipe` with the paths of pretrained weights made absolute."""
-    found = {
-        name: msgspec.structs.replace(encoder, file=str(base / encoder.file))
-        for name, encoder in recipe.model.encoders.items()
-        if isinstance(encoder, PretrainedKeys) and encoder.file
-    }
+    found = {}
+    for name, encoder in recipe.model.encoders.items():
+        if isinstance(encoder, PretrainedKeys):
+            files = {key: str(base / path) for key in FILES if (path := getattr(encoder, key, ""))}
+            found[name] = msgspec.structs.replace(encoder, **files)
     return msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, **found))
 
 

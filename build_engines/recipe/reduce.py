@@ -45,7 +45,10 @@ class QuantiseRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     attention_products: bool = False
     """Quantise the products of two activations too. They lose most and gain least."""
     samples: Annotated[int, Meta(ge=16)] = 1000
-    """Moments of the evaluation split that the sensitivity pass looks at."""
+    """Moments that the sensitivity pass looks at, by which the plan is chosen."""
+    split: str = ""
+    """Of which split they are; empty = the one that is evaluated, so that its figures flatter the plan a little.
+    `train` leaves the choice to moments that are not judged."""
 
 
 class CompileRecipe(Struct, frozen=True, forbid_unknown_fields=True):

@@ -72,8 +72,17 @@ _EXAMPLES = {
     "strides": "strides = [8, 16, 32]",
     "camera": 'camera = "camera.front"',
     "std": "std = [0.5, 0.5, 0.5]",
+    "[model.vision] file": 'file = "encoder.onnx"',
+    "[model.text] file": 'file = "encoder.onnx"',
+    "[model.vision] output": 'output = "last_hidden_state"',
+    "[model.text] output": 'output = "last_hidden_state"',
+    "split": 'split = "train"',
+    "ms": "ms = 20.0",
+    "licence": 'licence = "Apache-2.0"',
+    "licence_file": 'licence_file = "net.LICENSE.txt"',
+    "measured": 'measured = "orin.json"',
 }
-"""Of keys that no shipped recipe has and whose default shows nothing."""
+"""Of keys that no shipped recipe has and whose default shows nothing; some of one table alone."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,7 @@ def _walk(struct: type[Struct], header: str) -> Iterator[Table]:
         children = list(_structs(hint, _below(header, field.name)))
         inner += children
         if not children:
-            example = _example(header, field.name) or _shown_key(field.name, field)
+            example = _example(header, field.name) or _shown_key(header, field.name, field)
             keys.append(Key(field.encode_name, _type(hint), _default(field), said.get(field.name, ""), example))
     yield Table(header, struct, " ".join((inspect.getdoc(struct) or "").split()), tuple(keys))
     for child_header, child in inner:
@@ -273,11 +282,11 @@ def _cut(text: str, longest: int = 70) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
-def _shown_key(name: str, field: msgspec.structs.FieldInfo) -> str:
+def _shown_key(header: str, name: str, field: msgspec.structs.FieldInfo) -> str:
     """The key with its default, or with something that it may be."""
     value = field.default_factory() if field.default_factory is not NODEFAULT else field.default
     if value in (NODEFAULT, "", (), {}, None):
-        return _EXAMPLES.get(name, "")
+        return _EXAMPLES.get(f"{header} {name}") or _EXAMPLES.get(name, "")
     return _cut(f"{name} = {toml(value)}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -123,6 +123,9 @@ class TrainRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     """Decay of the moving average of the weights, which is what is kept."""
     threads: Count = 1
     """CPU threads that train. Weights are the same again for the same number only."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What trains: the processor, or a GPU (`auto`: where torch sees one). A GPU's weights differ from the
+    processor's, and a little from one training to the next."""
     repairing: Count = 1
     """Random combinations per natural part and step, for layouts whose parts are labelled one by one."""
     augment: AugmentRecipe = AugmentRecipe()

@@ -25,7 +25,7 @@ def adopt_stage(build: Build) -> None:
 
 def own_files(build: Build) -> list[Path]:
     """The files that an own model is made of."""
-    from build_engines.adoption.read import files_of
+    from build_engines.foreign.read import files_of
 
     model = _own(build).onnx
     graphs = [file for stage in model.stages for file in files_of(Path(stage.file))]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from build_engines.artefacts import digest
 from build_engines.build import Build, model_bundle
 from build_engines.stages.stage import BuildStage
 
@@ -28,6 +31,7 @@ STAGE = BuildStage(
     settings=lambda build: [
         build.recipe.gate,
         build.recipe.budget,
+        [digest(Path(target.measured)) for target in build.recipe.budget.targets.values() if target.measured],
         build.recipe.trial,
         build.recipe.seed,
         build.recipe.decision,

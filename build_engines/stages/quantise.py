@@ -19,5 +19,5 @@ STAGE = BuildStage(
     requires=lambda build: (build.model, "calibration"),
     ensures=lambda build: ("quantised",),
     settings=lambda build: [build.recipe.quantise, build.recipe.gate, build.recipe.seed],
-    splits=lambda build: (build.recipe.evaluate_split,),
+    splits=lambda build: (build.recipe.quantise.split or build.recipe.evaluate_split,),
 )

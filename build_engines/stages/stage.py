@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from build_engines.build import Build
-from build_engines.recipe import Recipe
+from build_engines.recipe import Recipe, own_files
 
 if TYPE_CHECKING:
     from build_engines.model.train import TrainingRecord
@@ -33,13 +33,12 @@ class BuildStage:
 
 
 def without_later(build: Build) -> Any:
-    """The recipe without what only later stages read, so that changing a limit does not train again."""
+    """The recipe without what only later stages read, so that changing a limit does not train again; with the digests
+    of networks that it names by file."""
     recipe = msgspec.to_builtins(build.recipe)
-    return {
-        name: value
-        for name, value in recipe.items()
-        if name not in ("calibrate", "quantise", "compile", "gate", "budget", "trial")
-    }
+    later = ("calibrate", "quantise", "compile", "gate", "budget", "trial")
+    settings = {name: value for name, value in recipe.items() if name not in later}
+    return settings | ({"files": files} if (files := own_files(build.recipe)) else {})
 
 
 def training_settings(build: Build) -> Any:

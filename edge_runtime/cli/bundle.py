@@ -93,6 +93,29 @@ def inspect(name: str, keys: tuple[Path, ...], allow_unsigned: bool, as_json: bo
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
+@bundle.command("time")
+@click.argument("name", metavar="BUNDLE")
+@trust_options
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Write the times here, as JSON.")
+@click.option("--cpu", is_flag=True, help="On ONNX Runtime, though there is a GPU.")
+def time_stages(name: str, keys: tuple[Path, ...], allow_unsigned: bool, out: Path | None, cpu: bool) -> None:
+    """Tell how long each stage of BUNDLE takes on this machine: on the GPU where one can be used.
+
+    The file is what a recipe's [budget.targets] asks of another machine.
+    """
+    from edge_runtime.config import EngineConfig
+    from edge_runtime.infer import ON_CPU
+    from edge_runtime.infer.timing import measure, write_times
+
+    times = measure(_open(name, keys, allow_unsigned), ON_CPU if cpu else EngineConfig())
+    for stage in times.stages:
+        click.echo(f"{stage.stage} {stage.precision} {stage.ms:.3f} ms")
+    click.echo(f"together {times.ms:.3f} ms on {times.backend}")
+    if out is not None:
+        write_times(out, times)
+        click.echo(f"{out}: written")
+
+
 @bundle.command()
 @click.argument("stem", metavar="NAME", type=click.Path(path_type=Path))
 def keygen(stem: Path) -> None:

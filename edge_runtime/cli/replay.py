@@ -74,7 +74,7 @@ def replay(
 
     With the bundle and the engines of the recording the decisions are the same, bit for bit; with others, the table
     says what changed. On another kind of machine than the recorded one (other instructions, libraries or GPU) labels
-    and words must be the same, and numbers within 0.001. After a reload to another bundle, that one decides. Decisions
+    and words must be the same, and numbers within 0.03. After a reload to another bundle, that one decides. Decisions
     made while an engine failed are as they were recorded and may differ.
     """
     import msgspec

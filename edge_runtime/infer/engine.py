@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
-from edge_runtime.bundle import EngineFile
+from edge_runtime.bundle import Bundle, EngineFile
 from edge_runtime.errors import EngineError
 from edge_runtime.messages import Tensors
 from edge_runtime.tensors import TensorSpec, check
@@ -97,11 +98,25 @@ class Compiled:
     read: Callable[[], bytes]
 
 
+def compiled_for(bundle: Bundle, stage: str, precision: str) -> list[Compiled]:
+    """The engines of `bundle` that were compiled ahead of time for this stage and precision."""
+    return [
+        Compiled(engine, partial(bundle.read, engine.file))
+        for engine in bundle.manifest.engines
+        if (engine.stage, engine.precision) == (stage, precision)
+    ]
+
+
 class Backend(ABC):
     """Opens engines that share it. Made, used and closed (after its engines) by the inference thread."""
 
     name: str
     """What the configuration and a bundle's precision plans call it."""
+
+    @property
+    def description(self) -> str:
+        """What it runs on, for people."""
+        return self.name
 
     @abstractmethod
     def open_engine(

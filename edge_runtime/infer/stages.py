@@ -20,7 +20,7 @@ from edge_runtime.bundle import Bundle, Stage
 from edge_runtime.config import EngineConfig
 from edge_runtime.errors import EngineError, UserError
 from edge_runtime.infer import ON_CPU, open_backend
-from edge_runtime.infer.engine import Backend, Compiled, Engine
+from edge_runtime.infer.engine import Backend, Engine, compiled_for
 from edge_runtime.infer.feed import feed, presence_tensor, stages_fed
 from edge_runtime.infer.outside import refuse_outside
 from edge_runtime.messages import AlignedSet, Inference, Slice, Tensor, Tensors
@@ -102,20 +102,13 @@ class StageGraph:
                 model = self._bundle.read(stage.files[precision])
                 refuse_outside(model, stage.name)
                 inputs = [item.spec for item in stage.inputs]
-                compiled = self._compiled(stage, precision)
+                compiled = compiled_for(self._bundle, stage.name, precision)
                 engine = backend.open_engine(stage.name, precision, model, inputs, stage.outputs, compiled)
                 self._engines[stage.name] = engine
                 engine.warm_up({spec.name: zeros(spec) for spec in inputs})
         except BaseException:
             self.close()
             raise
-
-    def _compiled(self, stage: Stage, precision: str) -> list[Compiled]:
-        return [
-            Compiled(engine, partial(self._bundle.read, engine.file))
-            for engine in self._bundle.manifest.engines
-            if (engine.stage, engine.precision) == (stage.name, precision)
-        ]
 
     def close(self) -> None:
         """Close all engines and forget all features. Harmless when called again."""

@@ -40,8 +40,8 @@ NEEDED = (
     "tokenizers",
     "wordfreq",
 )
-JETPACK = ("numpy<2", "opencv-python-headless<4.12")
-"""JetPack's PyTorch and OpenCV are built for numpy 1, and its OpenCV is a 4."""
+JETPACK = ("-c", "/src/constraints-jetpack.txt")
+"""What fits JetPack's numpy 1 and OpenCV 4."""
 TOWN = """\
 name = "arm64"
 bundle = "shipped:vehicle"

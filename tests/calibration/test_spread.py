@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 
-from calibration.spread import WORKERS, cores, once_each, spread
+from calibration.spread import AHEAD, WORKERS, cores, dismiss, once_each, spread
 from edge_runtime.errors import UserError
 
 
@@ -86,6 +87,33 @@ def test_results_wait_for_nobody_beyond_some_pieces() -> None:
     assert len(taken) < 100
     results.close()  # type: ignore[attr-defined]
     assert [number for number, _ in spread(partial(own, process_of), range(30), alone=2)] == list(range(30))
+
+
+def slow_first(number: int) -> tuple[int, int, float]:
+    if number == 0:
+        time.sleep(1.5)
+    return number, os.getpid(), time.monotonic()
+
+
+def test_what_takes_long_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one process is at its first piece, the other does pieces that would have waited behind it."""
+    monkeypatch.setenv(WORKERS, "2")
+    done = list(spread(partial(own, slow_first), range(8), alone=2, piece=1))
+    assert [number for number, *_ in done] == list(range(8))
+    first, *others = done
+    earlier = [number for number, process, at in others if process != first[1] and at < first[2]]
+    assert len(earlier) > AHEAD, "more than were given to it at once"
+
+
+def test_no_more_processes_than_are_asked_for_and_none_that_was_dismissed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def workers(most: int | None) -> set[int]:
+        return {process for _, process in spread(partial(own, process_of), range(12), alone=2, piece=1, most=most)}
+
+    assert workers(1) == {os.getpid()}
+    before = workers(2)
+    assert len(before) <= 2 and os.getpid() not in before
+    dismiss()
+    assert not before & workers(None)
 
 
 def test_work_within_work_is_done_all_the_same() -> None:

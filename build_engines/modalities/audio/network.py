@@ -38,12 +38,13 @@ class AudioEncoder(nn.Module):
 
     def _changed(self, frames: Tensor) -> Tensor:
         count, steps, bands = frames.shape
-        frames = frames + self.noise * torch.randn_like(frames) + self.gain * torch.randn(count, 1, 1)
+        frames = frames + self.noise * torch.randn_like(frames)
+        frames = frames + self.gain * torch.randn(count, 1, 1, device=frames.device)
         if self.hidden:
             frames = (
                 frames
-                * _hidden(count, steps, self.hidden).unsqueeze(2)
-                * _hidden(count, bands, self.hidden).unsqueeze(1)
+                * _hidden(count, steps, self.hidden).unsqueeze(2).to(frames.device)
+                * _hidden(count, bands, self.hidden).unsqueeze(1).to(frames.device)
             )
         return frames
 

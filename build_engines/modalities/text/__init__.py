@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from build_engines.modalities.faults import Fault, each_message
 from build_engines.modalities.modality import Input, Modality, SampleRow
 from build_engines.modalities.text.faults import WORD_ERRORS, Misheard
 from build_engines.modalities.text.recipe import TextRecipe
-from build_engines.modalities.text.shelf import text_origin
-from build_engines.pretrained.shelf import Origin, problem_of
+from build_engines.modalities.text.shelf import text_origin, tokenizer_files
+from build_engines.pretrained.shelf import Origin, holds_network, network_files, problem_of
 from calibration.moments import RawMessage
 from edge_runtime.messages import Words
 from edge_runtime.specs import TextStream
@@ -43,12 +44,24 @@ class Text(Modality[TextRecipe, TextStream]):
     }
 
     def problem(self, recipe: TextRecipe) -> str | None:
-        return problem_of(recipe, "model.text", recipe.kind == "pretrained")
+        if problem := problem_of(recipe, "model.text", recipe.kind == "pretrained"):
+            return problem
+        if (recipe.tokenizer or recipe.pool != "mean") and not holds_network(recipe):
+            name = "tokenizer" if recipe.tokenizer else "pool"
+            return f"model.text.{name} is for a network of its own in file (ONNX or TorchScript); leave it out"
+        return None
 
     def origin(self, recipe: TextRecipe) -> Origin | None:
         return text_origin(recipe) if recipe.kind == "pretrained" else None
 
+    def files(self, recipe: TextRecipe) -> tuple[Path, ...]:
+        return (*network_files(recipe), *tokenizer_files(recipe))
+
     def network(self, recipe: TextRecipe, spec: TextStream, vocabulary: int, features: int) -> nn.Module:
+        if recipe.kind == "pretrained" and holds_network(recipe):
+            from build_engines.modalities.text.sentence import graph_sentence
+
+            return graph_sentence(recipe, spec, features)
         if recipe.kind == "pretrained" and spec.sentence_pieces:
             from build_engines.modalities.text.sentence_words import pretrained_words
 

@@ -30,6 +30,12 @@ class TextRecipe(PretrainedKeys, Struct, frozen=True, forbid_unknown_fields=True
     """Share of values that is dropped while training."""
     token_dropout: Fraction = 0.1
     """Chance of hiding a token while training."""
+    tokenizer: str = ""
+    """Of a network in `file`: a SentencePiece model, a `tokenizer.json` of Hugging Face or a WordPiece vocabulary
+    (`vocab.txt`), relative to the recipe; empty = the one beside `file`."""
+    pool: Literal["mean", "first"] = "mean"
+    """Of a network in `file` that gives hidden values for each piece: a sentence is their mean, or those of the
+    first."""
     lexicon: Literal["", "english"] = ""
     """For kind `words`: lists of words that the encoder learns, as `train.lexicon` says."""
     aux: dict[str, Annotated[int, Meta(ge=2)]] = {}

@@ -11,14 +11,17 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from build_engines.modalities.graph_encoder import GraphEncoder
 from build_engines.modalities.layers import Encoded, FeatureHead
 from build_engines.modalities.pretrained_encoder import PretrainedEncoder
 from build_engines.modalities.text.bert import BertEncoder, load_bert, mean_pooled
 from build_engines.modalities.text.recipe import TextRecipe
 from build_engines.modalities.text.shelf import text_origin
 from build_engines.modalities.text.use import WIDTH, load_use
+from build_engines.pretrained.network_file import Plan, load_network
 from build_engines.pretrained.shelf import Origin
 from edge_runtime.errors import UserError
+from edge_runtime.specs import TextStream
 
 
 class SentenceNetwork(Protocol):
@@ -110,3 +113,17 @@ class PretrainedSentence(PretrainedEncoder):
 def pretrained_sentence(recipe: TextRecipe, pieces: int, features: int) -> PretrainedSentence:
     """The encoder that the recipe's keys ask for. Raises UserError where its weights are not there."""
     return PretrainedSentence(recipe, text_origin(recipe), pieces, features)
+
+
+def graph_sentence(recipe: TextRecipe, spec: TextStream, features: int) -> GraphEncoder:
+    """The encoder around the network in the recipe's file, for texts as `spec` has them. Raises UserError."""
+    if spec.word_pieces:
+        raise UserError(
+            "model.text.file: a tagging head reads a word's own hidden values, for which the network must be known: "
+            "weights with network = 'bert'"
+        )
+    origin = text_origin(recipe)
+    network = load_network(origin.weights, origin.sha256, Plan(recipe.output, recipe.pool), spec)
+    return GraphEncoder(
+        origin, network, recipe, "model.text", features, recipe.aux, recipe.aux_in_features, recipe.dropout
+    )

@@ -72,7 +72,9 @@ class SentenceWordEncoder(nn.Module):
         by_word = torch.cat([torch.zeros_like(spelled[:, :1]), self.early(spelled)], 1)
         read = self.pretrained.embed(ids) + _rows(by_word, words)
         if self.training and self.token_dropout > 0:
-            shown = (torch.rand(by_word.shape[:2]) >= self.token_dropout).to(read.dtype).unsqueeze(-1)
+            shown = (
+                (torch.rand(by_word.shape[:2], device=read.device) >= self.token_dropout).to(read.dtype).unsqueeze(-1)
+            )
             shown[:, 0] = 1.0
             read, spelled = read * _rows(shown, words), spelled * shown[:, 1:]
         hidden = self.pretrained.attend(read, mask)

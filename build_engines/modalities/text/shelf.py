@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from build_engines.foreign.tokenizer import kind_of_file, read_tokenizer
 from build_engines.modalities.text.recipe import TextRecipe
-from build_engines.pretrained.shelf import APACHE, Origin, Shipped, origin_of
+from build_engines.pretrained.shelf import APACHE, GRAPH, Origin, Shipped, holds_network, origin_of
 from edge_runtime.errors import UserError
 
 SHELF = {
@@ -26,6 +29,8 @@ SHELF = {
 """Package to the network of sentences that it ships."""
 TOKENIZERS = {"bert": ("tokenizer.json", "huggingface"), "use": ("sp.model", "sentencepiece")}
 """Network to its tokenizer's file beside the weights, and what a stream calls such a one."""
+BESIDE = ("tokenizer.json", "sp.model", "tokenizer.model", "vocab.txt")
+"""What a tokenizer beside a network's file may be called."""
 NETWORKS = tuple(TOKENIZERS)
 """What `model.text.file` may hold: of `bert` `model.safetensors` beside `config.json` and `tokenizer.json`, as
 transformers saves them; of `use` `weights.npz` beside `sp.model`, as its package has them."""
@@ -39,14 +44,42 @@ def text_origin(recipe: TextRecipe) -> Origin:
 def tokenizer_kind_of(recipe: TextRecipe) -> str:
     """What a stream calls the tokenizer of the recipe's pretrained network; empty for a network that is not known."""
     network = SHELF[recipe.package].network if recipe.package in SHELF else recipe.network
-    return TOKENIZERS[network][1] if network in TOKENIZERS else ""
+    if network in TOKENIZERS:
+        return TOKENIZERS[network][1]
+    path = _tokenizer_of_file(recipe) if holds_network(recipe) else None
+    return kind_of_file(path) if path is not None else ""
 
 
 def own_tokenizer(recipe: TextRecipe) -> bytes:
     """The tokenizer that the recipe's network was trained with. Raises UserError."""
     origin = text_origin(recipe)
+    if origin.network == GRAPH:
+        path = _tokenizer_of_file(recipe)
+        if path is None:
+            raise UserError(
+                f"{origin.weights}: needs the tokenizer that it was trained with: {', '.join(BESIDE)} beside it, or "
+                "name it as model.text.tokenizer"
+            )
+        return read_tokenizer(path)[1]
     path = origin.weights.with_name(TOKENIZERS[origin.network][0])
     try:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); it belongs to the weights") from None
+
+
+def tokenizer_files(recipe: TextRecipe) -> tuple[Path, ...]:
+    """The tokenizer of a network in `file`, where it is there."""
+    if not recipe.file:
+        return ()
+    known = TOKENIZERS.get(recipe.network)
+    path = Path(recipe.file).with_name(known[0]) if known else _tokenizer_of_file(recipe)
+    return (path,) if path is not None and path.is_file() else ()
+
+
+def _tokenizer_of_file(recipe: TextRecipe) -> Path | None:
+    """Of a network in a file of its own."""
+    if recipe.tokenizer:
+        return Path(recipe.tokenizer)
+    beside = (Path(recipe.file).with_name(name) for name in BESIDE)
+    return next((path for path in beside if path.is_file()), None)

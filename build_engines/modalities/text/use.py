@@ -91,9 +91,10 @@ def _marked(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """ids [B, L] with the marks before and behind them [B, T], and [B, T, 1]: 1 = a piece or a mark."""
     rows = ids.shape[0]
     ids = ids.to(torch.int64)
-    begin, beyond = torch.full((rows, 1), BEGIN), torch.zeros((rows, 1), dtype=torch.int64)
+    begin = torch.full((rows, 1), BEGIN, device=ids.device)
+    beyond = torch.zeros((rows, 1), dtype=torch.int64, device=ids.device)
     count = mask.sum(1, keepdim=True)
-    places = torch.arange(ids.shape[1] + 2, dtype=torch.float32).unsqueeze(0)
+    places = torch.arange(ids.shape[1] + 2, dtype=torch.float32, device=ids.device).unsqueeze(0)
     marked = torch.where(places == count + 1, torch.full_like(beyond, END), torch.cat([begin, ids, beyond], 1))
     valid = (places <= count + 1).to(torch.float32)
     return marked, valid.unsqueeze(-1)

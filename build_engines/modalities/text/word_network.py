@@ -50,7 +50,7 @@ class WordEncoder(nn.Module):
         """Features, and no auxiliary logits: every word is labelled as it is."""
         valid = mask.amax(2).unsqueeze(-1)
         if self.training:
-            hidden = torch.rand(*mask.shape[:2], 1) < self.token_dropout
+            hidden = torch.rand(*mask.shape[:2], 1, device=mask.device) < self.token_dropout
             words = self._only_words(ids, mask * ~hidden, valid)
         else:
             words = self._spelled(ids.flatten(0, 1), mask.flatten(0, 1)).reshape(*ids.shape[:2], -1) * valid
@@ -64,7 +64,8 @@ class WordEncoder(nn.Module):
         """The same as in evaluation without the work for places where there is no word."""
         rows, places = valid[..., 0].nonzero(as_tuple=True)
         spelled = self._spelled(ids[rows, places], mask[rows, places])
-        return torch.zeros(*ids.shape[:2], spelled.shape[-1]).index_put((rows, places), spelled)
+        whole = torch.zeros(*ids.shape[:2], spelled.shape[-1], device=spelled.device)
+        return whole.index_put((rows, places), spelled)
 
     def trait_logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask [N, P] to the logits [N, traits] of what lists say of each word; with a lexicon only."""

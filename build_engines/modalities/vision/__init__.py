@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from build_engines.modalities.faults import Fault
@@ -11,7 +12,7 @@ from build_engines.modalities.vision.faults import picture_faults
 from build_engines.modalities.vision.files import read_image
 from build_engines.modalities.vision.recipe import VisionRecipe
 from build_engines.modalities.vision.shelf import NETWORKS, SHELF
-from build_engines.pretrained.shelf import Origin, origin_of, problem_of
+from build_engines.pretrained.shelf import Origin, holds_network, network_files, origin_of, problem_of
 from calibration.moments import Later, RawMessage
 from edge_runtime.specs import CameraStream
 
@@ -32,6 +33,11 @@ class Vision(Modality[VisionRecipe, CameraStream]):
     def problem(self, recipe: VisionRecipe) -> str | None:
         if problem := problem_of(recipe, "model.vision", recipe.kind == "pretrained"):
             return problem
+        if recipe.pixels is not None:
+            if not holds_network(recipe):
+                return "model.vision.pixels is for a network of its own in file (ONNX or TorchScript); leave it out"
+            if problem := recipe.pixels.problem():
+                return f"model.vision.{problem}"
         halvings = len(recipe.widths) - 1
         if recipe.kind != "residual" and recipe.blocks:
             return "model.vision.blocks is for kind = 'residual'; leave it out"
@@ -43,10 +49,15 @@ class Vision(Modality[VisionRecipe, CameraStream]):
     def origin(self, recipe: VisionRecipe) -> Origin | None:
         return origin_of(recipe, SHELF, NETWORKS) if recipe.kind == "pretrained" else None
 
+    def files(self, recipe: VisionRecipe) -> tuple[Path, ...]:
+        return network_files(recipe)
+
     def network(self, recipe: VisionRecipe, spec: CameraStream, vocabulary: int, features: int) -> nn.Module:
         if recipe.kind == "pretrained":
-            from build_engines.modalities.vision.pretrained import pretrained_vision
+            from build_engines.modalities.vision.pretrained import graph_vision, pretrained_vision
 
+            if holds_network(recipe):
+                return graph_vision(recipe, spec, features)
             return pretrained_vision(recipe, features)
         from build_engines.modalities.vision.network import VisionEncoder
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from build_engines.modalities.graph_encoder import GraphEncoder
 from build_engines.modalities.layers import Encoded, FeatureHead
 from build_engines.modalities.pretrained_encoder import PretrainedEncoder
 from build_engines.modalities.vision.efficientnet_lite import WIDTH, load_efficientnet_lite0
 from build_engines.modalities.vision.recipe import VisionRecipe
 from build_engines.modalities.vision.shelf import NETWORKS, SHELF
+from build_engines.pretrained.network_file import Plan, load_network
 from build_engines.pretrained.shelf import Origin, origin_of
 from edge_runtime.errors import UserError
+from edge_runtime.specs import CameraStream
 
 
 class PretrainedVision(PretrainedEncoder):
@@ -53,3 +56,12 @@ class PretrainedVision(PretrainedEncoder):
 def pretrained_vision(recipe: VisionRecipe, features: int) -> PretrainedVision:
     """The encoder that the recipe's keys ask for. Raises UserError where its weights are not there."""
     return PretrainedVision(recipe, origin_of(recipe, SHELF, NETWORKS), features)
+
+
+def graph_vision(recipe: VisionRecipe, spec: CameraStream, features: int) -> GraphEncoder:
+    """The encoder around the network in the recipe's file, for pictures as `spec` has them. Raises UserError."""
+    origin = origin_of(recipe, SHELF, NETWORKS)
+    network = load_network(origin.weights, origin.sha256, Plan(recipe.output, recipe.pool, recipe.pixels), spec)
+    return GraphEncoder(
+        origin, network, recipe, "model.vision", features, recipe.aux, recipe.aux_in_features, recipe.dropout
+    )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from build_engines.bounds import Fraction
+from build_engines.foreign.recipe import PixelRecipe
 from build_engines.pretrained.recipe import PretrainedKeys
 from edge_runtime.specs import Count
 
@@ -25,6 +26,9 @@ class VisionRecipe(PretrainedKeys, Struct, frozen=True, forbid_unknown_fields=Tr
     """`residual`: blocks at each width but the first, the first block of each halving; empty = one each."""
     pool: Literal["mean", "grid"] = "mean"
     """`mean`: where in the picture does not matter; `grid`: the last map's places are kept apart."""
+    pixels: PixelRecipe | None = None
+    """Of a network in `file`: how it was trained to see pictures. Without it the network takes uint8 [1, height, width,
+    3] BGR itself."""
     dropout: Fraction = 0.1
     """Share of features that is dropped while training."""
     aux: dict[str, Annotated[int, Meta(ge=2)]] = {}

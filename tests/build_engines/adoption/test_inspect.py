@@ -14,7 +14,7 @@ from build_engines.adoption.inspect import inspect_model, propose
 from build_engines.recipe import OnnxRecipe, load_recipe
 from edge_runtime.errors import UserError
 from edge_runtime.streams import kind
-from tests.build_engines.adoption.test_ordinary_models import I64, F, graph, picture_net
+from tests.build_engines.adoption.test_ordinary_models import I64, F, graph, members, picture_net
 from tests.build_engines.calling import call
 from tests.tiny import tokenizer_model
 
@@ -181,3 +181,10 @@ def test_constants_count_as_weights(tmp_path: Path) -> None:
     net.graph.node.insert(0, helper.make_node("Constant", [], ["weights"], value=numpy_helper.from_array(values)))
     onnx.save(net, tmp_path / "net.onnx")
     assert ", 15 weights" in inspect_model(tmp_path / "net.onnx").summary[0]
+
+
+def test_shares_that_are_averaged_are_warned_of(tmp_path: Path) -> None:
+    for operator, warned in (("Mean", True), ("Mul", False)):
+        onnx.save(members("Softmax", operator), tmp_path / "net.onnx")
+        said = "\n".join(inspect_model(tmp_path / "net.onnx").summary)
+        assert ("warning: logits is the Mean (node 'mean') of what Softmax makes" in said) == warned

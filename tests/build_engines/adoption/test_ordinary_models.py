@@ -706,3 +706,48 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, net: ModelProto, mess
     with pytest.raises(UserError, match=message) as refused:
         adopted(tmp_path, recipe({"readings": 'source = "stream:sensors:window"'}, SENSORS.format(window=1)))
     assert "\n" not in str(refused.value)
+
+
+def members(kind: str, operator: str) -> ModelProto:
+    """Two linear members on three readings, their shares of two labels, averaged in one way or another."""
+    rng = np.random.default_rng(0)
+    nodes = []
+    for number in "ab":
+        nodes.append(helper.make_node("MatMul", ["readings", f"weights_{number}"], [f"logits_{number}"]))
+        nodes.append(helper.make_node(kind, [f"logits_{number}"], [f"share_{number}"], name=f"share_{number}"))
+    both = ["share_a", "share_b"]
+    constants = {f"weights_{number}": rng.normal(size=(3, 2)).astype(np.float32) / 50 for number in "ab"}
+    if operator == "Mean":
+        nodes.append(helper.make_node("Mean", both, ["logits"], name="mean"))
+    elif operator == "half a sum":
+        nodes.append(helper.make_node("Add", both, ["sum"]))
+        nodes.append(helper.make_node("Mul", ["sum", "half"], ["logits"]))
+        constants["half"] = np.array(0.5, np.float32)
+    elif operator == "ReduceMean":
+        nodes.append(helper.make_node("Unsqueeze", ["share_a", "front"], ["row_a"]))
+        nodes.append(helper.make_node("Unsqueeze", ["share_b", "front"], ["row_b"]))
+        nodes.append(helper.make_node("Concat", ["row_a", "row_b"], ["rows"], axis=0))
+        nodes.append(helper.make_node("ReduceMean", ["rows"], ["logits"], axes=[0], keepdims=0))
+        constants["front"] = np.array([0], np.int64)
+    else:  # one that is told from the other: no mean
+        nodes.append(helper.make_node("Mul", both, ["logits"]))
+    return graph(nodes, {"readings": (F, (1, 3))}, {"logits": (F, (1, 2))}, constants)
+
+
+@pytest.mark.parametrize("kind", ["Sigmoid", "Softmax"])
+@pytest.mark.parametrize("operator", ["Mean", "half a sum", "ReduceMean", "Mul"])
+def test_shares_that_are_averaged_are_warned_of(tmp_path: Path, kind: str, operator: str) -> None:
+    onnx.save(members(kind, operator), tmp_path / "net.onnx")
+    more = f'head = "{"sigmoid" if kind == "Sigmoid" else "softmax"}"\nprobabilities = true\n'
+    text = recipe(
+        {"readings": 'source = "stream:sensors:window"'}, SENSORS.format(window=1), labels=2, more=more
+    ).replace('"label_0"\n[onnx]', f'"{"none" if kind == "Sigmoid" else "label_0"}"\n[onnx]')
+    bundle, told = adopted(tmp_path, text)
+    warned = [line for line in told if "warning: its output is the" in line]
+    assert len(warned) == (operator != "Mul")
+    assert all(f"of what {kind} makes: FP16 and INT8 round each to 0 or 1" in line for line in warned)
+    expected = file_says(
+        tmp_path / "net.onnx", "logits", readings=np.array([list(READINGS.values())], np.float32)
+    ).reshape(-1)
+    if operator != "Mul":
+        np.testing.assert_allclose(decided(bundle, sensors=READINGS), expected, atol=1e-4)

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 from tokenizers import BertWordPieceTokenizer
 
-from build_engines.adoption.tokenizer import read_tokenizer
+from build_engines.foreign.tokenizer import read_tokenizer
 from edge_runtime.errors import UserError
 from edge_runtime.streams import TextStream
 from edge_runtime.tokenizer import load_tokenizer

@@ -15,6 +15,7 @@ from build_engines.choice.crossed import crossed
 from build_engines.data.folds import grouped
 from build_engines.data.samples import prepare
 from build_engines.recipe import Recipe, load_recipe
+from calibration.spread import WORKERS
 from tests.build_engines.samples_folder import RECIPE, write_samples
 
 
@@ -43,7 +44,7 @@ def run(ward: Recipe, folder: Path, work: str) -> tuple[module.LeftOut, str]:
 def test_two_processes_give_what_one_gives_and_nothing_is_done_twice(
     folder: Path, ward: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "cores", lambda: 1)
+    monkeypatch.setenv(WORKERS, "1")
     first, said = run(ward, folder, "one")
     assert [line.split(":")[0] for line in said.splitlines()] == ["choose"] * 2
     assert "2 of 2 trainings" in said and "macro-F1" in said
@@ -53,7 +54,7 @@ def test_two_processes_give_what_one_gives_and_nothing_is_done_twice(
     kept.unlink()
     _, one_line = run(ward, folder, "one")
     assert one_line.startswith("choose: 2 of 2") and one_line.count("\n") == 1
-    monkeypatch.setattr(module, "cores", lambda: 2)
+    monkeypatch.setenv(WORKERS, "2")
     other, _ = run(ward, folder, "two")
     for found in (again, other):
         assert found.groups == first.groups
@@ -64,7 +65,7 @@ def test_two_processes_give_what_one_gives_and_nothing_is_done_twice(
 def test_every_moment_is_left_out_once_with_its_whole_group(
     folder: Path, ward: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "cores", lambda: 1)
+    monkeypatch.setenv(WORKERS, "1")
     found, _ = run(ward, folder, "one")
     assert len(found.groups) == 40
     by_group: dict[str, set[int]] = {}

@@ -17,6 +17,7 @@ from build_engines.comparison import frozen as frozen_module
 from build_engines.comparison.compare import compare, modality_groups, only
 from build_engines.comparison.contest import Contest
 from build_engines.comparison.frozen import choose_weights, fit_fusion, simplex
+from build_engines.heads.labelled import LabelPairs
 from build_engines.model.fused import Fusion
 from build_engines.recipe import FusionRecipe, Recipe, check
 from build_engines.run import make_build
@@ -79,14 +80,21 @@ def test_fusion_helps_only_where_it_must(
     assert found.verdict.startswith("fusion helps" if joint else "fusion is not proven to help")
     if joint:
         assert found.duels[0].difference.low > 0.2 and found.duels[0].p_value < 0.01
-        assert rows["vision"].f1_macro.value < 0.7 < rows["concat (the recipe's)"].f1_macro.value
+        assert rows["vision"].figure.value < 0.7 < rows["concat (the recipe's)"].figure.value
     else:
-        assert rows["vision"].f1_macro.value > 0.9 and rows["classical vision"].f1_macro.value > 0.9
-        assert rows["sensors"].f1_macro.value < 0.7
+        assert rows["vision"].figure.value > 0.9 and rows["classical vision"].figure.value > 0.9
+        assert rows["sensors"].figure.value < 0.7
     assert sum(found.grid[0].weights.values()) == pytest.approx(1.0)
     assert [one.mean for one in found.grid] == sorted((one.mean for one in found.grid), reverse=True)
+    assert all((row.ms is None) == (row.kind == "classical") for row in found.rows)
+    # All its other stages take time too, and the very same graph is timed once.
+    assert rows["vision"].ms < rows["concat (the recipe's)"].ms  # type: ignore[operator]
+    assert {place.name for place in found.front} == {row.name for row in found.rows if row.ms is not None}
+    assert not found.front[0].behind and found.front[0].bought is None
     files = found.files()
-    assert files["compare.png"][:4] == b"\x89PNG" and found.verdict in files["compare.md"].decode()
+    page = files["compare.md"].decode()
+    assert files["compare.png"][:4] == files["front.png"][:4] == b"\x89PNG"
+    assert found.verdict in page and "## macro-F1 against time" in page and "(front.png)" in page
 
 
 def test_a_modality_alone_is_trained_on_nothing_else(recipe: Recipe, prepared: object) -> None:
@@ -154,10 +162,14 @@ def test_the_grid_lies_on_the_simplex() -> None:
 
 def test_a_duel_is_won_only_beyond_luck() -> None:
     truth = ["a", "b"] * 100
-    contest = Contest(truth, [str(i) for i in range(200)], ("a", "b"), 0)
-    contest.add("good", "fusion", truth)
-    contest.add("nearly", "single", [*truth[:199], "a"])
-    contest.add("bad", "single", ["a"] * 200)
+    groups = [str(index) for index in range(200)]
+    contest = Contest(groups, 0)
+    for name, kind, said in (
+        ("good", "fusion", truth),
+        ("nearly", "single", [*truth[:199], "a"]),
+        ("bad", "single", ["a"] * 200),
+    ):
+        contest.add(name, kind, LabelPairs(truth, said, ("a", "b"), groups))
     assert "good beats bad" in contest.duel("good", "bad").words
     assert "not proven better" in contest.duel("good", "nearly").words
     assert contest.best("single").name == "nearly"  # type: ignore[union-attr]

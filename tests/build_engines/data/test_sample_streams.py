@@ -134,6 +134,24 @@ def test_two_cameras_from_files_to_a_bundle_that_decides(recipe: Recipe, tmp_pat
     pipeline.close()
 
 
+def test_sensors_of_different_rates_are_one_stream_for_an_encoder(recipe: Recipe, tmp_path: Path) -> None:
+    """The one that measures seldom is held, as the device holds it, and masked where its last value is too old."""
+    seldom = [{"yaw": float(step)} | ({"roll": 7.0} if step == 1 else {}) for step in range(4)]
+    old = [{"yaw": float(step)} | ({"roll": 7.0} if step == 1 else {}) for step in range(14)]
+    for split in ("train", "val"):
+        write(tmp_path, 4, "list", split)
+        file = tmp_path / split / "samples.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows[0]["turning"], rows[1]["turning"] = seldom, old
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared = prepare(recipe, tmp_path, tmp_path / "work")
+    window, mask = prepared.val[0].inputs["sensors"]
+    assert mask[0, :, 0].tolist() == [1.0] * 4 == mask[1, :, 0].tolist()
+    assert mask[0, :, 1].tolist() == [0.0, 1.0, 1.0, 1.0], "from when it was measured on"
+    assert mask[1, :, 1].tolist() == [1.0, 1.0, 0.0, 0.0], "until it is older than max_age_ms"
+    assert len(set(window[0, 1:, 1].tolist())) == 1
+
+
 @pytest.mark.parametrize(
     ("turning", "expected"),
     [

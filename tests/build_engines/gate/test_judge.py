@@ -24,7 +24,7 @@ from build_engines.gate.on_tensorrt import Gpu
 from build_engines.heads.intervals import Interval
 from build_engines.quantisation.sensitivity import Sensitivity, SensitivityRow, StageChoice
 from build_engines.recipe import GateRecipe
-from build_engines.recipe.budget import BudgetRecipe
+from build_engines.recipe.budget import BudgetRecipe, TargetBudget
 from calibration.moments import LabelledSet, RawMessage
 from edge_runtime import bundle as bundles
 from edge_runtime.bundle import Bundle, SideHead, encode_manifest, open_bundle
@@ -32,6 +32,7 @@ from edge_runtime.errors import EngineError, GateRefused
 from edge_runtime.heads.policy import DecisionPolicy
 from edge_runtime.heads.softmax import SoftmaxHead
 from edge_runtime.infer import ON_CPU
+from edge_runtime.infer.timing import measure, write_times
 from edge_runtime.messages import Words
 from tests import tiny
 
@@ -347,7 +348,8 @@ class Bench:
         found = Sensitivity(8, 1.0, choices, rows, ("chosen by evidence",))
         (self.work / "quantised" / "plan.json").write_bytes(msgspec.json.encode(found))
         (self.work / "engines" / ENGINES).write_bytes(b"[]")
-        recipe = SimpleNamespace(gate=GateRecipe(**{"min_gain": 0.0, **limits}), budget=BudgetRecipe(), seed=0)
+        limits = {"min_gain": 0.0, **limits}
+        recipe = SimpleNamespace(gate=GateRecipe(**limits), budget=BudgetRecipe(), seed=0, slim=False)
         self.said = StringIO()
         self.build: Any = SimpleNamespace(work=self.work, recipe=recipe, console=Console(file=self.said, width=200))
         self.moments: Sequence[LabelledSet] = PICTURES
@@ -455,3 +457,26 @@ def test_a_reference_that_knows_nothing_is_refused_before_anything_else(
     with pytest.raises(GateRefused, match="evaluate: FP32 itself is right in 0.0000 of 12 moments"):
         bench.judge(bundle)
     assert bench.candidates == [] and list((bench.work / "report").iterdir()) == []
+
+
+def test_a_machine_that_the_budget_names_must_have_timed_what_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, bundle = Bench(tmp_path, monkeypatch, EXACT), bundle_of(tmp_path / "b")
+
+    def allow(ms: float) -> None:
+        targets = {"box": TargetBudget(ms=ms, measured=str(tmp_path / "box.json"))}
+        bench.build.recipe.budget = BudgetRecipe(targets=targets)
+
+    allow(1e-6)
+    with pytest.raises(GateRefused, match="nobody knows what a decision takes on box: there is no file") as refusal:
+        bench.judge(bundle)
+    assert "edge-runtime bundle time unmeasured --allow-unsigned --out box.json" in str(refusal.value)
+    there = measure(open_bundle(bench.work / "unmeasured", allow_unsigned=True), ON_CPU)
+    write_times(tmp_path / "box.json", there)
+    with pytest.raises(GateRefused, match=r"ms on box; budget\.targets\.box\.ms is 1e-06"):
+        bench.judge(bundle)
+    allow(1e6)
+    assert bench.judge(bundle).passed
+    assert not (bench.work / "unmeasured").exists()
+    assert "; box " in bench.said.getvalue()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnxruntime
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from build_engines.adoption import trim
+from build_engines.foreign import trim
 from build_engines.graphs import initialisers, serialised
 
 

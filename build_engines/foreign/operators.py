@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, inliner
 
-from build_engines.adoption import opset, trim
-from build_engines.adoption.read import ONNX_DOMAINS, first_line, nodes_of
+from build_engines.foreign import opset, trim
+from build_engines.foreign.read import ONNX_DOMAINS, first_line, nodes_of
 from build_engines.graphs import initialisers
 from edge_runtime.errors import UserError
 

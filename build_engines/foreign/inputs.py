@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from build_engines.adoption.branches import decide_branches
-from build_engines.recipe import OnnxInput, PixelRecipe
-from build_engines.write_bundle import DTYPES
+from build_engines.foreign.branches import decide_branches
+from build_engines.foreign.recipe import OnnxInput, PixelRecipe
+from build_engines.graphs import DTYPES
 from edge_runtime.bundle import stream_tensor_spec
 from edge_runtime.errors import UserError
 from edge_runtime.streams import CameraStream, SensorStream, StreamSpec
@@ -27,6 +27,16 @@ from edge_runtime.tensors import TensorSpec
 ONNX_TYPES = {dtype: kind for kind, dtype in DTYPES.items()}
 GREY_WEIGHTS = (0.114, 0.587, 0.299)
 """Of blue, green and red (ITU-R BT.601, as OpenCV and libjpeg weigh them)."""
+
+
+def role_of_text(name: str) -> str:
+    """What an input of integers called `name` takes of a text: `ids`, `mask`, `types` or `places`."""
+    lower = name.lower()
+    if "position" in lower:
+        return "places"
+    if "type" in lower or "segment" in lower:
+        return "types"
+    return "mask" if "mask" in lower else "ids"
 
 
 @dataclass(frozen=True)

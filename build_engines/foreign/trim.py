@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnx import GraphProto, ModelProto
 
-from build_engines.adoption.read import ONNX_DOMAINS, nodes_of
+from build_engines.foreign.read import ONNX_DOMAINS, nodes_of
 from build_engines.graphs import producers
 from edge_runtime.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from build_engines.adoption.read import first_line
+from build_engines.foreign.read import first_line
 from edge_runtime.errors import BundleError, UserError
 from edge_runtime.streams import StreamSpec, TextStream
 from edge_runtime.tokenizer import load_tokenizer
@@ -25,17 +25,32 @@ def read_tokenizer(path: Path) -> tuple[str, bytes]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check onnx.tokenizer") from None
-    kind = "sentencepiece"
-    if raw.lstrip()[:1] == b"{":
-        kind = "huggingface"
-    elif path.suffix == ".txt":
-        kind, raw = "huggingface", _of_vocabulary(path, raw)
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the tokenizer's path") from None
+    kind = _kind(path, raw)
+    if kind == "huggingface" and path.suffix == ".txt" and not _is_json(raw):
+        raw = _of_vocabulary(path, raw)
     try:
         load_tokenizer(kind, raw)
     except BundleError as error:
         raise UserError(f"{path}: {first_line(error)}") from None
     return kind, raw
+
+
+def kind_of_file(path: Path) -> str:
+    """What a stream calls the tokenizer in `path`, whether it can be read or not."""
+    try:
+        with path.open("rb") as file:
+            return _kind(path, file.read(64))
+    except OSError:
+        return "sentencepiece"
+
+
+def _kind(path: Path, raw: bytes) -> str:
+    return "huggingface" if _is_json(raw) or path.suffix == ".txt" else "sentencepiece"
+
+
+def _is_json(raw: bytes) -> bool:
+    return raw.lstrip()[:1] == b"{"
 
 
 def with_tokenizer(streams: Mapping[str, StreamSpec], kind: str) -> dict[str, StreamSpec]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto, NodeProto, version_converter
 
-from build_engines.adoption.read import ONNX_DOMAINS, first_line, nodes_of
+from build_engines.foreign.read import ONNX_DOMAINS, first_line, nodes_of
 from edge_runtime.errors import UserError
 
 OPSET, IR_VERSION = 20, 10

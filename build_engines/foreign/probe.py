@@ -12,7 +12,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from build_engines.adoption.read import first_line, nodes_of
+from build_engines.foreign.read import first_line, nodes_of
 from build_engines.graphs import serialised
 from edge_runtime.errors import UserError
 
@@ -26,7 +26,7 @@ def probe(model: ModelProto, where: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.onnx"
         file.write_bytes(serialised(model))
-        command = [sys.executable, "-m", "build_engines.adoption.probe", str(file)]
+        command = [sys.executable, "-m", "build_engines.foreign.probe", str(file)]
         ended = subprocess.run(command, capture_output=True, check=False)
     if ended.returncode < 0:
         raise UserError(
@@ -39,7 +39,7 @@ def main(file: str) -> None:
     """Open the graph in `file` both ways that the build does."""
     import onnx
 
-    from build_engines.adoption.proof import open_session
+    from build_engines.foreign.proof import open_session
 
     model = onnx.load(file)
     for optimise in (False, True):

@@ -9,8 +9,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from build_engines.adoption.inputs import Feed
-from build_engines.adoption.read import first_line
+from build_engines.foreign.inputs import Feed
+from build_engines.foreign.read import first_line
 from build_engines.graphs import serialised
 from edge_runtime.errors import UserError
 
