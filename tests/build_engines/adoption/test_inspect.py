@@ -151,7 +151,7 @@ def test_the_command_writes_a_recipe_that_can_be_run_from_anywhere(
 
 def test_a_graph_that_crashes_what_opens_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The crash is made by hand: those that are known are of one version of one library."""
-    from build_engines.adoption import probe
+    from build_engines.foreign import probe
 
     branch = helper.make_graph(
         [helper.make_node("Identity", ["readings"], ["inner"])],
