@@ -6,18 +6,21 @@ import base64
 import json
 import shutil
 import subprocess
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import WAIT_S, wait_for
+from tests.conftest import WAIT_S
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needed = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed (apt-get install chromium)")
+PATIENCE_S = max(240.0, WAIT_S)
+"""A browser is a dozen processes: where many others run, what takes a second may take a minute."""
 OPTIONS = (
     "--headless=new",
     "--no-sandbox",  # in containers root runs the tests
@@ -26,10 +29,19 @@ OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-default-apps",
+    "--disable-sync",
     "--no-first-run",
+    "--no-proxy-server",
     "--remote-debugging-port=0",
     "--enable-precise-memory-info",
 )
+
+
+def _wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for {what}"
+        time.sleep(0.02)
 
 
 class Page:
@@ -39,7 +51,7 @@ class Page:
         from websockets.sync.client import connect
 
         self._stack = ExitStack()
-        self._talk = self._stack.enter_context(connect(address, max_size=None, open_timeout=WAIT_S))
+        self._talk = self._stack.enter_context(connect(address, max_size=None, open_timeout=PATIENCE_S))
         self._number = 0
         self.complaints: list[str] = []
         self.asked: list[str] = []
@@ -51,7 +63,7 @@ class Page:
         self._number += 1
         self._talk.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._talk.recv(WAIT_S))
+            message = json.loads(self._talk.recv(PATIENCE_S))
             if message.get("id") == self._number:
                 assert "error" not in message, (method, message["error"])
                 result: dict[str, Any] = message["result"]
@@ -82,7 +94,7 @@ class Page:
 
     def wait(self, expression: str) -> None:
         """Until `expression` is true."""
-        wait_for(lambda: bool(self.js(expression)), expression)
+        _wait_for(lambda: bool(self.js(expression)), expression)
 
     def text(self, selector: str) -> str:
         return str(self.js(f"document.querySelector({json.dumps(selector)}).innerText"))
@@ -124,23 +136,23 @@ class Chromium:
         line = [PROGRAM, *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
         self._process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         told = folder / "DevToolsActivePort"
-        wait_for(lambda: told.is_file() and "\n" in told.read_text(), "the browser")
+        _wait_for(lambda: told.is_file() and "\n" in told.read_text(), "the browser")
         self._port = int(told.read_text().splitlines()[0])
 
     @contextmanager
     def page(self) -> Iterator[Page]:
         """A tab of its own."""
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}/json/new?about:blank", method="PUT")
-        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             told = json.load(answer)
         page = Page(told["webSocketDebuggerUrl"])
         try:
             yield page
         finally:
             page.close()
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/json/close/{told['id']}", timeout=WAIT_S):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/json/close/{told['id']}", timeout=PATIENCE_S):
                 pass
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(WAIT_S)
+        self._process.wait(PATIENCE_S)

@@ -35,8 +35,8 @@ MAX_VISITS = 16
 """At a time, viewers included; more are turned away."""
 MAX_REQUEST_BYTES = 16 << 10
 """Of a request, its head and what follows it together."""
-VISIT_S = 3.0
-"""For a visit, but to look."""
+VISIT_S = 8.0
+"""To say what is wanted, which browsers may put off after they have come, and again to take it; but not to look."""
 SEND_S = 5.0
 """Whoever takes nothing for so long looks no more."""
 QUEUE = 10
@@ -338,6 +338,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         self._answer(HTTPStatus(code))
+
+    def parse_request(self) -> bool:
+        known = super().parse_request()
+        self._visit.until = time.monotonic() + VISIT_S
+        return known
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
