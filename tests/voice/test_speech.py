@@ -37,12 +37,14 @@ def listening(pack: Pack) -> Listening:
 
 
 @pytest.mark.parametrize("snr_db", [None, 10.0])
-@pytest.mark.parametrize("speaker", SPEAKERS, ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "speaker", [one for one in SPEAKERS if one.voice in ("en-us", "slt")], ids=lambda one: one.name
+)
 def test_a_part_of_the_table(listening: Listening, speaker: Speaker, snr_db: float | None) -> None:
-    result = cell(listening, speaker, snr_db, some=5)
+    result = cell(listening, speaker, snr_db, some=4)
     assert result.confused == [] and result.foreign_taken == []
-    assert result.right >= (9 if snr_db is None else 6), (result.mistakes, result.refused)
-    assert result.right + result.wrong + sum(result.refused.values()) + result.silent == result.said == 10
+    assert result.right >= (7 if snr_db is None else 5), (result.mistakes, result.refused)
+    assert result.right + result.wrong + sum(result.refused.values()) + result.silent == result.said == 8
 
 
 def test_pieces_are_those_that_the_recogniser_writes_itself(pack: Pack, listening: Listening) -> None:
