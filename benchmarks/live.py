@@ -23,8 +23,8 @@ from edge_runtime.wire import DecisionMessage, StatusMessage
 SKIP = FRAME_HZ
 """Frames left out at the start of every run: caches, clocks and page tables warm up."""
 PROCESS = (sys.executable, "-m", "benchmarks.runtime_process")
-SILENCE_S = 60
-"""A workload of large pictures takes its time to be drawn."""
+SILENCE_S = 180
+"""A workload of large pictures takes its time to be drawn, and a busy machine to start."""
 PARTS = ("wait and decode", "preprocess", "infer", "decide", "publish")
 """What a frame's latency is made of."""
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 settings.register_profile("tests", deadline=None, max_examples=int(os.environ.get("TESTS_EXAMPLES", "100")))
 settings.load_profile("tests")
 
-WAIT_S = float(os.environ.get("TESTS_WAIT_S", "60"))
+WAIT_S = float(os.environ.get("TESTS_WAIT_S", "120"))
 """Upper bound for things that happen within milliseconds on an idle machine."""
 
 

@@ -153,9 +153,12 @@ def test_a_running_service_takes_over_without_a_gap_and_without_losing_a_count(h
     assert max(silences_ms(home)) < 10 * HEARTBEAT_MS, "nothing is opened or judged on the loop (figures: installs)"
     last = home.vehicle.statuses[-1]
     assert last.conserved and last.streams["camera"].captured == home.sent
-    # On a busy machine a picture may come late, or grow old on its way; nothing else is a reason, a takeover least.
-    since = itertools.dropwhile(lambda message: message.source == "safe", home.vehicle.decisions)
-    assert {message.reason for message in since} <= {None, "camera stale"}, "each decides from its first picture on"
+    # On a busy machine a picture may come late, after a heartbeat too, or grow old on its way; nothing else is a
+    # reason, a takeover least.
+    since = list(itertools.dropwhile(lambda message: message.source == "safe", home.vehicle.decisions))
+    reasons = {message.reason for message in since if message.reason is not None}
+    assert reasons <= {"camera stale", "camera missing"}, "each decides from its first picture on"
+    assert sum(message.source == "safe" for message in since) < len(since) / 4
 
 
 def test_one_whose_engine_fails_is_left_at_once_and_the_reason_is_kept(home: Home, bundles: Path) -> None:
