@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "arm64"
 SECONDS = 8
 MODULES = (
-    "align", "archive", "boxes", "bundle", "clock", "config", "decide", "endpoints", "machine_kind",
+    "align", "archive", "boxes", "bundle", "clock", "decide", "endpoints", "machine_kind",
     "mailbox", "model_signature", "objects", "pauses", "pictures", "pixels", "preprocess", "signing",
     "signing_keys", "tensor_source", "tokenizer", "tracking", "troubles", "wire", "zones",
 )  # fmt: skip
