@@ -422,7 +422,7 @@ function renderHistogram(says) {
   context.textAlign = "left";
   context.fillText("ms", 0, height - 3);
   const minute = state.status?.timings?.last_minute.latency;
-  mark(context, x, base, state.status?.timings?.deadline_ms, "one period", [6, 4], width, 12);
+  mark(context, x, base, state.status?.timings?.deadline_ms, "one period", [6, 4], width, 40);
   mark(context, x, base, minute?.p50, "p50", [2, 3], width, 12);
   mark(context, x, base, minute?.p99, "p99", [2, 3], width, 26);
   if (says) $("histogram").setAttribute("aria-label", `Latency of ${state.latencies.length} decisions; in the last minute p50 ${milliseconds(minute?.p50)}, p99 ${milliseconds(minute?.p99)}`);
