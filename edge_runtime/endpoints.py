@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from msgspec import Struct
@@ -69,5 +70,10 @@ def parse(endpoint: str) -> Endpoint:
 
 
 def is_local(endpoint: Endpoint) -> bool:
-    """Whether only this host's processes can reach it."""
-    return isinstance(endpoint, Ipc) or endpoint.host in ("localhost", "::1") or endpoint.host.startswith("127.")
+    """Whether only this host's processes can reach it. Of names, `localhost` alone: others mean what a server says."""
+    if isinstance(endpoint, Ipc) or endpoint.host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(endpoint.host).is_loopback
+    except ValueError:
+        return False
