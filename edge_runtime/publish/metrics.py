@@ -13,6 +13,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, make_wsgi_app
@@ -151,6 +152,13 @@ class _Server(WSGIServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
         self.setup_environ()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(POLL_S)  # no file descriptor is left, and whoever waits goes on waiting
+            raise
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A visitor that goes or says nothing is nobody's trouble."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import urllib.request
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from edge_runtime.config import Config
 from edge_runtime.config import MetricsSink as MetricsRow
 from edge_runtime.errors import ConfigError
-from edge_runtime.publish.metrics import MetricsSink
+from edge_runtime.publish.metrics import POLL_S, MetricsSink
 from edge_runtime.publish.sink import published
 from edge_runtime.runtime import Runtime
 from edge_runtime.wire import InputState, Latency, SinkHealth, StreamHealth
@@ -167,3 +168,21 @@ def test_every_name_of_the_documentation_is_on_the_page_and_no_other(sink: Metri
     sink.publish(published(told))
     found = {re.sub("_(bucket|count|sum)$", "", name) for name, _ in read(sink.endpoint)}
     assert {name for name in found if not name.endswith("_created")} == named
+
+
+def test_without_a_file_descriptor_left_it_waits_and_does_not_spin(
+    sink: MetricsSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, real = [], socket.socket.accept
+
+    def accept(listening: socket.socket) -> tuple[socket.socket, object]:
+        tries.append(listening)
+        if len(tries) < 4:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(listening)
+
+    pauses: list[float] = []
+    monkeypatch.setattr("edge_runtime.publish.metrics.time.sleep", pauses.append)
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    assert read(sink.endpoint)
+    assert pauses.count(POLL_S) >= 3
