@@ -18,6 +18,7 @@ _MASK = rb"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\
 ENTRY = b":qemu-aarch64:M::" + _MAGIC + b":" + _MASK + b":" + EMULATOR.encode() + b":F"
 _PACKAGES = "python3,python3-venv,python3-dev,ca-certificates"
 _KEPT = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_DEFAULT_TIMEOUT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_PROCESSORS = "sys/devices/system/cpu"
 _CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 
 
@@ -71,6 +72,10 @@ class System:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).unlink(missing_ok=True)
                 shutil.copyfile(Path("/") / name, root / name)
+        # ONNX Runtime cannot do without these, and crashes by what this machine's /sys says of its own processor.
+        (root / _PROCESSORS).mkdir(parents=True, exist_ok=True)
+        for name in ("possible", "present"):
+            (root / _PROCESSORS / name).write_text(f"0-{(os.cpu_count() or 1) - 1}\n")
 
     def run(self, *line: str, **environment: str) -> None:
         """In `/src`, or `/` where there is none. /proc and /dev are there, in a mount namespace that ends with it:
@@ -88,7 +93,6 @@ class System:
         subprocess.run(inside, check=True, env={**plain, **kept, **environment})
 
 
-# No /sys: what this machine's processor says of itself there makes ONNX Runtime, which believes to be on arm64, crash.
 _ENTER = """set -e
 mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"
 exec chroot "$0" sh -c '[ -d /src ] && cd /src; exec "$@"' sh "$@"
