@@ -161,11 +161,7 @@ class _Worker:
         try:
             self._connection.send(what)
         except OSError:
-            # It has ended; if it was for an error of its own, that has been told.
-            while (got := self.results.get()) is not None:
-                if isinstance(got, BaseException):
-                    raise got from None
-            raise self._lost() from None
+            pass  # it has ended: whoever takes its results meets the reason in its place
 
     def take(self) -> list[Any]:
         """The results of its oldest piece."""

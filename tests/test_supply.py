@@ -22,6 +22,7 @@ PERMISSIVE = {
     "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-0", "PSF-2.0", "Zlib",
 }  # fmt: skip
 WORDS = {
+    "Apache": "Apache-2.0",  # pymicro-features; its LICENSE is that of version 2.0
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",

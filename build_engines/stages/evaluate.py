@@ -35,6 +35,7 @@ STAGE = BuildStage(
         build.recipe.trial,
         build.recipe.seed,
         build.recipe.decision,
+        build.recipe.grammar,
         gpu_here(build),
     ],
     splits=lambda build: (build.recipe.evaluate_split,),

@@ -36,7 +36,7 @@ def without_later(build: Build) -> Any:
     """The recipe without what only later stages read, so that changing a limit does not train again; with the digests
     of networks that it names by file."""
     recipe = msgspec.to_builtins(build.recipe)
-    later = ("calibrate", "quantise", "compile", "gate", "budget", "trial")
+    later = ("calibrate", "quantise", "compile", "gate", "budget", "trial", "grammar")
     settings = {name: value for name, value in recipe.items() if name not in later}
     return settings | ({"files": files} if (files := own_files(build.recipe)) else {})
 

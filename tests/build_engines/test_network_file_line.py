@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from contextlib import closing
@@ -167,7 +168,7 @@ def test_a_file_that_says_otherwise_than_its_graph_is_found_out(built: Path, mon
         samples = {name: arrays[name] for name in arrays.files}
     for encoder in trained.model.encoders.values():
         if (graph := getattr(encoder, "graph", None)) is not None:
-            changed = graph(1)
+            changed = copy.deepcopy(graph(1))  # it is kept, and shared
             for tensor in changed.graph.initializer:
                 if tensor.data_type == 1 and len(tensor.dims) >= 2:
                     values = np.random.default_rng(0).normal(size=tensor.dims).astype(np.float32)
