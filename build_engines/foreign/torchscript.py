@@ -7,11 +7,8 @@ Of what torch saves, a state dict holds weights only, a pickled module is a prog
 from __future__ import annotations
 
 import io
-import logging
-import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +19,7 @@ from onnx import ModelProto
 
 from build_engines.foreign.opset import OPSET
 from build_engines.foreign.read import first_line
+from build_engines.quiet import quiet
 from edge_runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ def load_torchscript(path: Path) -> ScriptModule:
     import torch
 
     try:
-        with _quiet():
+        with quiet():
             return torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call,no-any-return]
     except Exception as error:  # torn and hostile files make the library raise whatever its parser does
         raise UserError(f"{path}: TorchScript that cannot be read ({first_line(error)})") from None
@@ -64,7 +62,7 @@ def to_onnx(module: ScriptModule, examples: Sequence[NDArray[np.generic]], where
     tensors = tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in examples)
     try:
         outputs = list(run(module, examples))
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             torch.onnx.export(
                 module,
                 tensors,
@@ -86,7 +84,7 @@ def run(module: ScriptModule, inputs: Sequence[NDArray[np.generic]]) -> dict[str
     """What it says, called as `to_onnx` calls it. Raises what the module raises."""
     import torch
 
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         answer = module(*(torch.from_numpy(np.ascontiguousarray(value)) for value in inputs))
     return {f"output_{number}": value.numpy() for number, value in enumerate(_flat(answer))}
 
@@ -100,16 +98,3 @@ def _flat(answer: Any) -> Iterator[Any]:
             yield from _flat(part)
     else:
         yield answer
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch warns about its own deprecations; none of it concerns the user of a recipe."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(before)

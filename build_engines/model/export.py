@@ -7,10 +7,7 @@ stages one after the other against the monolith.
 from __future__ import annotations
 
 import io
-import logging
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +30,7 @@ from build_engines.model.fused import Fusion, Tagger
 from build_engines.model.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith, rename_values
 from build_engines.model.train import SAMPLES, Trained
 from build_engines.model.trained_bundle import describe_stage
+from build_engines.quiet import quiet
 from build_engines.recipe import Recipe
 from edge_runtime.errors import GateRefused, UserError
 from edge_runtime.infer.feed import feed
@@ -183,7 +181,7 @@ def to_onnx(stage: StageExport) -> ModelProto:
     if stage.front is not None:
         return _behind(stage.front, stage)
     buffer = io.BytesIO()
-    with _quiet():
+    with quiet():
         # The tracing exporter: fixed shapes, folded batch norms, and no helper functions in the graph.
         torch.onnx.export(
             stage.module.eval(),
@@ -218,19 +216,6 @@ def _behind(front: ModelProto, stage: StageExport) -> ModelProto:
     whole.graph.name = stage.name
     check_graph(whole, stage.name)
     return whole
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns about its own deprecation and internals; none of it concerns the user of a recipe."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        previous = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(previous)
 
 
 def export(recipe: Recipe, trained: Trained, work: Path) -> Equality:

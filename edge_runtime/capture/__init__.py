@@ -19,7 +19,6 @@ from edge_runtime.capture.wav_source import WavSource
 from edge_runtime.capture.zmq_source import ZmqSource
 from edge_runtime.errors import ConfigError
 from edge_runtime.streams import KINDS, AudioStream, CameraStream, SensorStream, StreamSpec, TextStream, kind
-from edge_runtime.voice.grammar import GRAMMAR
 
 
 @dataclass
@@ -196,6 +195,8 @@ def _reads(item: config.SourceConfig, setting: _Setting) -> object:
 
     stream = getattr(item, "stream", None)
     if isinstance(item, config.VoiceSource) and setting.bundle is not None:
+        from edge_runtime.voice.grammar import GRAMMAR
+
         return outline(streams[item.stream]), setting.bundle.manifest.files.get(GRAMMAR)
     if stream is not None:
         return outline(streams[stream])

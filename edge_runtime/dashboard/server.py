@@ -25,6 +25,7 @@ from edge_runtime.dashboard.access import Access, read_token
 from edge_runtime.dashboard.feed import Feed
 from edge_runtime.endpoints import Tcp, parse
 from edge_runtime.errors import ConfigError
+from edge_runtime.patient_server import PatientServer
 from edge_runtime.secret_file import check_private
 
 log = logging.getLogger("edge_runtime.dashboard")
@@ -217,7 +218,7 @@ class _Visit:
             pass
 
 
-class _Server(HTTPServer):
+class _Server(PatientServer, HTTPServer):
     """Accepts, and ends what lasts too long."""
 
     def __init__(
@@ -232,13 +233,6 @@ class _Server(HTTPServer):
         self._lock = threading.Lock()
         """Of the visits."""
         self._visits: set[_Visit] = set()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        try:
-            return super().get_request()
-        except OSError:
-            time.sleep(POLL_S)  # no file descriptor is left, and whoever waits goes on waiting
-            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         visit = _Visit(request)

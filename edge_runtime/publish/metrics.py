@@ -13,13 +13,13 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from edge_runtime.patient_server import PatientServer
 from edge_runtime.publish.sink import Published, Sink
 from edge_runtime.wire import DecisionMessage, StatusMessage
 
@@ -138,7 +138,7 @@ class _Visit(WSGIRequestHandler):
         """Visits are not logged."""
 
 
-class _Server(WSGIServer):
+class _Server(PatientServer, WSGIServer):
     """One visitor at a time."""
 
     request_queue_size = 16
@@ -152,13 +152,6 @@ class _Server(WSGIServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
         self.setup_environ()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        try:
-            return super().get_request()
-        except OSError:
-            time.sleep(POLL_S)  # no file descriptor is left, and whoever waits goes on waiting
-            raise
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A visitor that goes or says nothing is nobody's trouble."""

@@ -23,18 +23,17 @@ _CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 
 
 class Release(Struct, frozen=True):
-    """A distribution's release."""
+    """A distribution's release, from the mirror that debootstrap knows for it."""
 
-    mirror: str
     components: str
     like: str
     """What has the same Python."""
 
 
 RELEASES = {
-    "bookworm": Release("http://deb.debian.org/debian", "main", "Python 3.11; between JetPack 6 and 7"),
-    "jammy": Release("http://ports.ubuntu.com/ubuntu-ports", "main,universe", "Python 3.10, as JetPack 6"),
-    "noble": Release("http://ports.ubuntu.com/ubuntu-ports", "main,universe", "Python 3.12, as JetPack 7"),
+    "bookworm": Release("main", "Python 3.11; between JetPack 6 and 7"),
+    "jammy": Release("main,universe", "Python 3.10, as JetPack 6"),
+    "noble": Release("main,universe", "Python 3.12, as JetPack 7"),
 }
 
 
@@ -55,7 +54,7 @@ def make(root: Path, suite: str) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     release = RELEASES[suite]
     line = ["debootstrap", "--foreign", "--arch=arm64", "--variant=minbase", f"--include={_PACKAGES}"]
-    subprocess.run([*line, f"--components={release.components}", suite, str(root), release.mirror], check=True)
+    subprocess.run([*line, f"--components={release.components}", suite, str(root)], check=True)
     System(root).run("/debootstrap/debootstrap", "--second-stage")
     ready.touch()
 

@@ -19,6 +19,7 @@ from edge_runtime.dashboard import server
 from edge_runtime.dashboard.feed import Feed
 from edge_runtime.dashboard.server import MAX_REQUEST_BYTES, MAX_VIEWERS, MAX_VISITS, Dashboard
 from edge_runtime.errors import ConfigError, HeldError
+from edge_runtime.patient_server import NO_ROOM_S
 from tests.conftest import WAIT_S, jpeg, noise, wait_for
 from tests.dashboard.looker import Looker, ask, connection
 from tests.dashboard.test_feed import frame
@@ -251,7 +252,7 @@ def test_without_a_file_descriptor_it_waits_and_then_lets_in_who_waited(
     monkeypatch.setattr(socket.socket, "accept", refuse)
     with connection(page.endpoint) as waiting:
         waiting.sendall(b"GET /page.css HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for(lambda: server.POLL_S in slept, "the refusal")
+        wait_for(lambda: NO_ROOM_S in slept, "the refusal")
         monkeypatch.undo()
         assert waiting.recv(1 << 16).startswith(b"HTTP/1.0 200")
 

@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from edge_runtime.config import Config
 from edge_runtime.config import MetricsSink as MetricsRow
 from edge_runtime.errors import ConfigError
-from edge_runtime.publish.metrics import POLL_S, MetricsSink
+from edge_runtime.patient_server import NO_ROOM_S
+from edge_runtime.publish.metrics import MetricsSink
 from edge_runtime.publish.sink import published
 from edge_runtime.runtime import Runtime
 from edge_runtime.wire import InputState, Latency, SinkHealth, StreamHealth
@@ -182,7 +183,7 @@ def test_without_a_file_descriptor_left_it_waits_and_does_not_spin(
         return real(listening)
 
     pauses: list[float] = []
-    monkeypatch.setattr("edge_runtime.publish.metrics.time.sleep", pauses.append)
+    monkeypatch.setattr("edge_runtime.patient_server.time.sleep", pauses.append)
     monkeypatch.setattr(socket.socket, "accept", accept)
     assert read(sink.endpoint)
-    assert pauses.count(POLL_S) >= 3
+    assert pauses.count(NO_ROOM_S) >= 3
