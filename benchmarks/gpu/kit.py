@@ -8,6 +8,7 @@ wheels, PyCUDA as source (and as a wheel where it can be built here). `sh run.sh
 
 from __future__ import annotations
 
+import io
 import json
 import lzma
 import re
@@ -123,7 +124,8 @@ def dependencies() -> list[str]:
 
 
 def pack_project(archive: Path) -> None:
-    """The project's files, as they are in the working tree."""
+    """The project's files, as they are in the working tree, and its name and version for whoever asks what is
+    installed: it runs there without being installed."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *SOURCES],
         cwd=ROOT, check=True, capture_output=True, text=True,
@@ -132,6 +134,11 @@ def pack_project(archive: Path) -> None:
         for name in sorted(filter(None, listed)):
             if (ROOT / name).is_file():
                 tar.add(ROOT / name, name)
+        version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+        metadata = f"Metadata-Version: 2.1\nName: edge-runtime\nVersion: {version}\n".encode()
+        entry = tarfile.TarInfo(f"edge_runtime-{version}.dist-info/METADATA")
+        entry.size = len(metadata)
+        tar.addfile(entry, io.BytesIO(metadata))
 
 
 def names_needed(requirements: Iterable[str], version: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""How long copies, launches, decisions and starts take on this GPU, torch computing the graphs.
+"""How long copies, launches and decisions take on this GPU, torch computing the graphs.
 
     python -m benchmarks.gpu.times --out DIR
 
@@ -7,8 +7,6 @@ Times are from the thread's own clock around a call and the wait for it, unless 
 
 from __future__ import annotations
 
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -20,12 +18,9 @@ import numpy as np
 
 from benchmarks.gpu.engine import BUNDLES, MakeLauncher, engines
 from benchmarks.gpu.findings import Findings
-from benchmarks.gpu.first_decision import first_decision
 from benchmarks.gpu.messages import moments as message_moments
 from benchmarks.gpu.tensorrt import CUDA, moments
 from benchmarks.gpu.torch_runtime import CudaLauncher, torch_engines
-from benchmarks.live import run_live
-from benchmarks.workload import Play
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.bundles import bundle_path
 from edge_runtime.config import EngineConfig
@@ -45,10 +40,19 @@ SKIP = 20
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.option("--launches", default=10_000, show_default=True, type=click.IntRange(50))
 @click.option("--decisions", default=1000, show_default=True, type=click.IntRange(50))
-@click.option("--live-s", default=6.0, show_default=True, type=click.FloatRange(2), help="Of each run at 30 Hz.")
-def main(out: Path, launches: int, decisions: int, live_s: float) -> None:
+def main(out: Path, launches: int, decisions: int) -> None:
     """Measure on the GPU."""
     findings = Findings(out, "times")
+    ways = usable(findings)
+    bundles = [open_bundle(bundle_path(name), allow_unsigned=True) for name in BUNDLES]
+    if ways:
+        # The way without graphs, where all takes longest, comes last.
+        measure(findings, ways[:1], CudaLauncher, launches, decisions, bundles)
+        measure(findings, ways[1:], CudaLauncher, launches // 2, decisions // 2, bundles)
+
+
+def usable(findings: Findings) -> list[CudaChoice]:
+    """The ways to CUDA that open here; why another does not is kept as missing."""
     ways = []
     for cuda in CUDA:
         try:
@@ -56,16 +60,7 @@ def main(out: Path, launches: int, decisions: int, live_s: float) -> None:
             ways.append(cuda)
         except UserError as reason:
             findings.miss(f"{cuda}: {reason}")
-    bundles = [open_bundle(bundle_path(name), allow_unsigned=True) for name in BUNDLES]
-    if ways:
-        # What is asked first comes first, and the way without graphs, where all takes longest, last.
-        measure(findings, ways[:1], CudaLauncher, launches, decisions, bundles)
-        with findings.step("live, 30 Hz"):
-            live(findings, ways[:1], live_s)
-        for cuda in ways:
-            with findings.step(f"start, {cuda}"):
-                starts(findings, cuda)
-        measure(findings, ways[1:], CudaLauncher, launches // 2, decisions // 2, bundles)
+    return ways
 
 
 def measure(
@@ -101,7 +96,7 @@ def copies(findings: Findings, cuda: CudaChoice, launcher: MakeLauncher, times: 
         for size, nbytes in SIZES.items():
             for kind, step in _copy_steps(device, torch_launcher, nbytes):
                 spent = [_spent_us(step) for _ in range(times)][SKIP:]
-                rows.append([size, kind, *_summary(spent)])
+                rows.append([size, kind, *summary(spent)])
     findings.figure(f"copies, {cuda}, us [what, how, p50, p99, max]", rows)
 
 
@@ -180,7 +175,7 @@ def launch_times(
                         start = time.perf_counter_ns()
                         engine.run(inputs[name][index % 4])
                         spent.append((time.perf_counter_ns() - start) / 1e3)
-                    whole, kernels = _summary(spent[SKIP:]), _summary(on_device)
+                    whole, kernels = summary(spent[SKIP:]), summary(on_device)
                     steady = kernels[1] / kernels[0]
                     rows.append([name, precision, mode, *whole, whole[1] / whole[0], *kernels[:2], steady])
                     if mode == "graph":
@@ -216,7 +211,7 @@ def streams(
         for _ in range(times):  # alternating: what disturbs one disturbs the other
             one.append(_spent_us(in_turn))
             several.append(_spent_us(together))
-    figures = {"one after the other": _summary(one[SKIP:]), "all started first": _summary(several[SKIP:])}
+    figures = {"one after the other": summary(one[SKIP:]), "all started first": summary(several[SKIP:])}
     findings.figure(f"streams, {bundle.manifest.name}, {cuda}, us [p50, p99, max]", figures)
 
 
@@ -250,25 +245,7 @@ def _decide_ms(bundle: Bundle, settings: EngineConfig, precision: str, decisions
                 raise EngineError(outcome.inference.error or "no answer")
     finally:
         pipeline.close()
-    return _summary(spent[SKIP:])
-
-
-def live(findings: Findings, ways: Sequence[CudaChoice], seconds: float) -> None:
-    """Capture to another process at 30 Hz, JPEG 640x360, the whole runtime; CPU and GPU engines in turn, twice."""
-    spent: dict[str, list[float]] = {}
-    for _round in range(2):
-        for engine in ("cpu", *ways):
-            with tempfile.TemporaryDirectory(prefix="edge-runtime-live-") as folder:
-                command = [sys.executable, "-m", "benchmarks.gpu.live_process", engine]
-                heard = run_live(command, Play("shipped:vehicle", f"ipc://{folder}/decisions", int(30 * seconds)))
-                spent.setdefault(engine, []).extend(sum(frame) for frame in heard.frames)
-    findings.figure("live 30 Hz, vehicle, ms [p50, p99, max]", {name: _summary(ms) for name, ms in spent.items()})
-
-
-def starts(findings: Findings, cuda: CudaChoice) -> None:
-    """From a process's start to its first decision, and what of it is CUDA: twice, the first fills the page cache."""
-    steps = [first_decision("torch", cuda, "shipped:home") for _ in range(2)]
-    findings.figure(f"start, {cuda}, s [cold, warm]", steps)
+    return summary(spent[SKIP:])
 
 
 def _spent_us(step: Callable[[], Any]) -> float:
@@ -277,7 +254,7 @@ def _spent_us(step: Callable[[], Any]) -> float:
     return (time.perf_counter_ns() - start) / 1e3
 
 
-def _summary(values: Sequence[float]) -> list[float]:
+def summary(values: Sequence[float]) -> list[float]:
     return [round(float(value), 4) for value in (*np.percentile(values, (50, 99)), max(values))]
 
 

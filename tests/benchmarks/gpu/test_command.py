@@ -16,8 +16,8 @@ from benchmarks.gpu.command import PARTS, Part, run_part
 from benchmarks.gpu.findings import Findings
 
 
-def test_all_parts_together_end_within_eight_minutes() -> None:
-    assert sum(part.limit_s for part in PARTS) <= 480
+def test_all_parts_together_end_within_ten_minutes() -> None:
+    assert sum(part.limit_s for part in PARTS) <= 570
 
 
 def write_part(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> Part:

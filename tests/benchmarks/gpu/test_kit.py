@@ -24,10 +24,14 @@ def test_the_project_is_packed_whole_and_runs_from_there(tmp_path: Path) -> None
     assert "edge_runtime/bundles/home/manifest.json" in names
     assert not any(name.startswith((".git/", "build/", ".venv")) for name in names)
     line = [sys.executable, "-P", "-m", "benchmarks.gpu", "--help"]
-    result = subprocess.run(
-        line, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "project")}, capture_output=True, text=True, check=False
-    )
+    unpacked = {"PYTHONPATH": str(tmp_path / "project")}
+    result = subprocess.run(line, cwd=tmp_path, env=unpacked, capture_output=True, text=True, check=False)
     assert "each part with a time limit" in result.stdout, result.stderr
+    # There it is not installed, and is asked for its version all the same.
+    asked = "from importlib.metadata import distribution as d; print(d('edge-runtime').locate_file(''))"
+    line = [sys.executable, "-P", "-c", asked]
+    result = subprocess.run(line, cwd=tmp_path, env=unpacked, capture_output=True, text=True, check=True)
+    assert Path(result.stdout.strip()) == tmp_path / "project"
 
 
 def test_the_start_line_is_a_script_that_a_plain_shell_reads(tmp_path: Path) -> None:
