@@ -15,7 +15,7 @@ from benchmarks.results import Judged, Machine, budgets, figure_table, progress,
 from benchmarks.workload import Play, percentile
 from edge_runtime.bundles import bundle_path
 
-FLOOD_HZ = 500.0
+FLOOD_HZ = 2000.0
 METHOD = (
     "How many decisions a second are served is measured first, with frames far faster than that. Then frames come at "
     "twice that rate, and at half of it again. Latency, at p99, is held to one period of what is served (a frame may "
@@ -49,12 +49,14 @@ def measure(bundle: str, pictures: str, seconds: float) -> tuple[dict[str, Any],
         endpoint = f"ipc://{folder}/decisions"
         steps = iter(progress(["what can be served", "twice and half of it"], str))
         next(steps)
-        flood = run_live(PROCESS, Play(path, endpoint, int(FLOOD_HZ * seconds), pictures, paces=((0, FLOOD_HZ),)))
+        frames = int(FLOOD_HZ * seconds)
+        flood = run_live(PROCESS, Play(path, endpoint, frames, pictures, paces=((0, FLOOD_HZ),), newest=True))
         served_hz = _rate_hz(flood)
         next(steps)
         first = int(2 * served_hz * seconds)
         paces = ((0, 2 * served_hz), (first, served_hz / 2))
-        heard = run_live(PROCESS, Play(path, endpoint, first + int(served_hz / 2 * seconds), pictures, paces=paces))
+        frames = first + int(served_hz / 2 * seconds)
+        heard = run_live(PROCESS, Play(path, endpoint, frames, pictures, paces=paces, newest=True))
     return _figures(heard, served_hz, seconds), heard
 
 

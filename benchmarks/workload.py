@@ -110,7 +110,10 @@ class Play(Struct, frozen=True):
     cameras: tuple[str, ...] = ("camera.front",)
     """Streams that get every picture, each from a thread of its own."""
     paces: tuple[tuple[int, float], ...] = ((0, float(FRAME_HZ)),)
-    """From which frame on, and how many a second."""
+    """From which frame on, and how many a second; the sensors and the voice keep their own rates."""
+    newest: bool = False
+    """Whether a frame that was not taken within its period gives way to the next, and is counted as the door counts
+    it; otherwise it comes late."""
     realtime: RealtimeConfig | None = None
     spread: bool = False
     """Whether the cameras' moments are spread evenly over a period, or the same."""
@@ -145,7 +148,8 @@ class WorkloadSource(Source):
         paces = dict(self._play.paces)
         period_ns = int(1e9 / paces[0])
         cameras = self._play.cameras
-        due_ns = time.monotonic_ns()
+        begun_ns = due_ns = time.monotonic_ns()
+        sensed = 0
         if self._play.spread:
             due_ns += cameras.index(self._camera) * period_ns // len(cameras)
         for index in range(self._play.frames):
@@ -153,14 +157,20 @@ class WorkloadSource(Source):
                 period_ns = int(1e9 / paces[index])
             if not wait_until(self, due_ns):
                 return
+            if self._play.newest and time.monotonic_ns() >= due_ns + period_ns:
+                self._intake.replaced(self._camera)
+                due_ns += period_ns
+                continue
             picture = self._workload.picture(index)
-            if self._camera == cameras[0]:
-                self._sense(index)
+            while self._camera == cameras[0] and (due_ns - begun_ns) * FRAME_HZ + 500_000_000 >= sensed * 1_000_000_000:
+                self._sense(sensed)
+                sensed += 1
             # The camera is another device: its frame is there when it is there.
             self._intake.put(self._camera, picture, time.monotonic_ns())
             due_ns += period_ns
 
     def _sense(self, index: int) -> None:
+        """What the sensors and the voice give in the `index`-th period of FRAME_HZ."""
         sentence = self._workload.sentence(index)
         if sentence is not None and self._intake.expected_hz("text") is not None:
             self._intake.text("text", sentence, captured_ns=time.monotonic_ns())

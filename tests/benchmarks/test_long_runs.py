@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +15,8 @@ from benchmarks import overload, soak
 from benchmarks.__main__ import benchmarks
 from benchmarks.live import Heard
 from benchmarks.subscribers import Crowd
-from benchmarks.workload import Play, decode_play, encode_play
+from benchmarks.workload import Play, WorkloadSource, decode_play, encode_play, make_workload
+from edge_runtime.capture.intake import Intake
 from edge_runtime.publish.sink import published
 from edge_runtime.publish.zmq_publisher import ZmqPublisher
 from tests.conftest import WAIT_S
@@ -41,6 +43,42 @@ def heard(latencies: list[float], period_ms: float = 10.0, reason: str | None = 
 def test_a_play_goes_to_another_process_and_back() -> None:
     play = Play("b", "ipc://e", 30, "1920x1080-raw", None, ("a", "b"), ((0, 30.0), (10, 5.0)))
     assert decode_play(encode_play(play)) == play
+
+
+class SlowIntake(Intake):
+    """Takes 10 ms for a picture, and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.pictures, self.gone, self.sensed, self.said = 0, 0, 0, 0
+
+    def put(self, stream: str, content: Any, captured_ns: int | None = None, id: str | None = None) -> None:
+        time.sleep(0.01)
+        self.pictures += 1
+
+    def replaced(self, stream: str) -> None:
+        self.gone += 1
+
+    def expected_hz(self, stream: str) -> float | None:
+        return 30.0
+
+    def text(self, *given: Any, **named: Any) -> None:
+        self.said += 1
+
+    def sample(self, *given: Any, **named: Any) -> None:
+        self.sensed += 1
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_a_flood_of_pictures_is_none_of_sensor_values(newest: bool) -> None:
+    workload = make_workload()
+    intake = SlowIntake()
+    play = Play("b", "e", frames=100, paces=((0, 500.0),), newest=newest)
+    WorkloadSource(intake, workload, play, "camera.front")._run()
+    assert intake.pictures + intake.gone == 100
+    assert (intake.gone > 50) is newest, "every frame comes, late, unless only the newest counts"
+    # A fifth of a second of the drive, however many pictures there were in it.
+    assert 1 <= intake.sensed <= sum(len(workload.sensed(index)) for index in range(7))
+    assert intake.said == 1
 
 
 def test_overload_is_judged_while_it_lasts_and_a_second_after() -> None:
