@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from build_engines.data.arrays import stream_arrays
 from build_engines.data.datasets import Batch, Inputs, Prepared, in_step
-from build_engines.modalities import MODALITIES
+from build_engines.modalities import modality_of_encoder
 from build_engines.recipe import Recipe
 from calibration.moments import LabelledSet, replay
 from edge_runtime.errors import UserError
@@ -72,7 +72,8 @@ def read_split(recipe: Recipe, prepared: Prepared, moments: Iterable[LabelledSet
             parts = [stream_arrays(streams[stream], slices[stream], preprocess[stream]) for stream in encoder.streams]
             # Cameras have an axis of their own, the other encoders read one stream.
             arrays = (np.concatenate([part[field] for part in parts]) for field in parts[0])
-            columns[name].append(tuple(arrays if MODALITIES[name].batched else (value[0] for value in arrays)))
+            several = modality_of_encoder(encoder).batched
+            columns[name].append(tuple(arrays if several else (value[0] for value in arrays)))
     if not labels:
         raise UserError("compare: a split holds no labelled moment; check --data")
     inputs = {name: tuple(np.stack(values) for values in zip(*rows, strict=True)) for name, rows in columns.items()}

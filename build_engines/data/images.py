@@ -60,7 +60,7 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
         if unknown := sorted({file.parent.name for file in _files(data, split)} - set(names)):
             raise UserError(f"data {data}: {split}/{unknown[0]} is no label of the recipe; they are {', '.join(names)}")
     mirror = recipe.train.augment.mirror
-    change = None if mirror is None else Mirror(mirror, None, names, {})
+    change = None if mirror is None else Mirror(mirror, {}, names, {})
     arrays = {
         split: build_arrays(recipe, streams, partial(read, data, split, streams), data, split, work)
         for split in ("train", recipe.evaluate_split)

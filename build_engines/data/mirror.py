@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from build_engines.data.datasets import Batch, Ints
 from build_engines.recipe import MirrorRecipe
@@ -15,28 +17,41 @@ from edge_runtime.streams import SensorStream
 CHANCE = 0.5
 
 
+class _Signed(NamedTuple):
+    """The channels of a stream whose sign changes."""
+
+    columns: Ints
+    shift: NDArray[np.float32]
+    clip: float
+
+    @classmethod
+    def of(cls, spec: SensorStream, names: Sequence[str]) -> _Signed:
+        columns = [index for index, channel in enumerate(spec.channels) if channel.name in names]
+        # Values are standardised: -x is -(z * std + mean), which standardised again is -z - 2 mean / std.
+        shift = [2 * spec.channels[index].mean / spec.channels[index].std for index in columns]
+        return cls(np.array(columns, np.int64), np.array(shift, np.float32), spec.clip or np.inf)
+
+
 class Mirror:
     """Mirrors a random half of each batch whose pairs are its rows: pictures, signed channels and labels together."""
 
     def __init__(
         self,
         plan: MirrorRecipe,
-        sensors: SensorStream | None,
+        sensors: Mapping[str, SensorStream],
         labels: Sequence[str],
         aux: Mapping[str, Sequence[str]],
     ) -> None:
-        """`sensors` with its fitted channels; `aux` is each auxiliary label's classes in order. Raises UserError."""
+        """`sensors`: encoder to the stream that it reads, with its fitted channels; `aux` is each auxiliary label's
+        classes in order. Raises UserError."""
         names = {*labels, *(value for classes in aux.values() for value in classes)}
         if unknown := [name for pair in plan.labels for name in pair if name not in names]:
             raise UserError(f"train.augment.mirror.labels names {unknown[0]!r}; there are {', '.join(sorted(names))}")
-        channels = {channel.name: index for index, channel in enumerate(sensors.channels)} if sensors else {}
+        channels = [channel.name for spec in sensors.values() for channel in spec.channels]
         if absent := [name for name in plan.channels if name not in channels]:
             raise UserError(f"train.augment.mirror.channels names {absent[0]!r}; there are {', '.join(channels)}")
-        self._columns = [channels[name] for name in plan.channels]
-        chosen = [sensors.channels[index] for index in self._columns] if sensors else []
-        # Values are standardised: -x is -(z * std + mean), which standardised again is -z - 2 mean / std.
-        self._shift = np.array([2 * channel.mean / channel.std for channel in chosen], np.float32)
-        self._clip = (sensors.clip if sensors else 0.0) or np.inf
+        signed = {name: _Signed.of(spec, plan.channels) for name, spec in sensors.items()}
+        self._signed = {name: one for name, one in signed.items() if len(one.columns)}
         self._labels = _exchanged(labels, plan.labels)
         self._aux = {name: _exchanged(classes, plan.labels) for name, classes in aux.items()}
 
@@ -48,14 +63,14 @@ class Mirror:
             vision = inputs["vision"][0].copy()
             vision[turned] = vision[turned][:, :, :, ::-1]
             inputs["vision"] = (vision,)
-        if "sensors" in inputs and self._columns:
-            window, mask = inputs["sensors"][0].copy(), inputs["sensors"][1]
+        for name, signed in self._signed.items():
+            window, mask = inputs[name][0].copy(), inputs[name][1]
             rows = np.flatnonzero(turned)[:, None, None]
             steps = np.arange(window.shape[1])[None, :, None]
-            columns = np.array(self._columns)[None, None, :]
-            opposite = np.clip(-window[rows, steps, columns] - self._shift, -self._clip, self._clip)
+            columns = signed.columns[None, None, :]
+            opposite = np.clip(-window[rows, steps, columns] - signed.shift, -signed.clip, signed.clip)
             window[rows, steps, columns] = opposite * mask[rows, steps, columns]
-            inputs["sensors"] = (window, mask)
+            inputs[name] = (window, mask)
         return replace(
             batch,
             inputs=inputs,

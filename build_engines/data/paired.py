@@ -21,7 +21,7 @@ from build_engines.data.datasets import Batch, Fold, Inputs, Ints, answer_names,
 from build_engines.data.folds import grouped
 from build_engines.data.tokenizer import SentenceEncoder, sentence_encoder
 from build_engines.heads import build_of
-from build_engines.modalities import MODALITIES, encoder_fields
+from build_engines.modalities import encoder_fields, modality_of_encoder
 from build_engines.recipe import Recipe
 from calibration.moments import LabelledSet, digest, replay
 from calibration.spread import spread
@@ -130,9 +130,10 @@ def _tensors(recipe: Recipe, preprocess: Mapping[str, Preprocess], aligned: Alig
             stream_arrays(recipe.streams[stream], aligned.slices[stream], preprocess[stream])
             for stream in encoder.streams
         ]
+        several = modality_of_encoder(encoder).batched
         for field in parts[0]:
             rows = [part[field] for part in parts]
-            arrays[_array_name(name, field)] = np.concatenate(rows) if MODALITIES[name].batched else rows[0][0]
+            arrays[_array_name(name, field)] = np.concatenate(rows) if several else rows[0][0]
     return arrays
 
 

@@ -176,8 +176,10 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     mirror = recipe.train.augment.mirror
     change = None
     if mirror is not None:
-        spec = streams_of(streams, SensorStream)[recipe.model.sensors.stream] if recipe.model.sensors else None
-        change = Mirror(mirror, spec, answer_names(recipe), classes)
+        read_alone = {name: keys.streams[0] for name, keys in recipe.model.encoders.items()}
+        sensors = streams_of(streams, SensorStream)
+        specs = {name: sensors[stream] for name, stream in read_alone.items() if stream in sensors}
+        change = Mirror(mirror, specs, answer_names(recipe), classes)
     source = PairedSource(recipe, tokenizer, *prepared["train"], change=change)
     plain = PairedSource(recipe, tokenizer, *prepared[recipe.evaluate_split], training=False)
     return Prepared(streams, tokenizer, source, plain.in_order(), digest_of(data / "train"), folds=source.folds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from build_engines.modalities.audio import Audio
-from build_engines.modalities.modality import AnyModality
+from build_engines.modalities.modality import AnyModality, EncoderRecipe
 from build_engines.modalities.sensors import Sensors
 from build_engines.modalities.text import Text
 from build_engines.modalities.vision import Vision
@@ -15,11 +15,17 @@ MODALITIES: dict[str, AnyModality] = {"vision": Vision(), "text": Text(), "senso
 its row here, and its keys in `ModelRecipe`."""
 
 _by_spec = {row.spec: row for row in MODALITIES.values()}
+_by_keys = {row.recipe: row for row in MODALITIES.values()}
 
 
 def modality_of(spec: StreamSpec) -> AnyModality:
     """The row of a stream's kind."""
     return _by_spec[type(spec)]
+
+
+def modality_of_encoder(keys: EncoderRecipe) -> AnyModality:
+    """The row of an encoder's keys."""
+    return _by_keys[type(keys)]  # type: ignore[index]  # all keys are structs
 
 
 def encoder_fields(spec: StreamSpec) -> dict[str, Field]:

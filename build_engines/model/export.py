@@ -24,10 +24,10 @@ from onnx import ModelProto, compose
 from torch import Tensor, nn
 
 from build_engines.heads import build_of
-from build_engines.modalities import MODALITIES, encoder_fields
+from build_engines.modalities import encoder_fields, modality_of_encoder
 from build_engines.modalities.pretrained_encoder import PretrainedEncoder
 from build_engines.model.fused import Fusion, Tagger
-from build_engines.model.monolith import IR_VERSION, MONOLITH_NAMES, check_graph, compose_monolith, rename_values
+from build_engines.model.monolith import IR_VERSION, check_graph, compose_monolith, monolith_inputs, rename_values
 from build_engines.model.train import SAMPLES, Trained
 from build_engines.model.trained_bundle import describe_stage
 from build_engines.quiet import quiet
@@ -281,7 +281,7 @@ def faithful(recipe: Recipe, trained: Trained, samples: Arrays) -> dict[str, flo
             continue
         keys = recipe.model.encoders[name]
         spec = recipe.streams[keys.streams[0]]
-        afresh = MODALITIES[name].network(keys, spec, trained.record.vocabulary, recipe.model.features).eval()
+        afresh = modality_of_encoder(keys).network(keys, spec, trained.record.vocabulary, recipe.model.features).eval()
         assert isinstance(afresh, PretrainedEncoder)
         fields = list(encoder_fields(spec))
         rows = [
@@ -331,11 +331,7 @@ def prove(
         feeds: dict[str, NDArray[np.generic]] = {}
         for stage, form in zip(stages, forms, strict=True):
             inputs = feed(form, tensor_of)
-            feeds |= {
-                MONOLITH_NAMES[stage.name, name]: value
-                for name, value in inputs.items()
-                if (stage.name, name) in MONOLITH_NAMES
-            }
+            feeds |= {theirs: inputs[name] for name, theirs in monolith_inputs(form).items()}
             with torch.no_grad():
                 arguments = [torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values()]
                 answer = stage.module(*arguments)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from build_engines.heads import build_of
-from build_engines.modalities import MODALITIES
+from build_engines.modalities import modality_of_encoder
 from build_engines.modalities.layers import Attention
 from build_engines.recipe import FusionRecipe, Recipe
 from edge_runtime.heads import Head
@@ -173,8 +173,10 @@ class FusedModel(nn.Module):
         self.modalities = recipe.modalities
         for name, encoder in model.encoders.items():
             spec = streams[encoder.streams[0]]
-            self.add_module(name, MODALITIES[name].network(encoder, spec, vocabulary, model.features))
+            self.add_module(name, modality_of_encoder(encoder).network(encoder, spec, vocabulary, model.features))
         self._encoders = tuple(model.encoders)
+        self.batched = frozenset(name for name, one in model.encoders.items() if modality_of_encoder(one).batched)
+        """The encoders that read several streams of one form: each a row of its own."""
         self.fusion: Fusion | Tagger
         if recipe.output_head.per_word:
             self.fusion = Tagger(model.fusion, model.features, len(recipe.labels))

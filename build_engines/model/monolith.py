@@ -17,13 +17,24 @@ from build_engines.modalities import MODALITIES
 from edge_runtime.bundle import MANIFEST, TOKENIZER, TOKENIZER_JSON, Bundle, Stage, encode_manifest
 from edge_runtime.errors import UserError
 from edge_runtime.heads import Head
-from edge_runtime.tensor_source import stage_output
+from edge_runtime.tensor_source import PRESENCE, stage_output
 
 IR_VERSION = 10
 MONOLITH_NAMES = {
     (stage, field): item.monolith for stage, row in MODALITIES.items() for field, item in row.inputs.items()
 } | {("fusion", "presence"): "presence"}
-"""Stage and its input to the monolith's input."""
+"""Stage and its input to the monolith's input, where it is not called `<stage>_<input>`."""
+
+
+def monolith_name(stage: str, field: str) -> str:
+    """What the monolith calls a stage's input that no other stage makes."""
+    return MONOLITH_NAMES.get((stage, field), f"{stage}_{field}")
+
+
+def monolith_inputs(stage: Stage) -> dict[str, str]:
+    """The stage's inputs that no other stage makes, to what the monolith calls them."""
+    own = (item for item in stage.inputs if all(source.kind != "stage" for source in item.sources))
+    return {item.name: monolith_name(stage.name, item.name) for item in own}
 
 
 def compose_monolith(graphs: Mapping[str, ModelProto]) -> ModelProto:
@@ -35,7 +46,8 @@ def compose_monolith(graphs: Mapping[str, ModelProto]) -> ModelProto:
         whole = compose.merge_models(whole, prefixed[name], io_map=[])
     links = [(f"{name}/features", f"fusion/{name}") for name in encoders]
     whole = compose.merge_models(whole, prefixed["fusion"], io_map=links)
-    names = {f"{stage}/{field}": name for (stage, field), name in MONOLITH_NAMES.items()}
+    inputs = [(stage, value.name) for stage in encoders for value in graphs[stage].graph.input]
+    names = {f"{stage}/{field}": monolith_name(stage, field) for stage, field in (*inputs, ("fusion", PRESENCE.kind))}
     answers = [value.name for value in graphs["fusion"].graph.output]
     rename_values(whole, names | {f"fusion/{name}": name for name in answers})
     whole.ir_version = IR_VERSION
@@ -75,10 +87,11 @@ def monolith_bundle(bundle: Bundle, monolith: bytes, target: Path) -> Path:
     """Write a bundle to `target` that decides as `bundle` does, with `monolith` as its only stage."""
     manifest = bundle.manifest
     inputs = tuple(
-        msgspec.structs.replace(item, name=MONOLITH_NAMES[stage.name, item.name])
+        msgspec.structs.replace(item, name=names[item.name])
         for stage in manifest.stages
+        for names in [monolith_inputs(stage)]
         for item in stage.inputs
-        if (stage.name, item.name) in MONOLITH_NAMES
+        if item.name in names
     )
     file = "stages/monolith.fp32.onnx"
     stage = Stage("monolith", inputs, manifest.stages[-1].outputs, {"fp32": file})

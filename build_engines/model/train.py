@@ -22,7 +22,7 @@ from build_engines.data.datasets import NO_WORD, Batch, Ints, Prepared
 from build_engines.heads import build_of
 from build_engines.heads.fitted import Fitted
 from build_engines.heads.training import class_weights
-from build_engines.modalities import MODALITIES, encoder_fields
+from build_engines.modalities import encoder_fields, modality_of_encoder
 from build_engines.modalities.text import tokenizer_kind
 from build_engines.modalities.text.word_network import WordEncoder
 from build_engines.model.ahead import ahead
@@ -335,15 +335,14 @@ def encode(model: FusedModel, batch: Batch, kept: KeptRows | None = None) -> tup
     for name, encoder in model.encoders.items():
         inputs = batch.inputs[name]
         count = len(inputs[0])
-        if MODALITIES[name].batched:  # every camera is a row of its own
+        if name in model.batched:  # every camera is a row of its own
             inputs = tuple(value.reshape(-1, *value.shape[2:]) for value in inputs)
         if kept:
             features, logits = kept.encode(name, encoder, inputs)
         else:
             features, logits = encoder(*(torch.from_numpy(array).to(device) for array in inputs))
-        features = (
-            features.reshape(count, -1, *features.shape[1:]) if MODALITIES[name].batched else features.unsqueeze(1)
-        )
+        several = name in model.batched
+        features = features.reshape(count, -1, *features.shape[1:]) if several else features.unsqueeze(1)
         parts.append(features[torch.from_numpy(batch.rows[name]).to(device)])
         aux |= logits
     return torch.cat(parts, dim=1), aux
@@ -400,7 +399,7 @@ def export_samples(recipe: Recipe, batches: Sequence[Batch]) -> dict[str, NDArra
         for (field, form), values in zip(encoder_fields(spec).items(), batch.inputs[name], strict=True):
             rows = values[batch.rows[name][:count]]
             for place, stream in enumerate(encoder.streams):
-                row = rows[:, place] if MODALITIES[name].batched else rows
+                row = rows[:, place] if modality_of_encoder(encoder).batched else rows
                 samples[str(stream_tensor(stream, field))] = _filled_up(row, form.shape[1:])[:, None]
     return samples
 

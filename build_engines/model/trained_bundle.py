@@ -10,7 +10,7 @@ from onnx import ModelProto
 from build_engines.data.datasets import RECIPE_FILE, recipe_json
 from build_engines.graphs import tensor_spec
 from build_engines.heads.fitted import fitted_policy
-from build_engines.modalities import MODALITIES
+from build_engines.modalities import modality_of_encoder
 from build_engines.modalities.text import tokenizer_kind
 from build_engines.model.train import TOKENIZER_FILE, TrainingRecord
 from build_engines.pretrained.shelf import Origin
@@ -60,7 +60,7 @@ def write_trained(recipe: Recipe, record: TrainingRecord, work: Path, target: Pa
 
 def origins_of(recipe: Recipe) -> dict[str, Origin]:
     """Encoder to where its pretrained network comes from, of those that have one. Raises UserError."""
-    found = ((name, MODALITIES[name].origin(encoder)) for name, encoder in recipe.model.encoders.items())
+    found = ((name, modality_of_encoder(encoder).origin(encoder)) for name, encoder in recipe.model.encoders.items())
     return {name: origin for name, origin in found if origin is not None}
 
 
@@ -79,7 +79,7 @@ def describe_stage(recipe: Recipe, name: str, model: ModelProto, files: dict[str
     for value in graph.input:
         spec = tensor_spec(value)
         source = _source(recipe, name, value.name)
-        inputs.append(StageInput(spec.name, spec.dtype, spec.shape, source, _layout(name, spec)))
+        inputs.append(StageInput(spec.name, spec.dtype, spec.shape, source, _layout(recipe, name, spec)))
     return Stage(name, tuple(inputs), tuple(tensor_spec(value) for value in graph.output), files)
 
 
@@ -91,7 +91,8 @@ def _source(recipe: Recipe, stage: str, field: str) -> str | tuple[str, ...]:
     return sources[0] if len(sources) == 1 else sources
 
 
-def _layout(stage: str, spec: TensorSpec) -> str:
-    if stage in MODALITIES:
-        return MODALITIES[stage].layout(spec.name, spec.shape)
+def _layout(recipe: Recipe, stage: str, spec: TensorSpec) -> str:
+    encoder = recipe.model.encoders.get(stage)
+    if encoder is not None:
+        return modality_of_encoder(encoder).layout(spec.name, spec.shape)
     return "1 = the stream is present" if spec.name == PRESENCE.kind else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from itertools import chain
 
-from build_engines.modalities import MODALITIES, encoder_fields
+from build_engines.modalities import MODALITIES, encoder_fields, modality_of_encoder
 from build_engines.recipe.detection import DetectionRecipe
 from build_engines.recipe.gate import PLAIN_GATE
 from build_engines.recipe.heads import HEAD_ROWS
@@ -95,7 +95,7 @@ def _check_side_heads(recipe: Recipe) -> str | None:
     names = [side.name for side in recipe.side_heads]
     # What the fusion and the monolith already call their tensors.
     tensors = (item.monolith for row in MODALITIES.values() for item in row.inputs.values())
-    taken = ("logits", "presence", *MODALITIES, *tensors)
+    taken = ("logits", "presence", *MODALITIES, *recipe.model.encoders, *tensors)
     if len(set(names)) != len(names) or set(names) & set(taken):
         return f"side_heads must have distinct names, none of {', '.join(taken)}; got {', '.join(names)}"
     heads = recipe.heads
@@ -137,15 +137,8 @@ def check(recipe: Recipe) -> str | None:
     model = recipe.model
     if not recipe.modalities:
         return f"model has no encoder; give at least one of {', '.join(f'model.{name}' for name in MODALITIES)}"
-    for name, encoder in model.encoders.items():
-        row = MODALITIES[name]
-        for stream in encoder.streams:
-            if not isinstance(recipe.streams.get(stream), row.spec):
-                return f"the model reads the stream {stream!r}, which must be a {row.spec.__name__} under [streams]"
-        if problem := row.problem(encoder):
-            return problem
-        if len({_form(recipe.streams[stream]) for stream in encoder.streams}) > 1:
-            return f"all streams of model.{name} must be of the same form: they are one batch"
+    if problem := _check_encoders(recipe):
+        return problem
     if unknown := set(recipe.train.class_weights) - set(recipe.labels):
         return f"train.class_weights names {sorted(unknown)[0]!r}; the labels are {', '.join(recipe.labels)}"
     for name in recipe.train.modality_dropout:
@@ -158,6 +151,24 @@ def check(recipe: Recipe) -> str | None:
         return problem
     stages = (*model.encoders, "fusion")
     return _check_weights(recipe) or _check_tagging(recipe) or check_common(recipe) or _unknown_stages(recipe, stages)
+
+
+def _check_encoders(recipe: Recipe) -> str | None:
+    """Each reads streams of its kind."""
+    model = recipe.model
+    if isinstance(model.sensors, tuple) and len(set(model.encoders) - set(MODALITIES)) != len(model.sensors):
+        names = ", ".join(keys.stream for keys in model.sensors)
+        return f"[[model.sensors]] must read a stream each, whose names differ in more than '.' and '_'; got {names}"
+    for name, encoder in model.encoders.items():
+        row = modality_of_encoder(encoder)
+        for stream in encoder.streams:
+            if not isinstance(recipe.streams.get(stream), row.spec):
+                return f"the model reads the stream {stream!r}, which must be a {row.spec.__name__} under [streams]"
+        if problem := row.problem(encoder):
+            return problem
+        if len({_form(recipe.streams[stream]) for stream in encoder.streams}) > 1:
+            return f"all streams of model.{name} must have one width and height: they are one batch"
+    return None
 
 
 def _check_weights(recipe: Recipe) -> str | None:

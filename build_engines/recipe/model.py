@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
@@ -42,16 +43,32 @@ class ModelRecipe(Struct, frozen=True, forbid_unknown_fields=True):
     fusion: FusionRecipe
     vision: VisionRecipe | None = None
     text: TextRecipe | None = None
-    sensors: SensorsRecipe | None = None
+    sensors: SensorsRecipe | tuple[SensorsRecipe, ...] | None = None
     audio: AudioRecipe | UnsetType = UNSET
     """Not written where it is not given: what is known of older models stays the same to the byte."""
 
     @property
     def encoders(self) -> dict[str, EncoderRecipe]:
         """Name of its stage to each encoder that is given, in the order of the presence mask."""
-        return {name: encoder for name in MODALITIES if (encoder := getattr(self, name))}
+        return {stage: one for name in MODALITIES for stage, one in _staged(name, getattr(self, name))}
 
-    def only(self, name: str) -> ModelRecipe:
-        """The same with no encoder but the one called `name`."""
+    def only(self, stage: str) -> ModelRecipe:
+        """The same with no encoder but the one called `stage`."""
         absent = {field.name: field.default for field in msgspec.structs.fields(self) if field.name in MODALITIES}
-        return msgspec.structs.replace(self, **absent | {name: self.encoders[name]})
+        for name in MODALITIES:
+            held = getattr(self, name)
+            if stage in (own := dict(_staged(name, held))):
+                return msgspec.structs.replace(
+                    self, **absent | {name: (own[stage],) if isinstance(held, tuple) else held}
+                )
+        raise KeyError(stage)
+
+
+def _staged(
+    modality: str, held: EncoderRecipe | tuple[EncoderRecipe, ...] | None
+) -> Iterator[tuple[str, EncoderRecipe]]:
+    """Stage and encoder of each that a modality's keys hold."""
+    if isinstance(held, tuple):
+        yield from ((f"{modality}_{one.streams[0].replace('.', '_')}", one) for one in held)
+    elif held:
+        yield modality, held

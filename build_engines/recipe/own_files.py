@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from build_engines.artefacts import digest
-from build_engines.modalities import MODALITIES
+from build_engines.modalities import modality_of_encoder
 from build_engines.recipe.recipe import AnyRecipe, Recipe
 
 
@@ -12,5 +12,5 @@ def own_files(recipe: AnyRecipe) -> dict[str, list[str]]:
     UserError for a broken one."""
     if not isinstance(recipe, Recipe):
         return {}
-    found = {name: MODALITIES[name].files(keys) for name, keys in recipe.model.encoders.items()}
+    found = {name: modality_of_encoder(keys).files(keys) for name, keys in recipe.model.encoders.items()}
     return {name: [digest(path) for path in files] for name, files in found.items() if files}

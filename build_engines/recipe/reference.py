@@ -173,8 +173,12 @@ def _structs(hint: Any, header: str) -> Iterator[tuple[str, type[Struct]]]:
         return
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
+        seen = set[type[Struct]]()  # `[table]` or `[[table]]` of one struct is told once
         for argument in arguments:
-            yield from _structs(argument, header)
+            for inner, struct in _structs(argument, header):
+                if struct not in seen:
+                    seen.add(struct)
+                    yield inner, struct
     elif origin is tuple:
         for argument in arguments:
             if argument is not Ellipsis:

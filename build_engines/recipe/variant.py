@@ -11,6 +11,7 @@ from build_engines.recipe.recipe import Recipe
 from build_engines.recipe.train import MirrorRecipe
 from edge_runtime.config import convert_strict
 from edge_runtime.errors import ConfigError
+from edge_runtime.streams import SensorStream, streams_of
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
@@ -62,7 +63,9 @@ def _mirror(recipe: Recipe, encoder: str) -> MirrorRecipe | None:
     mirror = recipe.train.augment.mirror
     if mirror is None:
         return None
-    channels = mirror.channels if encoder == "sensors" else ()
+    specs = streams_of({name: recipe.streams[name] for name in recipe.model.encoders[encoder].streams}, SensorStream)
+    own = {channel.name for spec in specs.values() for channel in spec.channels}
+    channels = tuple(name for name in mirror.channels if name in own)
     has_aux = bool(recipe.model.encoders[encoder].aux)
     labels = tuple(pair for pair in mirror.labels if has_aux or set(pair) <= set(recipe.labels))
     return MirrorRecipe(labels, channels)

@@ -11,7 +11,8 @@ from edge_runtime.specs import Count
 
 
 class SensorsRecipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """An encoder of a sensor window and its mask."""
+    """An encoder of a sensor window and its mask. Several streams of sensors have one each: `[[model.sensors]]`, once
+    for each, makes the stage `sensors_<stream>`, which runs when its own stream has something new."""
 
     stream: str
     """The stream that it reads."""

@@ -1,4 +1,5 @@
-"""The samples layout with several cameras and windows of readings: what a moment's tensors are, and the whole line."""
+"""The samples layout with several cameras, windows of readings and streams of sensors: what a moment's tensors are, and
+the whole line."""
 
 from __future__ import annotations
 
@@ -15,10 +16,13 @@ from rich.console import Console
 from build_engines.data.samples import prepare, read
 from build_engines.modalities.thinned import Thinned
 from build_engines.model.export import export
+from build_engines.model.monolith import compose_monolith, monolith_bundle, stage_graphs
 from build_engines.model.train import save, train
 from build_engines.model.trained_bundle import write_trained
-from build_engines.recipe import Recipe, load_recipe
-from edge_runtime.errors import UserError
+from build_engines.recipe import MirrorRecipe, Recipe, load_recipe
+from build_engines.recipe.variant import alone
+from edge_runtime.bundle import open_bundle
+from edge_runtime.errors import ConfigError, UserError
 from edge_runtime.pipeline import Pipeline
 
 RECIPE = """
@@ -150,6 +154,114 @@ def test_sensors_of_different_rates_are_one_stream_for_an_encoder(recipe: Recipe
     assert mask[0, :, 1].tolist() == [0.0, 1.0, 1.0, 1.0], "from when it was measured on"
     assert mask[1, :, 1].tolist() == [1.0, 1.0, 0.0, 0.0], "until it is older than max_age_ms"
     assert len(set(window[0, 1:, 1].tolist())) == 1
+
+
+TWO = """
+[streams.room]
+kind = "sensors"
+rate_hz = 1.0
+max_age_ms = 1000.0
+channels = [
+  { name = "lux", unit = "lx", minimum = 0.0, maximum = 1000.0 },
+  { name = "noise", unit = "V", minimum = 0.0, maximum = 5.0 },
+  { name = "people", unit = "1", minimum = 0.0, maximum = 9.0 },
+]
+"""
+ENCODERS = """[[model.sensors]]
+stream = "gyro"
+kind = "gru"
+width = 6
+[[model.sensors]]
+stream = "room"
+width = 5
+"""
+
+
+def with_room(path: Path, encoders: str = ENCODERS) -> Recipe:
+    """The recipe with a second stream of sensors, of another window, and an encoder for each."""
+    text = RECIPE.replace("[decision]", f"{TWO}[decision]")
+    path.write_text(text.replace('[model.sensors]\nstream = "gyro"\nwidth = 8\n', encoders))
+    found = load_recipe(path)[0]
+    assert isinstance(found, Recipe)
+    return found
+
+
+def test_two_streams_of_sensors_have_an_encoder_each_from_files_to_decisions(tmp_path: Path) -> None:
+    recipe = with_room(tmp_path / "two.toml")
+    data = tmp_path / "data"
+    for split, rows in (("train", 16), ("val", 6)):
+        write(data, rows, "list", split)
+        file = data / split / "samples.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for number, line in enumerate(lines):
+            line["sensors"] = {"lux": 100.0 + number, "noise": 0.5}
+        lines[0]["sensors"]["people"] = 3.0
+        lines[1]["sensors"] = lines[2]["turning"] = None
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert recipe.modalities == ("camera.front", "camera.rear", "gyro", "room")
+    prepared = prepare(recipe, data, tmp_path / "work")
+    batch = prepared.val[0]
+    assert batch.inputs["sensors_gyro"][0].shape == (6, 4, 2) and batch.inputs["sensors_room"][0].shape == (6, 1, 3)
+    assert batch.presence[:, 2].tolist() == [1, 1, 0, 1, 1, 1] and batch.presence[:, 3].tolist() == [1, 0, 1, 1, 1, 1]
+    window, mask = batch.inputs["sensors_room"]
+    lux = prepared.streams["room"].channels[0]  # type: ignore[union-attr]
+    assert window[3, 0, 0] * lux.std + lux.mean == pytest.approx(103.0, abs=1e-3)
+    assert mask[0, 0].tolist() == [1, 1, 1] and mask[3, 0].tolist() == [1, 1, 0]
+
+    trained = train(recipe, "", prepared, Console(quiet=True))
+    save(recipe, trained, prepared, tmp_path / "out")
+    equality = export(recipe, trained, tmp_path / "out")
+    assert set(equality.stage_against_torch) == {"vision", "sensors_gyro", "sensors_room", "fusion"}
+    bundle = write_trained(recipe, trained.record, tmp_path / "out", tmp_path / "bundle")
+    whole = compose_monolith(stage_graphs(bundle))
+    (tmp_path / "whole").mkdir()
+    pipelines = [
+        Pipeline(bundle),
+        Pipeline(
+            open_bundle(monolith_bundle(bundle, whole.SerializeToString(), tmp_path / "whole/m"), allow_unsigned=True)
+        ),
+    ]
+    moment: dict[str, Any] = {name: np.full((24, 32, 3), 90, np.uint8) for name in ("camera.front", "camera.rear")}
+    moment |= {"gyro": {"yaw": 1.0, "roll": 0.0}, "room": {"lux": 300.0}}
+    try:
+        shares = []
+        for left in ({}, {"gyro"}, {"room"}, {"room", "gyro"}):
+            given = {name: value for name, value in moment.items() if name not in left}
+            staged, at_once = (pipeline.predict(given) for pipeline in pipelines)
+            assert staged.verdict.source == "model"
+            assert {name for name, part in staged.aligned.slices.items() if not part.present} == set(left)
+            assert dict(staged.verdict.probabilities) == pytest.approx(dict(at_once.verdict.probabilities), abs=1e-5)
+            shares.append(staged.verdict.probabilities["moving"])
+        assert len({round(share, 9) for share in shares}) == 4, "each stream counts for something"
+    finally:
+        for pipeline in pipelines:
+            pipeline.close()
+
+
+def test_one_of_several_encoders_alone_keeps_its_stage_and_what_is_mirrored_of_it(tmp_path: Path) -> None:
+    recipe = with_room(tmp_path / "two.toml")
+    mirror = MirrorRecipe(channels=("yaw", "people"))
+    augment = msgspec.structs.replace(recipe.train.augment, mirror=mirror)
+    recipe = msgspec.structs.replace(recipe, train=msgspec.structs.replace(recipe.train, augment=augment))
+    room = alone(recipe, "sensors_room")
+    assert list(room.model.encoders) == ["sensors_room"] and room.modalities == ("room",)
+    assert set(room.streams) == {"room", "camera.front"}, "the trigger stays"
+    assert room.train.augment.mirror is not None and room.train.augment.mirror.channels == ("people",)
+    assert list(alone(recipe, "vision").model.encoders) == ["vision"]
+    read_again = msgspec.convert(msgspec.to_builtins(recipe), Recipe)
+    assert read_again.model == recipe.model
+
+
+@pytest.mark.parametrize(
+    ("encoders", "expected"),
+    [
+        (ENCODERS.replace('"room"', '"gyro"'), "must read a stream each"),
+        (ENCODERS.replace('"room"', '"camera.front"'), "reads the stream 'camera.front', which must be a SensorStream"),
+    ],
+)
+def test_encoders_of_one_stream_or_of_another_kind_are_refused(tmp_path: Path, encoders: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        with_room(tmp_path / "two.toml", encoders)
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ def _road() -> tuple[SensorStream, Batch]:
 def test_mirrored_moments_change_picture_sign_and_label_together() -> None:
     spec, batch = _road()
     plan = MirrorRecipe(labels=(("left", "right"),), channels=("steering",))
-    mirror = Mirror(plan, spec, ("left", "straight", "right"), {"bend": ("left", "right")})
+    mirror = Mirror(plan, {"sensors": spec}, ("left", "straight", "right"), {"bend": ("left", "right")})
     found = mirror(batch, np.random.default_rng(1))
     (seen,), (shown,) = found.inputs["vision"], batch.inputs["vision"]
     turned = np.array([not np.array_equal(a, b) for a, b in zip(seen, shown, strict=True)])
@@ -263,7 +263,7 @@ def test_a_hidden_value_stays_hidden_in_the_mirror() -> None:
     for values in batch.inputs["sensors"]:
         values[:] = 0.0
     plan = MirrorRecipe(labels=(("left", "right"),), channels=("steering",))
-    found = Mirror(plan, spec, ("left", "straight", "right"), {"bend": ("left", "right")})(
+    found = Mirror(plan, {"sensors": spec}, ("left", "straight", "right"), {"bend": ("left", "right")})(
         batch, np.random.default_rng(1)
     )
     assert not found.inputs["sensors"][0].any()
@@ -279,7 +279,7 @@ def test_a_hidden_value_stays_hidden_in_the_mirror() -> None:
 def test_a_mirror_of_what_is_not_there_is_refused(plan: MirrorRecipe, named: str) -> None:
     spec, _ = _road()
     with pytest.raises(UserError, match=named):
-        Mirror(plan, spec, ("left", "straight", "right"), {})
+        Mirror(plan, {"sensors": spec}, ("left", "straight", "right"), {})
 
 
 @pytest.mark.parametrize(
