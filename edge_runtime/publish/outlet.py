@@ -30,6 +30,8 @@ LONGEST_PAUSE_S = 30.0
 QUEUE_LENGTH = 256
 BLOCKED_AFTER_S = 1.0
 CLOSE_TIMEOUT_S = 1.0
+SERVE_EVERY_S = 0.04
+"""Of sinks with a queue."""
 
 _Start = tuple[Config, BundleId, Mapping[str, StreamSpec]]
 
@@ -227,12 +229,18 @@ class QueuedOutlet(Outlet):
 
     def _feed(self) -> None:
         assert self.sink is not None
+        serve_at = time.monotonic() + SERVE_EVERY_S
+        call: Callable[[Sink], None]
         while not (self._stopping.is_set() and self._calls.empty()):
-            try:
-                call, counts = self._calls.get(timeout=0.05)
-            except queue.Empty:
-                self.sink.serve()
-                continue
+            left_s = serve_at - time.monotonic()
+            if left_s <= 0:  # however many calls wait
+                serve_at += SERVE_EVERY_S - left_s
+                call, counts = _serve, False
+            else:
+                try:
+                    call, counts = self._calls.get(timeout=left_s)
+                except queue.Empty:
+                    continue
             self._busy_since = time.monotonic()
             try:
                 call(self.sink)
@@ -240,6 +248,10 @@ class QueuedOutlet(Outlet):
                 self._lost += counts
                 raise
             self._busy_since = None
+
+
+def _serve(sink: Sink) -> None:
+    sink.serve()
 
 
 def _close_late(answer: queue.SimpleQueue[Sink | Exception]) -> None:

@@ -75,6 +75,33 @@ def test_one_that_raises_is_opened_again_and_what_it_missed_is_counted(kind: typ
     outlet.close()
 
 
+def test_one_with_a_queue_is_served_however_much_it_is_given() -> None:
+    class Served(Memory):
+        times: ClassVar[int] = 0
+
+        def serve(self) -> None:
+            Served.times += 1
+
+    outlet = QueuedOutlet("1 served", Served)
+    outlet.publish(published(decision(0)))
+    ended = threading.Event()
+
+    def give() -> None:
+        while not ended.wait(0.0005):
+            outlet._hand(lambda sink: time.sleep(0.001))  # the queue is never empty
+
+    giver = threading.Thread(target=give)
+    giver.start()
+    try:
+        wait_for(outlet._calls.full, "a full queue")
+        before = Served.times
+        wait_for(lambda: Served.times > before + 3, "its turns")
+    finally:
+        ended.set()
+        giver.join()
+        outlet.close()
+
+
 @pytest.mark.parametrize("kind", [DirectOutlet, QueuedOutlet])
 def test_one_that_does_not_open_is_tried_again(kind: type[Outlet]) -> None:
     Memory.refuse_to_open = True
