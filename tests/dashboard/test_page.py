@@ -283,6 +283,19 @@ def test_a_hidden_or_paused_page_is_nobody_who_looks(page: Page, made: tuple[Fee
     wait_for(lambda: not feed.watched, "the pause")
 
 
+def test_a_page_that_lost_its_script_says_so_and_can_be_loaded_again(page: Page, made: tuple[Feed, Dashboard]) -> None:
+    _, served = made
+    page.call("Network.setBlockedURLs", urls=["*page.js"])
+    page.call("Page.navigate", url=served.endpoint)
+    stuck = "document.querySelector('#stuck')"
+    page.wait(f"{stuck} && getComputedStyle({stuck}).visibility === 'visible'")
+    assert "load it again" in page.text("#stuck")
+    page.call("Network.setBlockedURLs", urls=[])
+    page.js(f"{stuck}.querySelector('a').click()")
+    page.wait(f"'dashboard' in globalThis && !{stuck}")
+    page.complaints.clear()
+
+
 def test_the_token_is_asked_for_and_opens_the_page(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "WRONG_TOKEN_S", 0.0)
     token = tmp_path / "token"

@@ -42,6 +42,8 @@ const state = {
 
 const $ = (id) => document.getElementById(id);
 
+$("stuck").remove(); // all that the page needs has come
+
 // Taking in what comes ---------------------------------------------------------------------------------------------
 
 function take(kind, view) {
