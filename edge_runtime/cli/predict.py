@@ -183,19 +183,13 @@ def _picture(item: Item) -> NDArray[np.uint8] | None:
 
 def _image(item: str) -> tuple[str, object]:
     """The stream, and the JPEG as it is; other formats decoded."""
-    from edge_runtime.admit import MAX_JPEG_BYTES, Refusal, decode_picture
-    from edge_runtime.plain_file import read_plain
+    from edge_runtime.admit import Refusal
+    from edge_runtime.capture.picture_files import read_picture
 
     stream, equals, file = item.partition("=")
     if not equals:
         raise UserError(f"predict: --image {item!r}: expected STREAM=FILE, e.g. camera.front=street.jpg")
-    try:
-        data = read_plain(Path(file), MAX_JPEG_BYTES)
-    except OSError as error:
-        raise UserError(f"predict: --image {file}: cannot be read ({error.strerror})") from None
-    if data[:2] == b"\xff\xd8":
-        return stream, data
-    picture = decode_picture(data)
+    picture = read_picture(Path(file))
     if isinstance(picture, Refusal):
         raise UserError(f"predict: --image {file}: is refused: {picture.reason} {picture.detail}")
     return stream, picture

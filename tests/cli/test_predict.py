@@ -72,7 +72,7 @@ def test_what_is_not_admitted_is_named(tiny_bundle: Bundle) -> None:
 
 
 MISTAKES = {
-    "no file": (["--image", "camera=/no/such.jpg"], "cannot be read"),
+    "no file": (["--image", "camera=/no/such.jpg"], "is refused: unreadable such.jpg: No such file"),
     "no stream": (["--image", "picture.jpg"], "expected STREAM=FILE"),
     "no number": (["--values", "sensors:a=x"], "expected STREAM:CHANNEL=NUMBER"),
     "no channel": (["--values", "a=1"], "expected STREAM:CHANNEL=NUMBER"),
