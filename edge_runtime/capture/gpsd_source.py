@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -19,6 +20,8 @@ CONNECT_S = 5.0
 TURN_S = 0.1
 MAX_LINE_BYTES = 64 << 10
 NO_FIX, FIX_2D = 1, 2
+EQUATOR_M, FLATTENING = 6378137.0, 1 / 298.257223563
+"""WGS 84."""
 WATCH = b'?WATCH={"enable":true,"json":true%s};\n'
 
 
@@ -76,6 +79,8 @@ class GpsdSource(ReturningSource):
         if not isinstance(mode, int) or mode < row.fix:
             self._intake.refuse(row.stream, Refusal("no_fix", f"mode {mode}"))
             return
+        if row.origin is not None:
+            report = {**report, **local(report, row.origin)}
         values = {channel: report[field] for channel, field in row.channels.items() if field in report}
         if not values:
             self._intake.refuse(row.stream, Refusal("no_field", f"has none of {', '.join(row.channels.values())}"))
@@ -84,3 +89,37 @@ class GpsdSource(ReturningSource):
             row.stream,
             {name: value if isinstance(value, int | float | str) else "object" for name, value in values.items()},
         )
+
+
+def local(report: Mapping[str, Any], origin: tuple[float, float]) -> dict[str, float]:
+    """`east` and `north` of `origin` (latitude, longitude in degrees) in metres, in the plane that touches WGS 84
+    there, and `yaw` in radians, 0 = east, counter-clockwise, in (-pi, pi]; as ROS has them (REP 103). Heights are left
+    out. What the report lacks is left out.
+    """
+    found = {}
+    latitude, longitude, track = (_number(report.get(name)) for name in ("lat", "lon", "track"))
+    if latitude is not None and longitude is not None:
+        here, there = _earth_fixed(latitude, longitude), _earth_fixed(*origin)
+        x, y, z = (one - other for one, other in zip(here, there, strict=True))
+        phi, lam = map(math.radians, origin)
+        found["east"] = -math.sin(lam) * x + math.cos(lam) * y
+        found["north"] = math.cos(phi) * z - math.sin(phi) * (math.cos(lam) * x + math.sin(lam) * y)
+    if track is not None:
+        found["yaw"] = math.radians(-((track + 90.0) % 360.0 - 180.0))
+    return found
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _earth_fixed(latitude: float, longitude: float) -> tuple[float, float, float]:
+    """Metres from the middle of the Earth, of a place on the ellipsoid."""
+    phi, lam = math.radians(latitude), math.radians(longitude)
+    squared = FLATTENING * (2 - FLATTENING)
+    radius = EQUATOR_M / math.sqrt(1 - squared * math.sin(phi) ** 2)
+    return (
+        radius * math.cos(phi) * math.cos(lam),
+        radius * math.cos(phi) * math.sin(lam),
+        radius * (1 - squared) * math.sin(phi),
+    )

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from edge_runtime.errors import UserError
+from edge_runtime.world.buses import BusLink
 from edge_runtime.world.drive import MODALITIES, Plan
 from edge_runtime.world.drive import drive as run_drive
 from edge_runtime.world.record import record as run_record
@@ -32,6 +33,11 @@ def main() -> None:
 @click.option("--unplug-at", default=20.0, show_default=True, type=click.FloatRange(0), help="Seconds into the drive.")
 @click.option("--score", type=click.Path(dir_okay=False, path_type=Path), help="Write the score (JSON) here.")
 @click.option("--phrasings", default="train", show_default=True, type=_SPLITS, help="Which sentences are said.")
+@click.option("--keys", type=click.Path(path_type=Path, dir_okay=False), help="This client's file of keys.")
+@click.option(
+    "--can", type=click.Path(path_type=Path), help="Unix socket for motion and ranges, as frames of Linux, by town.dbc."
+)
+@click.option("--gnss", type=(str, int), metavar="HOST PORT", help="Where the position goes, as NMEA over UDP.")
 def drive(
     inputs: str,
     decisions: str,
@@ -41,9 +47,18 @@ def drive(
     unplug_at: float,
     score: Path | None,
     phrasings: Literal["train", "val"],
+    keys: Path | None,
+    can: Path | None,
+    gnss: tuple[str, int] | None,
 ) -> None:
     """Drive by the decisions that come, in real time; SIGTERM ends it and keeps the score."""
-    run_drive(Plan(inputs, decisions, seed, duration, frozenset(unplug), unplug_at, score, phrasings))
+    plan = Plan(inputs, decisions, seed, duration, frozenset(unplug), unplug_at, score, phrasings, keys)
+    if can is None and gnss is None:
+        run_drive(plan)
+    elif can is None or gnss is None:
+        raise click.UsageError("--can and --gnss go together")
+    else:
+        run_drive(plan, lambda plan: BusLink(plan.inputs, plan.decisions, can, gnss, plan.keys))
 
 
 @main.command()

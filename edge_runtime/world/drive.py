@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -57,6 +57,8 @@ class Plan:
     unplug_at_s: float = 20.0
     score: Path | None = None
     split: Split = "train"
+    keys: Path | None = None
+    """This client's file, where the runtime's endpoints ask for one."""
 
 
 @dataclass
@@ -72,7 +74,8 @@ class _Counts:
 class Link:
     """The two sockets. Sends never block; what cannot be sent at once is counted and gone."""
 
-    def __init__(self, inputs: str, decisions: str) -> None:
+    def __init__(self, inputs: str, decisions: str, keys: Path | None = None) -> None:
+        """`keys`: this client's file, where the endpoints ask for one. Raises UserError."""
         self.counts = _Counts()
         self._context = zmq.Context()
         self._push = self._context.socket(zmq.PUSH)
@@ -87,7 +90,7 @@ class Link:
         self._last: tuple[int, int] | None = None
         for socket, endpoint in ((self._push, inputs), (self._sub, decisions)):
             try:
-                sockets.connect(socket, endpoint)
+                sockets.connect(socket, endpoint, keys)
             except UserError:
                 self.close()
                 raise
@@ -101,6 +104,10 @@ class Link:
             self.counts.unsent += 1
         else:
             self.counts.sent[stream] += 1
+
+    def send_values(self, stream: str, values: Mapping[str, float]) -> None:
+        """One reading of a stream of sensors."""
+        self.send(stream, {"values": values})
 
     def newest_label(self) -> str | None:
         """The label of the newest decision since the last call; None if there was none."""
@@ -209,7 +216,7 @@ class Drive:
                 if self._plugged("text"):
                     self._link.send("text", {"text": item.text, "lang": item.lang})
             elif RANGE_CHANNELS[0] not in item.values or self._plugged("range"):
-                self._link.send(item.stream, {"values": item.values})
+                self._link.send_values(item.stream, item.values)
 
     def _picture(self) -> None:
         if not self._plugged("camera"):
@@ -218,9 +225,12 @@ class Drive:
         self._frame += 1
 
 
-def drive(plan: Plan) -> Score:
-    """Drive until the time is up or SIGTERM/SIGINT; write the score, or print it without a file. Main thread only."""
-    link = Link(plan.inputs, plan.decisions)
+def drive(plan: Plan, connect: Callable[[Plan], Link] | None = None) -> Score:
+    """Drive until the time is up or SIGTERM/SIGINT; write the score, or print it without a file. Main thread only.
+
+    `connect` gives the link; unless given, all goes over ZeroMQ.
+    """
+    link = Link(plan.inputs, plan.decisions, plan.keys) if connect is None else connect(plan)
     try:
         world = Drive(plan, link)
 

@@ -31,6 +31,8 @@ class Score(Struct, frozen=True):
     longest_stop_s: float
     safe_stops: int
     """Times that the car braked by itself because no decision came for 500 ms."""
+    ways: dict[str, int] = {}
+    """Junctions crossed to the left, to the right, straight on."""
     decisions_received: int = 0
     safe_decisions: int = 0
     """Decisions with source `safe`."""

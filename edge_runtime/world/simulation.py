@@ -6,8 +6,9 @@ judges by; `closed_loop` runs a policy. Nothing here reads a clock, sends, or dr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from edge_runtime.world.weather import weather
 HZ = 60
 TICK = 1.0 / HZ
 _TRAFFIC_EVERY = 3
-_MOTION_EVERY, _RANGE_EVERY, _POSITION_EVERY = 3, 6, 12
+_MOTION_EVERY, _RANGE_EVERY, _POSITION_EVERY = 3, 6, 6
 VEHICLES = 14
 _START_M = 50.0
 """The car starts this far before a stop line."""
@@ -68,6 +69,7 @@ class _Tally:
     longest_s: float = 0.0
     standing_s: float = 0.0
     red_seen: bool = False
+    ways: Counter[str] = field(default_factory=Counter)
 
 
 class Simulation:
@@ -78,7 +80,7 @@ class Simulation:
             return np.random.default_rng([seed, number])
 
         self.seed, self.town, self.ticks = seed, build_town(seed), 0
-        self._luck, self._noise = stream(2), stream(3)
+        self._luck, self._noise, self._beside = stream(2), stream(3), stream(8)
         start = int(self._luck.choice([lane for lane in self.town.lanes if not self._long(lane)]))
         self.car = Car(self.town, start, self.town.segments[start].path.length - _START_M)
         self.signals = Signals(self.town.arms, stream(4))
@@ -192,6 +194,7 @@ class Simulation:
             round(tally.stopped_s, 2),
             round(max(tally.longest_s, tally.standing_s), 2),
             self.car.safe_stops,
+            dict(sorted(tally.ways.items())),
         )
 
     def _tick(self) -> None:
@@ -214,6 +217,7 @@ class Simulation:
         if segment.kind == "road" and self._latched is None and self.to_line < 0.0:
             self._latched = car.choose()
             self._tally.commanded += 1
+            self._tally.ways[self._latched] += 1
             self._tally.as_told += self._latched == self.navigator.direction
             self._tally.reds_met += self._tally.red_seen
             self._tally.reds_run += self.light() == "red"
@@ -274,7 +278,9 @@ class Simulation:
                 others = [(other.x, other.y, other.heading) for other in self.shown()]
                 self._outbox.append(Reading("sensors", sensors.ranges(pose, others, self._noise)))
             if tick % _POSITION_EVERY == 0:
-                self._outbox.append(Reading("position", sensors.position(pose, self._noise)))
+                # Every other one came later, and has luck of its own: a seed's drive stays what it was.
+                noise = self._beside if tick % (2 * _POSITION_EVERY) else self._noise
+                self._outbox.append(Reading("position", sensors.position(pose, noise)))
 
     def _say(self, sentence: Sentence | None) -> None:
         if sentence is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import socket
 import subprocess
@@ -134,6 +135,29 @@ def test_a_fix_in_three_dimensions_and_a_device_may_be_asked_for() -> None:
     with saying(flat, other, TPV) as port, following(port, fix=3, device="/dev/x") as (inbox, _):
         wait_for(lambda: inbox.captured("sensors") == 2, "both reports of the device")
         assert dict(inbox.intake.refusals("sensors")) == {"no_fix": 1}
+
+
+def test_places_and_headings_may_be_told_from_an_origin() -> None:
+    here = b'{"class":"TPV","mode":3,"lat":48.0005,"lon":11.0,"track":45.0}\n{"class":"TPV","mode":3,"lon":11.0}\n'
+    row = {"channels": {"a": "north", "b": "yaw"}, "origin": (48.0, 11.0)}
+    with saying(here) as port, following(port, **row) as (inbox, _):
+        wait_for(lambda: dict(inbox.intake.refusals("sensors")) == {"no_field": 1}, "both reports")
+        (sample,) = inbox.take("sensors")
+        # Half a thousandth of a degree of latitude at 48 degrees: 55.595 m by the ellipsoid's radius there.
+        assert dict(sample.values) == pytest.approx({"a": 55.595, "b": math.pi / 4}, abs=0.005)  # type: ignore[attr-defined]
+
+
+def test_the_plane_touches_the_ellipsoid_at_the_origin() -> None:
+    local = gpsd_source.local
+    east = local({"lat": 0.0, "lon": 1.0}, (0.0, 0.0))
+    assert east["east"] == pytest.approx(gpsd_source.EQUATOR_M * math.sin(math.radians(1.0)))
+    assert east["north"] == pytest.approx(0.0, abs=1e-6)
+    # From the south pole to the north pole the plane's north leads nowhere; half way it is the equator's radius.
+    assert local({"lat": 0.0, "lon": 0.0}, (90.0, 0.0))["north"] == pytest.approx(-gpsd_source.EQUATOR_M)
+    for track, yaw in ((0, math.pi / 2), (90, 0), (180, -math.pi / 2), (270, math.pi), (360, math.pi / 2)):
+        assert local({"track": track}, (0, 0)) == {"yaw": pytest.approx(yaw)}
+    assert local({"lat": "x", "lon": 1.0, "track": None}, (0, 0)) == {} == local({}, (0, 0))
+    assert local({"lat": math.nan, "lon": 1.0}, (0, 0)) == {}
 
 
 @pytest.mark.parametrize(

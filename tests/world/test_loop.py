@@ -96,7 +96,7 @@ def test_parked_car_still_senses() -> None:
     simulation = Simulation(1)
     simulation.collect()
     items = [item for _ in range(60) for item in simulation.idle()]
-    assert len(items) == 20 + 10 + 5
+    assert len(items) == 20 + 10 + 10
     assert simulation.t == 0.0
 
 
@@ -107,7 +107,7 @@ def test_sensor_rates_and_channels() -> None:
     motion = [item for item in readings if "speed_mps" in item.values]
     ranges = [item for item in readings if "range_4_m" in item.values]
     position = [item for item in readings if item.stream == "position"]
-    assert (len(motion), len(ranges), len(position)) == (200, 100, 50)
+    assert (len(motion), len(ranges), len(position)) == (200, 100, 100)
     assert all(len(item.values) == 9 and 0.0 <= min(item.values.values()) <= 60.0 for item in ranges)
     assert all(item.stream == "sensors" for item in motion + ranges)
 
