@@ -170,6 +170,29 @@ class RecordingSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field
     loop: bool = False
 
 
+class RosTopic(Struct, frozen=True, forbid_unknown_fields=True):
+    """What becomes of the messages of a topic."""
+
+    topic: str
+    stream: str
+    """Of a camera, for pictures (`sensor_msgs/Image`, `sensor_msgs/CompressedImage`); of sensors or text for the rest.
+    """
+    channels: dict[str, str] = {}
+    """Channel to the place of its reading in a message, such as `linear_acceleration.x` or `ranges[0]`."""
+    text: str = "data"
+    """Place of the sentence in a message."""
+
+
+class RosbagSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="rosbag"):
+    """Topics of a ROS 2 recording, at their own spacing."""
+
+    path: str
+    """MCAP file, or the folder that `ros2 bag record --storage mcap` made."""
+    topic: Annotated[tuple[RosTopic, ...], Meta(min_length=1)]
+    speed: Positive = 1.0
+    loop: bool = False
+
+
 class DetectionsSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="detections"):
     """What a detection head sees, as readings of a stream of sensors: its channels `<class>.<zone>.<figure>`."""
 
@@ -242,6 +265,9 @@ class GpsdSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kin
     """Its receiver; unless given, any."""
     fix: Literal[2, 3] = 2
     """Dimensions that a report's fix has at least."""
+    origin: tuple[Annotated[float, Meta(ge=-90, le=90)], Annotated[float, Meta(ge=-180, le=180)]] | None = None
+    """Latitude and longitude (degrees) of a place: `east` and `north` (m from there) and `yaw` (radians, 0 = east,
+    counter-clockwise) are fields too then."""
 
 
 class SysfsSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sysfs"):
@@ -313,6 +339,7 @@ SourceConfig = (
     | ProcessSource
     | WorldSource
     | RecordingSource
+    | RosbagSource
     | DetectionsSource
     | MqttSource
     | CanSource
@@ -593,6 +620,8 @@ def _check_packages(item: Any, where: str) -> None:
     """Of sources that need packages of their own. Raises ConfigError."""
     if isinstance(item, CanSource) and (find_spec("can") is None or find_spec("cantools") is None):
         raise ConfigError(f"{where}: CAN needs python-can and cantools; pip install 'edge-runtime[can]'")
+    if isinstance(item, RosbagSource) and find_spec("mcap_ros2") is None:
+        raise ConfigError(f"{where}: ROS 2 recordings need mcap-ros2-support; pip install 'edge-runtime[ros2]'")
     needed = []
     if isinstance(item, WyomingSource) or (isinstance(item, VoiceSource) and item.recogniser == "wyoming"):
         needed = ["wyoming"]

@@ -40,6 +40,12 @@ def _recording(item: config.RecordingSource, at: _Setting) -> Source:
     return RecordingSource(at.intake, item, at.streams)
 
 
+def _rosbag(item: config.RosbagSource, at: _Setting) -> Source:
+    from edge_runtime.capture.rosbag_source import RosbagSource
+
+    return RosbagSource(at.intake, item, at.streams)
+
+
 def _detections(item: config.DetectionsSource, at: _Setting) -> Source:
     from edge_runtime.capture.detections_source import DetectionsSource
 
@@ -106,6 +112,7 @@ SOURCES: dict[type, _Maker] = {
     ),
     config.ProcessSource: (_ANY, lambda item, at: ProcessSource(at.intake, item, at.inputs, at.decisions)),
     config.RecordingSource: (_ANY, _recording),
+    config.RosbagSource: ((CameraStream, SensorStream, TextStream), _rosbag),
     config.CameraSource: ((CameraStream,), lambda item, at: CameraSource(at.intake, item)),
     config.VideoSource: ((CameraStream,), lambda item, at: VideoSource(at.intake, item)),
     config.ImagesSource: ((CameraStream,), lambda item, at: ImagesSource(at.intake, item)),

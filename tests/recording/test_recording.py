@@ -36,7 +36,8 @@ from edge_runtime.kinds.camera import CompressedImage
 from edge_runtime.kinds.sensors import SensorSample
 from edge_runtime.kinds.text import Sentence
 from edge_runtime.messages import Frame, Message, Sample, Utterance
-from edge_runtime.recording.reader import MAX_RECORD_BYTES, Recording
+from edge_runtime.recording.mcap_file import MAX_RECORD_BYTES
+from edge_runtime.recording.reader import Recording
 from edge_runtime.recording.recorder import MAX_WAITING_BYTES, Recorder, free_name
 from edge_runtime.recording.records import Session, encode, to_record
 from edge_runtime.streams import kind_of_message
