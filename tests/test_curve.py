@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -267,18 +264,6 @@ def test_heartbeats_of_the_library_are_answered_under_seal(tiny_bundle_path: Pat
         guest.disable_monitor()
         events.close(linger=0)
         guest.close(linger=0)
-
-
-def test_a_node_program_with_the_zeromq_package_reads_decisions(tiny_bundle_path: Path, keys: Keys) -> None:
-    node = shutil.which("node")
-    modules = os.environ.get("NODE_PATH", "")
-    if node is None or not any((Path(place) / "zeromq").is_dir() for place in modules.split(":") if place):
-        pytest.skip("Node and its package zeromq (in NODE_PATH) are not installed")
-    with running(_with_keys(tiny_bundle_path, keys)) as runtime:
-        line = [node, str(ROOT / "tests" / "curve_subscriber.cjs"), runtime.decisions_endpoint, str(keys.reader), "3"]
-        result = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == 0, result.stderr
-    assert [json.loads(line)["label"] for line in result.stdout.splitlines()] == ["stop"] * 3
 
 
 class Dialogue:

@@ -23,6 +23,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "systemd" / "README.md"]
+PAGES += sorted((ROOT / "examples").glob("*/README.md"))
 
 
 def blocks(language: str) -> Iterator[tuple[str, str]]:

@@ -46,8 +46,8 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
 
 def test_a_dead_link_ends_the_build(tmp_path: Path) -> None:
     source = tmp_path / "tree"
-    (source / "systemd").mkdir(parents=True)
-    for name in ("README.md", "systemd/README.md", "mkdocs.yml"):
+    for name in ("README.md", "systemd/README.md", "examples/node/README.md", "examples/ros2/README.md", "mkdocs.yml"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     hooks = source / "docs" / "_site" / "hooks.py"
     hooks.parent.mkdir(parents=True)

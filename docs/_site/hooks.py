@@ -1,4 +1,4 @@
-"""What the site takes from outside `docs/`: the README, the page of the service, and files that pages link to."""
+"""What the site takes from outside `docs/`: the README, the pages of service and examples, files that pages link to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-OUTSIDE = {"index.md": ROOT / "README.md", "service.md": ROOT / "systemd" / "README.md"}
+OUTSIDE = {
+    "index.md": ROOT / "README.md",
+    "service.md": ROOT / "systemd" / "README.md",
+    "example_node.md": ROOT / "examples" / "node" / "README.md",
+    "example_ros2.md": ROOT / "examples" / "ros2" / "README.md",
+}
 """Pages of the site that lie elsewhere."""
 LINK = re.compile(r"\]\(([^)#\s]+)([^)]*)\)")
 

@@ -1,0 +1,1 @@
+"""What an edge-runtime decides, as messages of ROS 2."""
