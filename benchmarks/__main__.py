@@ -13,6 +13,7 @@ from benchmarks.compare import compare
 from benchmarks.doors import doors
 from benchmarks.drive import drive
 from benchmarks.duty import duty
+from benchmarks.everything import everything
 from benchmarks.gpu.command import gpu
 from benchmarks.home import home
 from benchmarks.latency import latency
@@ -29,7 +30,7 @@ def benchmarks() -> None:
     """Benchmarks. Each prints a table and writes JSON (and a plot) into the folder given by --out."""
 
 
-TIMES = (latency, cameras, subscribers, doors, duty, overload, cold, soak, peers)
+TIMES = (latency, cameras, subscribers, doors, duty, overload, everything, cold, soak, peers)
 for command in (check, *TIMES, compare, drive, home, replay, gpu):
     benchmarks.add_command(command)
 

@@ -19,7 +19,10 @@ METHOD = (
     f"{variants.METHOD} Sizes are measured with the variants that have a budget only. What the other figures are is "
     "said by the benchmarks of their names, of which these are short forms."
 )
-ELSEWHERE = "not here, they take longer: `soak` (growth of memory) and `drive` (junctions, collisions), with --check"
+ELSEWHERE = (
+    "not here, they take longer: `soak` (growth of memory), `drive` (junctions, collisions) and `everything` (page, "
+    "figures, MQTT and the rest on), with --check"
+)
 
 
 class Short(Struct, frozen=True):

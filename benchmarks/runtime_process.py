@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import cv2
 
 from benchmarks.workload import SETTLE_S, Play, WorkloadSource, decode_play, make_workload
+from edge_runtime.capture import open_sources
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
-from edge_runtime.config import Config, EngineConfig, RecordingSink, UnixSink, ZmqSink
+from edge_runtime.config import Config, EngineConfig, RecordingSink, UnixSink, ZmqSink, load_config
 from edge_runtime.runtime import Runtime
 
 
@@ -31,10 +33,12 @@ def main(play: Play, engine: EngineConfig | None = None) -> None:
     sinks: list[Any] = [ZmqSink(play.endpoint)]
     sinks += [] if play.packets is None else [UnixSink(play.packets)]
     sinks += [] if play.recording is None else [RecordingSink(play.recording)]
+    beside = None if play.beside is None else load_config(Path(play.beside))
+    sinks += [] if beside is None else beside.sink
     config = Config(
         name="benchmark",
         bundle=play.bundle,
-        source=(),
+        source=() if beside is None else beside.source,
         sink=tuple(sinks),
         engine=engine or EngineConfig(),
         allow_unsigned=True,
@@ -42,10 +46,11 @@ def main(play: Play, engine: EngineConfig | None = None) -> None:
         realtime=play.realtime,
     )
 
-    def open_sources(settings: Any, streams: Any, intake: Intake, *_: Any) -> list[Source]:
-        return [_Patient(intake, workload, play, camera) for camera in play.cameras]
+    def with_workload(settings: Any, streams: Any, intake: Intake, *more: Any) -> list[Source]:
+        cameras = [_Patient(intake, workload, play, camera) for camera in play.cameras]
+        return [*cameras, *open_sources(settings, streams, intake, *more)]
 
-    Runtime(config, open_sources=open_sources).run()
+    Runtime(config, open_sources=with_workload).run()
 
 
 if __name__ == "__main__":

@@ -117,6 +117,8 @@ class Play(Struct, frozen=True):
     realtime: RealtimeConfig | None = None
     spread: bool = False
     """Whether the cameras' moments are spread evenly over a period, or the same."""
+    beside: str | None = None
+    """A configuration whose sinks and sources run besides."""
     packets: str | None = None
     """Where a sink of kind `unix` listens; the benchmark then hears that one."""
 
