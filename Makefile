@@ -6,6 +6,7 @@
 # make hostile  does a running service hold under every flood, bomb and storm? PARTS="garbage million" for some
 # make chaos    does a service under systemd go on whatever is done to it? MINUTES=3 for less, SEED=7 for the same again
 # make arm64    does it run on a Jetson's kind of processor, emulated? SUITE=jammy for another system
+# make fleet    the same reports by a Ray cluster of this machine? installs Ray (docs/fleet.md)
 # make voice    how well does it hear? fetches recogniser and speakers into build/voice (docs/voice.md)
 # make lock   requirements/*.txt: all that demo and tests need, with hashes; demo and test LOCKED=1 install just that
 # make sbom   what the demo's environment consists of, as CycloneDX: build/sbom.json
@@ -22,7 +23,7 @@ LOCKED ?=
 # `make lock` keeps what it can; --upgrade takes the newest.
 LOCK_OPTIONS ?=
 
-.PHONY: demo setup-build test check mutants hostile chaos arm64 voice format schema clean gpu-kit lock sbom docs
+.PHONY: demo setup-build test check mutants hostile chaos arm64 voice fleet format schema clean gpu-kit lock sbom docs
 
 demo: $(VENV)/.run-ready
 	$(BIN)/edge-runtime demo
@@ -49,6 +50,10 @@ chaos: $(VENV)/.test-ready
 
 arm64: $(VENV)/.run-ready
 	$(BIN)/python -m tests.arm64 $(if $(SUITE),--suite $(SUITE))
+
+fleet: $(VENV)/.test-ready
+	$(BIN)/python -m pip install --quiet --editable '.[fleet]'
+	$(BIN)/python -m pytest -m ray tests/build_engines/fleet
 
 # Espeak-ng and flite are Debian packages; Piper (GPL) has an environment of its own.
 voice: $(VENV)/.test-ready

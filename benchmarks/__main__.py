@@ -14,6 +14,7 @@ from benchmarks.doors import doors
 from benchmarks.drive import drive
 from benchmarks.duty import duty
 from benchmarks.everything import everything
+from benchmarks.fleet import fleet
 from benchmarks.gpu.command import gpu
 from benchmarks.home import home
 from benchmarks.latency import latency
@@ -31,7 +32,7 @@ def benchmarks() -> None:
 
 
 TIMES = (latency, cameras, subscribers, doors, duty, overload, everything, cold, soak, peers)
-for command in (check, *TIMES, compare, drive, home, replay, gpu):
+for command in (check, *TIMES, compare, drive, fleet, home, replay, gpu):
     benchmarks.add_command(command)
 
 if __name__ == "__main__":

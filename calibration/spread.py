@@ -126,8 +126,20 @@ def many(count: int) -> bool:
     return count >= ALONE
 
 
-class _Worker:
-    """One process, as the one that hired it sees it."""
+class WorkerLost(UserError):
+    """A worker's process has ended by itself, or was ended."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(
+            f"a worker process ended (exit code {exit_code}); if the system ended it for want of memory, set {WORKERS} "
+            "to fewer"
+        )
+        self.exit_code = exit_code
+
+
+class Worker:
+    """One process, as the one that hired it sees it: it is sent what makes a job, then pieces, then None, and the next
+    job. What a job raises comes in place of its results, and ends it."""
 
     def __init__(self, news: threading.Semaphore) -> None:
         """`news` is released for all that comes back."""
@@ -164,16 +176,17 @@ class _Worker:
             pass  # it has ended: whoever takes its results meets the reason in its place
 
     def take(self) -> list[Any]:
-        """The results of its oldest piece."""
+        """The results of its oldest piece. Raises WorkerLost, and what the job has raised."""
         got = self.results.get()
         if got is None:
-            raise self._lost()
+            raise WorkerLost(self._process.wait())
         if isinstance(got, BaseException):
             raise got
         results: list[Any] = got
         return results
 
     def close(self) -> None:
+        """End the process, whatever it does. Harmless when called again."""
         self._process.kill()
         self._process.wait()
 
@@ -188,26 +201,20 @@ class _Worker:
             self.results.put(None)
             self._news.release()
 
-    def _lost(self) -> UserError:
-        return UserError(
-            f"a worker process ended (exit code {self._process.wait()}); if the system ended it for want of memory, "
-            f"set {WORKERS} to fewer"
-        )
-
 
 class _Crew:
     def __init__(self) -> None:
-        self._everybody: list[_Worker] = []
+        self._everybody: list[Worker] = []
         self._news = threading.Semaphore(0)
 
     def work(self, count: int, make: Make[T, R], pieces: Iterable[tuple[bool, list[T]]]) -> Iterator[R]:
         """By `count` of them; those that are not there yet are started."""
         while len(self._everybody) < count:
-            self._everybody.append(_Worker(self._news))
+            self._everybody.append(Worker(self._news))
         workers = self._everybody[:count]
         for worker in workers:
             worker.send(make)
-        under_way: deque[_Worker] = deque()
+        under_way: deque[Worker] = deque()
         worker = workers[0]
         for goes_on, piece in pieces:
             worker = worker if goes_on else min(workers, key=lambda one: one.undone)
@@ -249,8 +256,7 @@ atexit.register(_office.crew.close)
 
 def serve(descriptor: int) -> None:
     """Do what comes by the connection `descriptor`, until it ends."""
-    _office.inside = True
-    _one_thread()
+    work_alone()
     connection = Connection(descriptor)
     try:
         while True:
@@ -267,10 +273,11 @@ def serve(descriptor: int) -> None:
         return
 
 
-def _one_thread() -> None:
-    """There is a process for each core."""
+def work_alone() -> None:
+    """This process is one of several, one for each core: nothing that it does is spread any further."""
     import cv2
 
+    _office.inside = True
     cv2.setNumThreads(1)
 
 

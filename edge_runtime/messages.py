@@ -142,6 +142,8 @@ class Inference(Struct, frozen=True):
     error: str | None = None
     side: Mapping[str, NDArray[np.float32]] = field(default_factory=lambda: MappingProxyType({}))
     """Name of a head beside the first to its raw values."""
+    outputs: Mapping[str, Tensors] = field(default_factory=lambda: MappingProxyType({}))
+    """What each stage gave, whose inputs were there, by its name."""
 
 
 class Detection(Struct, frozen=True, rename={"label": "class"}):

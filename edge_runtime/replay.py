@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from edge_runtime.decision_fields import answer_fields
 from edge_runtime.errors import UserError
 from edge_runtime.machine_kind import MachineKind
 from edge_runtime.messages import Detection, Message, Verdict
-from edge_runtime.pipeline import Pipeline
+from edge_runtime.pipeline import Outcome, Pipeline
 from edge_runtime.recording.reader import Recording
 from edge_runtime.recording.records import Session
 from edge_runtime.streams import StreamSpec, kind_of
@@ -133,13 +134,23 @@ def recorded_engine(session: Session, cache: Path | None) -> EngineConfig:
 
 
 def replay(
-    recording: Recording, open_pipeline: Callable[[Session], Pipeline]
+    recording: Recording, open_pipeline: Callable[[Session], Pipeline], close: bool = True
 ) -> Generator[tuple[DecisionMessage, Answer], None, None]:
-    """Every recorded decision, and what is said in its place by the pipeline that `open_pipeline` gives for its part.
+    """Every recorded decision, and what is said in its place: see `outcomes`."""
+    with closing(outcomes(recording, open_pipeline, close)) as pairs:
+        for event, outcome in pairs:
+            yield event, recorded_answer(msgspec.structs.replace(event, **answer_fields(outcome)))
+
+
+def outcomes(
+    recording: Recording, open_pipeline: Callable[[Session], Pipeline], close: bool = True
+) -> Generator[tuple[DecisionMessage, Outcome], None, None]:
+    """Every recorded decision, and what comes out in its place of the pipeline that `open_pipeline` gives for its part.
 
     A part begins with a Session: at the start, and where a reload took another bundle or other engines. Pipelines are
-    closed here, each before the next is opened. An engine that failed in the live run need not fail here: such
-    decisions may differ. With another bundle, messages of streams or channels that it lacks are left out.
+    closed here, each before the next is opened; not where `close` is False, for whoever decides many recordings with
+    one. An engine that failed in the live run need not fail here: such decisions may differ. With another bundle,
+    messages of streams or channels that it lacks are left out.
     Raises UserError for a recording of later rules (`align.RULES`) than are known here.
     """
     pipeline: Pipeline | None = None
@@ -148,7 +159,7 @@ def replay(
         for event in recording.events():
             if isinstance(event, Session):
                 if pipeline is None or decides != _what_decides(event):
-                    if pipeline is not None:
+                    if pipeline is not None and close:
                         pipeline.close()
                         pipeline = None
                     pipeline, decides = open_pipeline(event), _what_decides(event)
@@ -169,9 +180,9 @@ def replay(
                 outcome = pipeline.decide(event.captured_ns, taken_ns(event), heartbeat=heartbeat)
                 for part in outcome.aligned.slices.values():
                     pipeline.settle(part)
-                yield event, recorded_answer(msgspec.structs.replace(event, **answer_fields(outcome)))
+                yield event, outcome
     finally:
-        if pipeline is not None:
+        if pipeline is not None and close:
             pipeline.close()
 
 

@@ -9,6 +9,7 @@ import click
 from build_engines.cli.compare import compare_command
 from build_engines.cli.degrade import degrade_command
 from build_engines.cli.evaluate import evaluate_command
+from build_engines.cli.fleet import fleet_command, mine_command
 from build_engines.cli.grammar import grammar_command
 from build_engines.cli.improve import improve_command
 from build_engines.cli.inspect import inspect_command
@@ -29,9 +30,11 @@ for _command in (
     evaluate_command,
     compare_command,
     degrade_command,
+    fleet_command,
     grammar_command,
     improve_command,
     inspect_command,
+    mine_command,
     publish_command,
     thin_command,
 ):

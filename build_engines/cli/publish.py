@@ -57,7 +57,7 @@ def publish_command(
     try:
         import tuf  # noqa: F401
     except ModuleNotFoundError:
-        raise UserError("publish needs python-tuf; pip install 'edge-runtime[fleet]'") from None
+        raise UserError("publish needs python-tuf; pip install 'edge-runtime[updates]'") from None
     from build_engines.publish import Publisher
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path

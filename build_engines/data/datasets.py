@@ -143,6 +143,14 @@ def layout_for(bundle: Bundle, data: Path, split: str, name: str | None = None) 
     return layout_named(name or origin.layout, origin.dataset)
 
 
+def dataset_for(bundle: Bundle, layout: str, condition: str = "") -> DatasetRecipe:
+    """What the fields of data in `layout` mean to `bundle`: as its recipe says, where it was built from such data, else
+    what they are called. `condition`, where given, is the field that tells circumstances apart. Raises UserError."""
+    plain = RECIPE_FILE not in bundle.manifest.files or _origin(bundle).layout != layout
+    dataset = PLAIN_DATASET if plain else _origin(bundle).dataset
+    return msgspec.structs.replace(dataset, condition=condition) if condition else dataset
+
+
 def _dataset_of(bundle: Bundle) -> DatasetRecipe:
     return _origin(bundle).dataset if RECIPE_FILE in bundle.manifest.files else PLAIN_DATASET
 

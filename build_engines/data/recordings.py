@@ -66,9 +66,13 @@ def read(
     files = sorted((data / split).glob(MARKER))
     if not files:
         raise UserError(f"data {data}: no recordings {split}/*.mcap; check --data and the split's name")
-    trigger = _trigger(streams, dataset)
     for file in files:
-        yield from _moments(file, trigger, streams, dataset)
+        yield from moments(file, streams, dataset)
+
+
+def is_labelled(file: Path, dataset: DatasetRecipe = PLAIN_DATASET) -> bool:
+    """Whether somebody has said what was right in a recording, beside it or in it. Raises UserError."""
+    return file.with_suffix(".csv").is_file() or bool(_labels_of(file, Recording(file).session, dataset))
 
 
 def _trigger(streams: Mapping[str, StreamSpec], dataset: DatasetRecipe) -> str:
@@ -79,9 +83,11 @@ def _trigger(streams: Mapping[str, StreamSpec], dataset: DatasetRecipe) -> str:
     return trigger
 
 
-def _moments(
-    file: Path, trigger: str, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe
+def moments(
+    file: Path, streams: Mapping[str, StreamSpec], dataset: DatasetRecipe = PLAIN_DATASET
 ) -> Iterator[LabelledSet]:
+    """Every labelled moment of one recording. Raises UserError."""
+    trigger = _trigger(streams, dataset)
     recording = Recording(file)
     labels = _labels(file, recording.session, dataset)
     starts = [label.start_ns for label in labels]
@@ -126,10 +132,10 @@ def _content(event: Message) -> Any:
 
 def _labels(file: Path, session: Session, dataset: DatasetRecipe) -> list[_Label]:
     """In order of time. Raises UserError where there are none, or two at once."""
-    table = file.with_suffix(".csv")
-    labels = _of_table(table, session, dataset) if table.is_file() else _of_track(file, session)
+    labels = _labels_of(file, session, dataset)
     if not labels:
-        raise UserError(f"recording {file}: has no labels: neither {table.name} beside it nor a topic {LABELS}")
+        table = file.with_suffix(".csv").name
+        raise UserError(f"recording {file}: has no labels: neither {table} beside it nor a topic {LABELS}")
     labels.sort(key=lambda label: label.start_ns)
     for first, second in pairwise(labels):
         if second.start_ns < first.end_ns:
@@ -138,6 +144,11 @@ def _labels(file: Path, session: Session, dataset: DatasetRecipe) -> list[_Label
                 f"{(second.start_ns - session.captured_ns) / 1e9:.3f} s on"
             )
     return labels
+
+
+def _labels_of(file: Path, session: Session, dataset: DatasetRecipe) -> list[_Label]:
+    table = file.with_suffix(".csv")
+    return _of_table(table, session, dataset) if table.is_file() else _of_track(file, session)
 
 
 def _of_table(path: Path, session: Session, dataset: DatasetRecipe) -> list[_Label]:
@@ -209,23 +220,23 @@ def _number(file: Path, label: _Label, field: str) -> float:
 
 def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     """Rows of the training split and of the one that is evaluated. Raises UserError."""
-    moments = {
+    readers = {
         split: partial(read, data, split, recipe.streams, recipe.dataset) for split in ("train", recipe.evaluate_split)
     }
     streams = {
         name: modality_of(spec).fitted(
-            spec, (raw for moment in moments["train"]() for raw in moment.messages if raw.stream == name)
+            spec, (raw for moment in readers["train"]() for raw in moment.messages if raw.stream == name)
         )
         for name, spec in recipe.streams.items()
     }
     tokenizer = None
     if recipe.model.text is not None:
         texts = streams_of(recipe.streams, TextStream)
-        said = (raw.content for moment in moments["train"]() for raw in moment.messages if raw.stream in texts)
+        said = (raw.content for moment in readers["train"]() for raw in moment.messages if raw.stream in texts)
         tokenizer = tokenizer_of(recipe, sorted({words.text for words in said}))
     arrays = {
         split: build_arrays(recipe, streams, partial(read, data, split, streams, recipe.dataset), data, split, work)
-        for split in moments
+        for split in readers
     }
     source = PairedSource(recipe, tokenizer, arrays["train"], {})
     plain = PairedSource(recipe, tokenizer, arrays[recipe.evaluate_split], {}, training=False)

@@ -58,10 +58,15 @@ def bootstrap(truth: Sequence[str], answers: Sequence[str], draws: Sequence[NDAr
     scores = np.empty(len(draws))
     for row, draw in enumerate(draws):
         count = np.bincount(right[draw], minlength=len(names)) + np.bincount(predicted[draw], minlength=len(names))
-        both = np.bincount(hits[draw], minlength=len(names) + 1)[: len(names)]
-        occurring = count > 0
-        scores[row] = float(np.mean(2 * both[occurring] / count[occurring]))
+        scores[row] = macro_f1(np.bincount(hits[draw], minlength=len(names) + 1)[: len(names)], count)
     return scores
+
+
+def macro_f1(right: NDArray[np.int64], count: NDArray[np.int64]) -> float:
+    """Over the labels that occur. Of each ([labels]): how often it was said rightly, and how often it was said plus how
+    often it was true."""
+    occurring = count > 0
+    return float(np.mean(2 * right[occurring] / count[occurring]))
 
 
 def interval(value: float, draws: NDArray[np.float64], groups: int | None = None) -> Interval:

@@ -97,21 +97,27 @@ class Scores(Struct, frozen=True):
         )
 
 
-def score(truth: Sequence[str], answers: Sequence[str], labels: Sequence[str]) -> Scores:
-    """Scores of `answers` against `truth`; `labels` gives the order. An answer outside `labels` counts as wrong."""
+def score(
+    truth: Sequence[str], answers: Sequence[str], labels: Sequence[str], counts: Sequence[int] | None = None
+) -> Scores:
+    """Scores of `answers` against `truth`; `labels` gives the order. An answer outside `labels` counts as wrong.
+    `counts`: how often each pair occurs, once each where it is not given."""
     occurring = set(truth) | set(answers)
     order = [label for label in labels if label in occurring] + sorted(occurring - set(labels))
     precision, recall, f1, support = precision_recall_fscore_support(
-        truth, answers, labels=order, average=None, zero_division=0
+        truth, answers, labels=order, average=None, zero_division=0, sample_weight=counts
     )
-    table = confusion_matrix(truth, answers, labels=order)
+    table = confusion_matrix(truth, answers, labels=order, sample_weight=counts)
+    count = len(truth) if counts is None else sum(counts)
     averages = {}
     for name in AVERAGES:
-        figures = precision_recall_fscore_support(truth, answers, labels=order, average=name, zero_division=0)
-        averages[name] = ClassScore(float(figures[0]), float(figures[1]), float(figures[2]), len(truth))
+        figures = precision_recall_fscore_support(
+            truth, answers, labels=order, average=name, zero_division=0, sample_weight=counts
+        )
+        averages[name] = ClassScore(float(figures[0]), float(figures[1]), float(figures[2]), count)
     return Scores(
-        count=len(truth),
-        accuracy=float(accuracy_score(truth, answers)),
+        count=count,
+        accuracy=float(accuracy_score(truth, answers, sample_weight=counts)),
         precision_macro=float(precision.mean()),
         recall_macro=float(recall.mean()),
         f1_macro=float(f1.mean()),

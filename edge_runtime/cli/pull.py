@@ -74,7 +74,7 @@ def pull(
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] not in ("tuf", "securesystemslib"):
             raise
-        raise UserError("pull needs python-tuf; pip install 'edge-runtime[fleet]'") from None
+        raise UserError("pull needs python-tuf; pip install 'edge-runtime[updates]'") from None
     from edge_runtime.fleet.offers import Device
     from edge_runtime.fleet.pull import MAX_ROOT_BYTES, pull
     from edge_runtime.infer.rehearsal import rehearse

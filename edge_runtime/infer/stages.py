@@ -174,7 +174,8 @@ class StageGraph:
             return np.asarray(outputs[source.name][source.field], dtype=np.float32)
 
         side = MappingProxyType({name: raw(source) for name, source in self._side.items()})
-        return Inference(raw(self._output), MappingProxyType(stage_ns), preprocess_ns, side=side)
+        given = MappingProxyType({name: outputs[name] for name in fed})
+        return Inference(raw(self._output), MappingProxyType(stage_ns), preprocess_ns, side=side, outputs=given)
 
     def prefetch(self, aligned: AlignedSet, streams: Collection[str]) -> None:
         """Prepare now the tensors of `streams`, and run the stages that read nothing else, so that the next `run` finds

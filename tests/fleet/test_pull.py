@@ -115,7 +115,7 @@ def test_without_python_tuf_one_line_says_what_to_install(fleet: Fleet, monkeypa
     monkeypatch.setitem(sys.modules, "tuf", None)
     for name in ("fetcher", "repository", "pull"):
         monkeypatch.delitem(sys.modules, f"edge_runtime.fleet.{name}", raising=False)
-    fleet.refuses("pull needs python-tuf; pip install 'edge-runtime[fleet]'")
+    fleet.refuses("pull needs python-tuf; pip install 'edge-runtime[updates]'")
 
 
 @pytest.mark.parametrize(
