@@ -31,7 +31,7 @@ from rich.table import Table
 
 from benchmarks.offline import record
 from benchmarks.results import Machine, write_results
-from build_engines.fleet.mine import picks
+from build_engines.fleet.mine import WAYS, picks
 from calibration.spread import spread
 from edge_runtime.bundle import open_bundle
 from edge_runtime.bundles import bundle_path
@@ -326,7 +326,7 @@ def mining(out: Path, drives: list[Drive], console: Console) -> dict[str, Any]:
     index = out / "results" / "local-1" / "index"
     figures: dict[str, Any] = {}
     for name, ways in (("all ways", None), ("unlike, drifted", ("unlike", "drifted")), ("unsure", ("unsure",))):
-        chosen = picks(index, "condition <> 'faulty'", PICKS, **({} if ways is None else {"ways": ways}))
+        chosen = picks(index, "condition <> 'faulty'", PICKS, ways=ways or WAYS)
         hits = [pick.recording for pick in chosen if pick.recording in planted]
         found = {kind: len({hit for hit in hits if planted[hit] == kind}) for kind in PLANTED}
         figures[name] = {

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.clock import RealClock
-from edge_runtime.config import Config
+from edge_runtime.config import Config, RecordingSink
 from edge_runtime.decision_fields import answer_fields
 from edge_runtime.messages import Message
 from edge_runtime.pipeline import Pipeline
-from edge_runtime.publish.sink import published
-from edge_runtime.recording.recorder import Recorder
+from edge_runtime.publish import SINKS
+from edge_runtime.publish.sink import Records, published
 from edge_runtime.wire import BundleId, DecisionMessage, Latency
 
 QUEUE_NS = 1_000_000
@@ -40,7 +40,9 @@ def record(path: Path, pipeline: Pipeline, start_ns: int, messages: Iterable[Mes
     """Write a recording that begins at `start_ns` (monotonic) into a fresh file; how many decisions there were.
     `messages` come in order of capture, the trigger's last of those of one time."""
     bundle = pipeline.bundle
-    recorder, written = Recorder(path, _At(start_ns)), 1
+    settings = RecordingSink(str(path))
+    recorder, written = SINKS[RecordingSink].make(settings, _At(start_ns)), 1
+    assert isinstance(recorder, Records)
     recorder.session(_config(bundle), _identity(bundle), bundle.manifest.streams)
     pipeline.reset()
     decisions = 0

@@ -64,7 +64,7 @@ def evaluate_command(bundle_name: str, condition: str, report: Path | None, **op
     """Decide RECORDINGS again with a bundle: what it decides, how often and why safely, how old inputs were, what is
     otherwise than recorded; and its scores where somebody has said what was right."""
     found = _looked((bundle_name,), condition, **options)
-    _write(found, report, "evaluation", f"{found.standings[0].bundle.name} over {found.recordings} recordings")
+    _write(found, report, "evaluation", f"{_names(found)} over {found.recordings} recordings")
 
 
 @fleet_command.command("compare")
@@ -83,8 +83,7 @@ def compare_command(
     from edge_runtime.errors import GateRefused
 
     found = _looked((first, candidate), condition, safe_rise=safe_rise, **options)
-    names = " and ".join(f"{one.bundle.name} {one.bundle.version}" for one in found.standings)
-    _write(found, report, "comparison", f"{names} over {found.recordings} recordings")
+    _write(found, report, "comparison", f"{_names(found)} over {found.recordings} recordings")
     if found.failures:
         raise GateRefused(f"compare: {'; '.join(found.failures)}")
 
@@ -238,8 +237,12 @@ def _looked(
     bundles = _opened(names, keys, allow_unsigned)
     sources = find(recordings)
     task = Looking.of(bundles, dataset_for(bundles[0], "recordings", condition))
-    looks, left_out = gather(task, Look, sources, _work(engine, workers, address, work))
-    return report_of(bundles, sources, looks, left_out, safe_rise=safe_rise)
+    found = gather(task, Look, sources, _work(engine, workers, address, work))
+    return report_of(bundles, sources, found.partials, found.left_out, safe_rise=safe_rise)
+
+
+def _names(found: Report) -> str:
+    return " and ".join(f"{one.bundle.name} {one.bundle.version}" for one in found.standings)
 
 
 def _write(found: Report, folder: Path | None, name: str, title: str) -> None:

@@ -69,6 +69,7 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
     except OSError as error:
         raise UserError(f"cannot write {error.filename} ({error.strerror}); choose another folder") from None

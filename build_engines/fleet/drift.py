@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +16,7 @@ def stability(found: Histogram, expected: Histogram, bins: int) -> float:
     Credit Risk Scorecards, 2006)."""
     shares = []
     for histogram in (found, expected):
-        counts = np.array([histogram.get(place, 0) + SMOOTHING for place in range(bins)])
+        counts = np.array([*histogram, *[0] * (bins - len(histogram))]) + SMOOTHING
         shares.append(counts / counts.sum())
     here, there = shares
     return float(((here - there) * np.log(here / there)).sum())
@@ -46,13 +44,5 @@ class Distances:
 
     def _raw(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         apart = features - self._middle
-        return np.sqrt(np.maximum(0.0, np.einsum("ni,ij,nj->n", apart, self._precision, apart)))
-
-
-def merged(histograms: Sequence[Mapping[int, int]]) -> Histogram:
-    """All of them together."""
-    whole: Histogram = {}
-    for histogram in histograms:
-        for place, count in histogram.items():
-            whole[place] = whole.get(place, 0) + count
-    return whole
+        squares = ((apart @ self._precision) * apart).sum(axis=1)
+        return np.asarray(np.sqrt(np.maximum(0.0, squares)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -22,7 +23,8 @@ P = TypeVar("P", bound=Struct)
 T = TypeVar("T")
 
 
-class Gathered(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Gathered(Generic[T]):
     """By recording, in no order that means anything."""
 
     partials: dict[str, T]
@@ -81,7 +83,9 @@ def _gathered(task: Task, sources: Sequence[Source], work: Work, take: Callable[
         for number, outcome in enumerate(work.executor.run(task, work.store, sources), 1):
             if isinstance(outcome, LeftOut):
                 left_out[outcome.id] = outcome.reason
-                work.console.print(f"left out: {outcome.id}: {outcome.reason}", markup=False, highlight=False)
+                work.console.print(
+                    f"left out: {outcome.id}: {outcome.reason}", markup=False, highlight=False, soft_wrap=True
+                )
             else:
                 partials[outcome.id] = take(outcome.id, outcome.data)
                 kept += outcome.kept

@@ -13,11 +13,11 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from build_engines.fleet.drift import Distances, merged, stability
+from build_engines.fleet.drift import Distances, stability
 from build_engines.fleet.recordings import Source
 from build_engines.fleet.report import SURE
 from build_engines.fleet.sight import LOOKS, SIGMA_EDGES, Moment, Sight, inner_stages
-from build_engines.fleet.tally import CONFIDENCE_BINS, Histogram, percentile_ms
+from build_engines.fleet.tally import CONFIDENCE_BINS, Bins, Histogram, added, percentile_ms
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
 from edge_runtime.streams import kind
@@ -77,8 +77,8 @@ def write_index(
             cut.append(name)
         for stream, channels in sight.channels.items():
             for channel, seen in channels.items():
-                before = histograms.setdefault(stream, {}).get(channel, {})
-                histograms[stream][channel] = merged([before, seen.bins])
+                before = histograms.setdefault(stream, {}).get(channel, ())
+                histograms[stream][channel] = added(Bins(before), Bins(seen.bins)).counts
     sample = _sampled(sights)
     known = (
         _known_of(reference)
@@ -184,14 +184,17 @@ class _Rows:
         self._stages = inner_stages(bundle.manifest)
 
     def of(self, table: str, sights: Sights) -> Iterator[dict[str, Any]]:
-        make = getattr(self, f"_{table}")
+        make = {
+            "recordings": self._recordings, "streams": self._streams, "channels": self._channels,
+            "reasons": self._reasons, "moments": self._moments,
+        }[table]  # fmt: skip
         for name, sight in sights():
             for row in make(name, sight):
                 yield {"recording": name, **row}
 
     def _recordings(self, name: str, sight: Sight) -> Iterator[dict[str, Any]]:
         tally = sight.tally
-        low = sum(count for place, count in tally.confidence.items() if place < SURE * CONFIDENCE_BINS)
+        low = sum(tally.confidence[: int(SURE * CONFIDENCE_BINS)])
         yield {
             "path": self._sources[name].path, "condition": self._sources[name].condition,
             "bundle": sight.bundle.name, "version": sight.bundle.version, "digest": sight.bundle.digest,
@@ -203,7 +206,7 @@ class _Rows:
 
     def _streams(self, name: str, sight: Sight) -> Iterator[dict[str, Any]]:
         for stream, seen in sight.streams.items():
-            spec, ages = self._manifest.streams[stream], sight.tally.ages.get(stream, {})
+            spec, ages = self._manifest.streams[stream], sight.tally.ages.get(stream, ())
             span_s = (seen.last_ns - seen.first_ns) / 1e9
             yield {
                 "stream": stream, "kind": kind(spec), "messages": seen.messages,
@@ -219,7 +222,7 @@ class _Rows:
                 edges = (
                     LOOKS.get(channel, SIGMA_EDGES) if kind(self._manifest.streams[stream]) == "camera" else SIGMA_EDGES
                 )
-                expected = self._known.histograms.get(stream, {}).get(channel, {})
+                expected = self._known.histograms.get(stream, {}).get(channel, ())
                 yield {
                     "stream": stream, "channel": channel, "readings": seen.readings,
                     "missing": seen.missing / max(1, sight.tally.decisions),

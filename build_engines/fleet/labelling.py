@@ -76,8 +76,6 @@ def write_labelling(folder: Path, bundle: Bundle, picks: Sequence[Pick]) -> None
         MOMENTS: b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows),
         LABELS: table.getvalue().encode(), PAGE: page.encode(), FIELDS: _recipe_lines(fields).encode(),
     }  # fmt: skip
-    for place in {str(Path(name).parent) for name in files}:
-        (folder / place).mkdir(parents=True, exist_ok=True)
     write_files(folder, files)
 
 
@@ -96,9 +94,8 @@ def take_labels(folder: Path, labels: Sequence[str] = ()) -> int:
     except (OSError, ValueError) as error:
         raise UserError(f"labels {folder / MOMENTS}: cannot be read ({error}); build-engines mine writes it") from None
     kept = [row | {"label": said[row["id"]]} for row in rows if row["id"] in said]
-    (folder / "train").mkdir(exist_ok=True)
     lines = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in kept)
-    write_files(folder / "train", {MARKER: lines})
+    write_files(folder, {f"train/{MARKER}": lines})
     return len(kept)
 
 

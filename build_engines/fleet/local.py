@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,7 +33,7 @@ class Local:
 
 
 class _Crew:
-    def __init__(self, make: partial[object], count: int) -> None:
+    def __init__(self, make: Callable[[], object], count: int) -> None:
         self._make, self._count = make, count
         self._news = threading.Semaphore(0)
         self._busy: dict[Worker, Source] = {}

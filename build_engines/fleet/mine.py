@@ -23,6 +23,8 @@ UNLIKE = 1.5
 """features so many times as far from the middle as is usual,"""
 DRIFTED = 2.0
 """and a recording one of whose channels is so many times as far from the others' as is usual."""
+STABLE = 0.1
+"""A stability index below this counts as this: it is noise."""
 WAYS = ("unsure", "disagreeing", "rare", "unlike", "drifted")
 COLUMNS = ("recording", "seq", "recorded", "label", "other", "confidence", "margin", "share", "unlike", "unlike_by",
            "fingerprint", "condition", "path")  # fmt: skip
@@ -91,8 +93,8 @@ def _queue(
     """What is worth it that way, the strongest last."""
     strong = [(_strength(way, moment, drifts), moment) for moment in moments]
     kept = [(strength, moment) for strength, moment in strong if strength is not None]
-    kept.sort(key=lambda item: (item[0], item[1]["unlike"] or 0.0, item[1]["recording"], -item[1]["seq"]))
-    return [moment for _, moment in kept]
+    kept.sort(key=lambda item: (-item[0], -(item[1]["unlike"] or 0.0), item[1]["recording"], item[1]["seq"]))
+    return [moment for _, moment in reversed(kept)]
 
 
 def _strength(way: str, moment: Mapping[str, Any], drifts: Mapping[str, tuple[float, str]]) -> float | None:
@@ -137,7 +139,7 @@ def drifts_of(folder: Path) -> dict[str, tuple[float, str]]:
     )
     found: dict[str, tuple[float, str]] = {}
     for recording, channel, psi, usual in rows:
-        times = psi / max(usual, 1e-9)
+        times = psi / max(usual, STABLE)
         if times > found.get(recording, (0.0, ""))[0]:
             found[recording] = (times, channel)
     return found

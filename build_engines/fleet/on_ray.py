@@ -10,7 +10,7 @@ from typing import Any
 from build_engines.fleet.local import ATTEMPTS
 from build_engines.fleet.recordings import Source
 from build_engines.fleet.store import Store
-from build_engines.fleet.task import LeftOut, Look, Outcome, Task, look_at
+from build_engines.fleet.task import LeftOut, Map, Outcome, Task, look_at
 from calibration.spread import cores, work_alone
 from edge_runtime.errors import UserError
 
@@ -62,7 +62,7 @@ def _spread(ray: Any, task: Task, store: Store | None, sources: Sequence[Source]
                 yield LeftOut(source.id, f"the process that read it ended {ATTEMPTS} times ({first})")
 
 
-_looks: dict[str, Look] = {}
+_looks: dict[str, Map] = {}
 """Of this worker, by the task's key."""
 
 

@@ -18,7 +18,11 @@ def ask(folder: Path, question: str) -> tuple[Sequence[str], list[tuple[Any, ...
     except ModuleNotFoundError:
         raise UserError("a question to an index needs DuckDB; pip install 'edge-runtime[fleet]'") from None
     # Nothing is fetched from anywhere, and rows come in the order that is asked for.
-    settings = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false", "threads": "1"}
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "threads": "1",
+    }
     with duckdb.connect(config=settings) as connection:
         for table in TABLES:
             path = str(folder / f"{table}.parquet").replace("'", "''")

@@ -198,14 +198,14 @@ def _standing(
     columns = {name: column(looks, sources, number, labels, name) for name in (None, *names)}
     ages = {
         name: Ages(
-            percentile_ms(tally.ages.get(name, {}), 0.5), percentile_ms(tally.ages.get(name, {}), 0.99),
+            percentile_ms(tally.ages.get(name, ()), 0.5), percentile_ms(tally.ages.get(name, ()), 0.99),
             tally.absent.get(name, 0),
         )
         for name in manifest.streams
     }  # fmt: skip
     return Standing(
         BundleId(manifest.name, manifest.version, bundle.digest), tally.decisions, tally.labels, tally.safe,
-        sum(count for place, count in tally.confidence.items() if place < SURE * CONFIDENCE_BINS), tally.as_live,
+        sum(tally.confidence[: int(SURE * CONFIDENCE_BINS)]), tally.as_live,
         tally.moved, ages, tally.refused, {name or EVERYTHING: one.cell() for name, one in columns.items()},
         columns[None].scores, column(looks, sources, number, labels, model=True).scores,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from build_engines.artefacts import key_of
 from build_engines.code import code_digest
 from build_engines.fleet.looking import Pipelines
-from build_engines.fleet.tally import Counting, Counts, Histogram, Tally
+from build_engines.fleet.tally import Counting, Counts, Histogram, Tally, into
 from calibration.near import Fingerprint, dhash, mean_colours
 from edge_runtime.bundle import Bundle, Manifest
 from edge_runtime.decision_fields import answer_fields
@@ -172,13 +172,12 @@ class _Readings:
     missing: int = 0
     low: float = float("inf")
     high: float = float("-inf")
-    bins: Histogram = field(default_factory=dict)
+    bins: list[int] = field(default_factory=list)
 
     def add(self, value: float, placed: float) -> None:
         """`placed`: the value as the histogram's edges mean it."""
-        place = bisect_right(self.edges, placed)
         self.count += 1
-        self.bins[place] = self.bins.get(place, 0) + 1
+        into(self.bins, bisect_right(self.edges, placed))
         self.low, self.high = min(self.low, value), max(self.high, value)
 
 
@@ -329,7 +328,8 @@ class _Looker:
     def channels(self) -> dict[str, dict[str, ChannelSeen]]:
         return {
             stream: {
-                name: ChannelSeen(one.count, one.missing, one.low, one.high, one.bins) for name, one in channels.items()
+                name: ChannelSeen(one.count, one.missing, one.low, one.high, tuple(one.bins))
+                for name, one in channels.items()
             }
             for stream, channels in self._channels.items()
         }

@@ -6,6 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.errors import UserError
 
@@ -58,7 +59,7 @@ class Store:
         return UserError(f"partials in {self.place}: {error.strerror or error}; check --work")
 
 
-def _fsspec():  # type: ignore[no-untyped-def]  # the library has no types
+def _fsspec() -> Any:
     try:
         import fsspec
     except ModuleNotFoundError:

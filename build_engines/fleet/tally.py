@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import reduce
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -14,8 +14,8 @@ from msgspec import Struct
 from edge_runtime.replay import Answer
 
 Counts = dict[str, int]
-Histogram = dict[int, int]
-"""Number of a bin to how much fell into it."""
+Histogram = tuple[int, ...]
+"""How much fell into each bin; empty where nothing did."""
 AGE_EDGES_MS = tuple(round(2 ** (step / 4), 4) for step in range(-12, 81))
 """Upper edges of the bins of ages: four an octave, from 0.125 ms to 17 minutes. Older ones fall into one more."""
 CONFIDENCE_BINS = 20
@@ -32,7 +32,7 @@ class Tally(Struct, frozen=True):
     """What was decided."""
     safe: Counts = {}
     """Why the safe decision was made, numbers left out."""
-    confidence: Histogram = {}
+    confidence: Histogram = ()
     """Of the model's decisions, in bins of 0.05."""
     ages: dict[str, Histogram] = {}
     """Of every stream where it was present; bins by AGE_EDGES_MS."""
@@ -48,6 +48,12 @@ class Tally(Struct, frozen=True):
     """Of labelled moments: condition to the right label to what was decided."""
     model: dict[str, dict[str, Counts]] = {}
     """The same of the model's own answers, without the policy."""
+
+
+class Bins(Struct, frozen=True):
+    """A histogram by itself, to be added to others."""
+
+    counts: Histogram
 
 
 class Look(Struct, frozen=True):
@@ -74,7 +80,7 @@ def _added(one: Any, other: Any) -> Any:
     if isinstance(one, Struct):
         return added(one, other)
     if isinstance(one, tuple):
-        return tuple(map(_added, one, other))
+        return tuple(map(_added, *zip(*zip_longest(one, other, fillvalue=0), strict=True))) if one or other else ()
     if isinstance(one, dict):
         return {key: _added(one[key], other[key]) if key in one and key in other else one.get(key, other.get(key))
                 for key in sorted({*one, *other})}  # fmt: skip
@@ -93,8 +99,8 @@ class Counting:
         self._decisions = self._as_live = 0
         self._labels: Counts = {}
         self._safe: Counts = {}
-        self._confidence: Histogram = {}
-        self._ages: dict[str, Histogram] = {}
+        self._confidence: list[int] = []
+        self._ages: dict[str, list[int]] = {}
         self._absent: Counts = {}
         self._moved: Counts = {}
 
@@ -108,10 +114,10 @@ class Counting:
         if now.source == "safe":
             _count(self._safe, reason_of(now.reason))
         else:
-            _count(self._confidence, min(CONFIDENCE_BINS - 1, int(now.confidence * CONFIDENCE_BINS)))
+            into(self._confidence, min(CONFIDENCE_BINS - 1, int(now.confidence * CONFIDENCE_BINS)))
         for name, state in now.inputs.items():
             if state.present and state.age_ms is not None:
-                _count(self._ages.setdefault(name, {}), bisect_left(AGE_EDGES_MS, state.age_ms))
+                into(self._ages.setdefault(name, []), bisect_left(AGE_EDGES_MS, state.age_ms))
             else:
                 _count(self._absent, name)
 
@@ -120,8 +126,9 @@ class Counting:
     ) -> Tally:
         """With what was made of the labelled moments."""
         return Tally(
-            self._decisions, self._labels, self._safe, self._confidence, self._ages, self._absent, self._as_live,
-            self._moved, dict(refused), decided, model,
+            self._decisions, self._labels, self._safe, tuple(self._confidence),
+            {name: tuple(bins) for name, bins in self._ages.items()}, self._absent, self._as_live, self._moved,
+            dict(refused), decided, model,
         )  # fmt: skip
 
 
@@ -130,16 +137,21 @@ def reason_of(reason: str | None) -> str:
     return _NUMBER.sub("#", reason or "")
 
 
-def _count(counts: dict[Any, int], key: str | int) -> None:
+def _count(counts: Counts, key: str) -> None:
     counts[key] = counts.get(key, 0) + 1
+
+
+def into(bins: list[int], place: int) -> None:
+    """One more in the bin number `place`."""
+    bins += [0] * (place + 1 - len(bins))
+    bins[place] += 1
 
 
 def percentile_ms(ages: Histogram, share: float) -> float | None:
     """The upper edge of the bin up to which at least `share` (0 to 1) of the ages lie: at most 19 % too much, infinite
     beyond the last edge; None of no ages."""
-    bins = sorted(ages)
-    below = list(accumulate(ages[place] for place in bins))
+    below = list(accumulate(ages))
     if not below:
         return None
-    place = bins[next(index for index, count in enumerate(below) if count >= share * below[-1])]
+    place = next(index for index, count in enumerate(below) if count >= share * below[-1] and count)
     return AGE_EDGES_MS[place] if place < len(AGE_EDGES_MS) else float("inf")

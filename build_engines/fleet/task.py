@@ -14,7 +14,7 @@ from build_engines.fleet.recordings import Source
 from build_engines.fleet.store import Store
 from edge_runtime.errors import UserError
 
-Look = Callable[[Path], Struct]
+Map = Callable[[Path], Struct]
 """A recording to its partial. Raises what is wrong with it."""
 
 
@@ -25,7 +25,7 @@ class Task(Protocol):
     def key(self) -> str:
         """Digest of all that its partials depend on beside the recording."""
 
-    def open(self) -> Look:
+    def open(self) -> Map:
         """Raises UserError."""
 
 
@@ -61,7 +61,7 @@ def job(task: Task, store: Store | None) -> Callable[[Iterator[Source]], Iterato
     return lambda sources: (look_at(source, look, task.key, store) for source in sources)
 
 
-def look_at(source: Source, look: Look, key: str, store: Store | None) -> Outcome:
+def look_at(source: Source, look: Map, key: str, store: Store | None) -> Outcome:
     """The partial of one recording. Whatever is wrong with it is told beside its name: it must not take the others
     down."""
     try:
