@@ -106,15 +106,14 @@ class RosbagSource(Source):
 
     def _take(self, item: _Item, now_ns: int) -> None:
         """Hand one message to the intake, for every row that it is meant for."""
-        try:
-            message = item.decode(item.data)
-        except Exception as error:  # whatever the bytes are
-            for row in self._rows[item.topic]:
-                self._intake.refuse(row.stream, Refusal("malformed", f"{item.topic}: {error}"))
-            return
-        captured_ns = now_ns - int(delay_ns(message, item.recorded_ns) / self._settings.speed)
         for row in self._rows[item.topic]:
-            content = row.content(item.kind, message)
+            captured_ns = now_ns
+            try:
+                message = item.decode(item.data)
+                captured_ns -= int(delay_ns(message, item.recorded_ns) / self._settings.speed)
+                content = row.content(item.kind, message)
+            except Exception as error:  # whatever the bytes are
+                content = Refusal("malformed", f"{item.topic}: {error}")
             if isinstance(content, Refusal):
                 self._intake.refuse(row.stream, content)
             else:

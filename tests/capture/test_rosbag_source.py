@@ -10,6 +10,8 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mcap.writer import Writer as McapWriter
 
 from edge_runtime import config
@@ -25,6 +27,7 @@ from edge_runtime.capture.ros_messages import (
     readings_of,
     sentence_of,
 )
+from edge_runtime.capture.rosbag_source import RosbagSource
 from edge_runtime.config import RosTopic
 from edge_runtime.errors import ConfigError, UserError
 from edge_runtime.messages import Frame, Sample, Utterance
@@ -113,9 +116,9 @@ def test_it_begins_again_where_it_is_to(bag: Path) -> None:
 
 def test_a_runtime_decides_on_it_and_records_what_replays(bag: Path, tiny_bundle_path: Path, tmp_path: Path) -> None:
     recorded = tmp_path / "drive.mcap"
-    settings = tiny_config(tiny_bundle_path, config.RosbagSource(str(bag), ROWS), stop_at_end=True)
-    settings = msgspec.structs.replace(settings, sink=(*settings.sink, config.RecordingSink(str(recorded))))
-    Runtime(settings).run()
+    chosen = tiny_config(tiny_bundle_path, config.RosbagSource(str(bag), ROWS), stop_at_end=True)
+    chosen = msgspec.structs.replace(chosen, sink=(*chosen.sink, config.RecordingSink(str(recorded))))
+    Runtime(chosen).run()
     events = list(Recording(recorded).events())
     assert 0 < sum(isinstance(event, Frame) for event in events) <= 2
     assert any(isinstance(event, DecisionMessage) and event.source == "model" for event in events)
@@ -155,6 +158,30 @@ def test_what_is_not_what_its_definition_says_is_refused_and_the_rest_is_heard(t
     cut.write_bytes(whole[:100])
     with pytest.raises(ConfigError, match="source rosbag"):
         Inbox().open(config.RosbagSource(str(cut), ROWS))
+
+
+@given(
+    st.sampled_from(ROWS),
+    st.binary(max_size=400),
+    st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), max_size=4),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_whatever_the_bytes_are_each_message_is_accounted_for(
+    bag: Path, row: RosTopic, garbage: bytes, flips: list[tuple[int, int]]
+) -> None:
+    inbox = Inbox()
+    source = inbox.open(config.RosbagSource(str(bag), (row,)))
+    assert isinstance(source, RosbagSource)
+    item = next(source._items())
+    changed = bytearray(item.data)
+    for place, value in flips:
+        changed[place % len(changed)] = value
+    told = (garbage, item.data[:4] + garbage, bytes(changed), item.data[: len(garbage)])
+    for data in told:
+        source._take(item._replace(data=data), inbox.intake.clock.now_ns())
+    account = inbox.boxes[row.stream].counts(inbox.boxes[row.stream].captured)
+    assert account.captured == len(told) and inbox.intake.unrouted_counts() == {}
+    source.stop()
 
 
 @pytest.mark.parametrize(
