@@ -176,6 +176,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, object]]] = {
     "process": ('command=["a"]', {"name": "", "restart": True, "environment": {}}),
     "world": ("", {"seed": 1, "duration_s": 75.0, "unplug": (), "unplug_at_s": 20.0, "score": None}),
     "recording": ('path="/v"', {"speed": 1.0, "loop": False}),
+    "rosbag": ('path="/v"\n[[source.topic]]\ntopic="t"\nstream="s"', {"speed": 1.0, "loop": False}),
     "mqtt": (
         '[[source.topic]]\ntopic="t"\nstream="s"',
         {"host": "127.0.0.1", "port": None, "tls": False, "ca": "", "user": "", "password_file": "", "rate_limit": 8.0},
@@ -183,7 +184,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, object]]] = {
     "can": ('stream="c"\npath="/v"\nsignals={a="A.B"}', {"bus": "can0", "interface": "socketcan"}),
     "gpsd": (
         'stream="c"\nchannels={a="lat"}',
-        {"host": "127.0.0.1", "port": 2947, "device": "", "fix": 2},
+        {"host": "127.0.0.1", "port": 2947, "device": "", "fix": 2, "origin": None},
     ),
     "sysfs": ('stream="c"\nfiles={a="thermal:x"}', {"rate_hz": 1.0, "scale": {}}),
     "voice": (
