@@ -23,6 +23,7 @@ from build_engines.recipe import MirrorRecipe, Recipe, load_recipe
 from build_engines.recipe.variant import alone
 from edge_runtime.bundle import open_bundle
 from edge_runtime.errors import ConfigError, UserError
+from edge_runtime.messages import Sample
 from edge_runtime.pipeline import Pipeline
 
 RECIPE = """
@@ -233,6 +234,14 @@ def test_two_streams_of_sensors_have_an_encoder_each_from_files_to_decisions(tmp
             assert dict(staged.verdict.probabilities) == pytest.approx(dict(at_once.verdict.probabilities), abs=1e-5)
             shares.append(staged.verdict.probabilities["moving"])
         assert len({round(share, 9) for share in shares}) == 4, "each stream counts for something"
+        staged_one = pipelines[0]
+        for stream, values in (("gyro", {"yaw": 1.0}), ("room", {"lux": 300.0})):
+            staged_one.add(Sample(stream, 0, 0, values))
+        ran = staged_one.decide(0, 0).inference.stage_ns
+        assert ran["sensors_gyro"] > 0 and ran["sensors_room"] > 0
+        staged_one.add(Sample("room", 1, 0, {"lux": 20.0}))
+        ran = staged_one.decide(0, 0).inference.stage_ns
+        assert ran["sensors_gyro"] == 0 < ran["sensors_room"], "each runs when its own stream has something new"
     finally:
         for pipeline in pipelines:
             pipeline.close()
