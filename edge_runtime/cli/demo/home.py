@@ -39,7 +39,7 @@ from edge_runtime.cli.demo.film import write_film
 NAME = "home"
 SENTENCES = {"turn on the kitchen light": "light_on", "turn off the kitchen light": "light_off"}
 """What is said in turn, and what the shipped bundle decides on it in a room where somebody is."""
-PAUSE_S = 5.0
+PAUSE_S = 3.0
 """Between two sentences."""
 ANNOUNCED = "homeassistant/device/edge_runtime_home/config"
 CONFIG = """\

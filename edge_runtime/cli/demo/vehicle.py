@@ -119,9 +119,13 @@ def show_vehicle(folder: Path, seconds: float, seed: int, pack: Path | None) -> 
             soft_wrap=True,
         )
         driving = stack.enter_context(running(world))
+        overheard = folder / "overheard.json"
+        stranger = [*COMMAND, "listen", "--connect", decisions, "--seconds", str(seconds), "--summary", str(overheard)]
+        listening = stack.enter_context(running(stranger, folder / "stranger.log"))
         _wait(driving, runtime, seconds + PATIENCE_S)
         code = end(runtime)
         summary = summed()
+        listening.wait(PATIENCE_S)
     replayed = subprocess.run(
         [*COMMAND, "replay", str(folder / "vehicle.mcap"), "--allow-unsigned", "--check"],
         capture_output=True,
@@ -131,7 +135,8 @@ def show_vehicle(folder: Path, seconds: float, seed: int, pack: Path | None) -> 
     score = json.loads(score_file.read_text(encoding="utf-8")) if score_file.exists() else {}
     console.print(score_table(score))
     show_accounts(console, summary)
-    _tell(console, summary, score, code, replayed, speaker is not None)
+    strangers = json.loads(overheard.read_text(encoding="utf-8"))["received"]
+    _tell(console, summary, score, code, replayed, speaker is not None, strangers)
 
 
 def _wait(driving: subprocess.Popen[bytes], runtime: subprocess.Popen[bytes], seconds: float) -> None:
@@ -148,6 +153,7 @@ def _tell(
     code: int,
     replayed: subprocess.CompletedProcess[str],
     spoken: bool,
+    strangers: int,
 ) -> None:
     streams, received = summary["status"]["streams"], summary["received"]
 
@@ -163,6 +169,7 @@ def _tell(
         "pictures": came("camera.front", "over ZeroMQ, with a key"),
         "sentences": came("text", "spoken, and heard" if spoken else "over ZeroMQ, with a key"),
         "a subscriber with a key": f"{received} decisions, {summary['lost']} lost" if received else "",
+        "a subscriber without one": "hears nothing" if not strangers else "",
         "the car": f"{score['distance_m']:.0f} m; junctions: {ways}" if score.get("distance_m") else "",
         "the recording, decided again": said[-1] if replayed.returncode == 0 and said else "",
         "the runtime ends when it is told to": "exit code 0" if code == 0 else "",
