@@ -250,7 +250,7 @@ def _interval(found: Interval | None) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _commonest(counts: Counts) -> list[tuple[str, int]]:

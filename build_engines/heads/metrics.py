@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from msgspec import Struct
 from rich.table import Table
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from build_engines.recipe import GateRecipe
 
@@ -107,8 +108,11 @@ def score(
     precision, recall, f1, support = precision_recall_fscore_support(
         truth, answers, labels=order, average=None, zero_division=0, sample_weight=counts
     )
-    table = confusion_matrix(truth, answers, labels=order, sample_weight=counts)
-    count = len(truth) if counts is None else sum(counts)
+    places = {label: place for place, label in enumerate(order)}
+    table = np.zeros((len(order), len(order)), np.int64)
+    pairs = [places[label] for label in truth], [places[label] for label in answers]
+    np.add.at(table, pairs, 1 if counts is None else counts)
+    count = int(table.sum())
     averages = {}
     for name in AVERAGES:
         figures = precision_recall_fscore_support(

@@ -18,9 +18,9 @@ from build_engines.fleet.cells import EVERYTHING
 from build_engines.fleet.executors import executor_of
 from build_engines.fleet.gather import Work, gather
 from build_engines.fleet.looking import Looking
-from build_engines.fleet.recordings import find
+from build_engines.fleet.recordings import Source, find
 from build_engines.fleet.report import Report, report_of
-from build_engines.fleet.tally import Look
+from build_engines.fleet.tally import Look, Tally
 from build_engines.recipe import DatasetRecipe
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UserError
@@ -122,6 +122,38 @@ def test_a_worse_candidate_is_refused_with_what_it_has_lost(both: Report, found:
     assert sum(both.apart.values()) > 0
     assert any(failure.startswith("model: ") for failure in both.failures)
     assert "wet" in both.gaps and "night" in both.gaps
+
+
+def reduced(bundle: Bundle, safe: list[int], moments: int = 4) -> Report:
+    """Of recordings of ten decisions each, of which the second bundle makes so many safely."""
+    sources = [Source(f"r{number}", f"r{number}.mcap", "wet") for number in range(len(safe))]
+    looks = {
+        source.id: Look((
+            Tally(10, decided={"": {"dark": {"dark": 4}}}, model={"": {"dark": {"dark": 4}}}),
+            Tally(10, safe={"camera stale": count} if count else {},
+                  decided={"": {"dark": {"dark": moments}}}, model={"": {"dark": {"dark": moments}}}),
+        ))
+        for source, count in zip(sources, safe, strict=True)
+    }  # fmt: skip
+    return report_of((bundle, bundle), sources, looks, {}, safe_rise=0.01)
+
+
+@pytest.mark.parametrize(
+    ("safe", "refused"),
+    [([1, 1, 2, 1], True), ([0, 0, 0, 0], False), ([10, 0, 0, 0], False), ([3], True)],
+    ids=["everywhere", "nowhere", "in one of four: not proven", "too few for an interval"],
+)
+def test_a_candidate_that_is_proven_to_decide_safely_more_often_is_refused(
+    bundle: Bundle, safe: list[int], refused: bool
+) -> None:
+    found = reduced(bundle, safe)
+    assert any(failure.startswith("everything: safe decisions 0.0000 -> ") for failure in found.failures) == refused
+    assert any(failure.startswith("wet: safe decisions") for failure in found.failures) == refused
+
+
+def test_bundles_that_were_judged_at_other_moments_cannot_be_compared(bundle: Bundle) -> None:
+    with pytest.raises(UserError, match="judged at 16 and 20 moments: their triggers differ"):
+        reduced(bundle, [0, 0, 0, 0], moments=5)
 
 
 def test_commands_write_their_reports_and_refuse_with_3(
