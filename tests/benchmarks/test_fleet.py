@@ -1,0 +1,51 @@
+"""The fleet benchmark's drives: what is planted is in them, and what is said to be right lies beside them."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.fleet import EVERY_PLANTED, PLANTED, Drive, Recording, _spoilt, plan
+from edge_runtime.bundle import open_bundle
+from edge_runtime.bundles import bundle_path
+from edge_runtime.messages import Sample
+from edge_runtime.pipeline import Pipeline
+from edge_runtime.recording import reader
+from edge_runtime.replay import recorded_answer, replay
+
+
+def test_drives_are_recorded_with_what_is_planted_and_replay_as_they_were_decided(tmp_path: Path) -> None:
+    drives = [Drive(str(tmp_path / f"{plant}.mcap"), 700_001, 2.0, plant) for plant in ("sign", "drift")]
+    assert list(Recording()()(iter(drives))) == ["sign.mcap", "drift.mcap"]
+    with (tmp_path / "sign.csv").open() as file:
+        rows = [(float(row["start_s"]), float(row["end_s"]), row["label"]) for row in csv.DictReader(file)]
+    assert any(label == "stop" and start < 1.0 < end for start, end, label in rows), "at the sign"
+    assert [start for start, _, _ in rows][1:] == [end for _, end, _ in rows][:-1] and rows[-1][1] == 2.0
+    pipeline = Pipeline(open_bundle(bundle_path("shipped:vehicle"), allow_unsigned=True))
+    recording = reader.Recording(tmp_path / "sign.mcap")
+    pairs = [(recorded_answer(live), now) for live, now in replay(recording, lambda _: pipeline)]
+    assert len(pairs) == 10 and all(live == now for live, now in pairs)
+    last = [
+        [one.values["speed_mps"] for one in reader.Recording(tmp_path / f"{name}.mcap").events()
+         if isinstance(one, Sample) and "speed_mps" in one.values][-1]
+        for name in ("sign", "drift")
+    ]  # fmt: skip
+    assert 5.0 < last[1] - last[0] <= 6.0, "3 m/s more each second"
+
+
+def test_one_in_so_many_is_planted_the_kinds_by_turns() -> None:
+    drives = plan(Path("drives"), 10 * EVERY_PLANTED, 4.0)
+    counts = Counter(drive.plant for drive in drives)
+    assert sum(counts[plant] for plant in PLANTED) == 10 and min(counts[plant] for plant in PLANTED) == 3
+    assert len({drive.path for drive in drives}) == len(drives)
+
+
+def test_fog_takes_contrast_and_a_sign_covers_a_part_of_the_picture() -> None:
+    image = np.random.default_rng(1).integers(0, 255, (360, 640, 3), np.uint8)
+    assert _spoilt(image, "fog", False).std() < 0.2 * image.std()
+    shown = (_spoilt(image, "sign", True) != image).any(axis=2).mean()
+    assert 0.01 < shown < 0.1
+    assert np.array_equal(_spoilt(image, "", False), image)
