@@ -350,7 +350,11 @@ def mining(out: Path, drives: list[Drive], console: Console) -> dict[str, Any]:
     if not (index / SUMMARY).is_file():
         results(out, "local 1", ("--engine", "local", "--workers", "1"))
     figures: dict[str, Any] = {}
-    for name, ways in (("all ways", None), ("unlike, drifted", ("unlike", "drifted")), ("unsure", ("unsure",))):
+    for name, ways in (
+        ("all ways", None),
+        ("unlike vision, drifted", ("unlike vision", "drifted")),
+        ("unsure", ("unsure",)),
+    ):
         chosen = picks(index, "condition <> 'faulty'", PICKS, ways=ways or WAYS)
         hits = [pick.recording for pick in chosen if pick.recording in planted]
         found = {kind: len({hit for hit in hits if planted[hit] == kind}) for kind in PLANTED}

@@ -182,7 +182,10 @@ def query_command(index: Path, question: str) -> None:
 @click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="Moments, at most.")
 @click.option("--each", type=click.IntRange(1), default=3, show_default=True, help="Moments of one recording, at most.")
 @click.option(
-    "--way", "ways", multiple=True, help="unsure, disagreeing, rare, unlike, drifted; repeatable.  [default: all]"
+    "--way",
+    "ways",
+    multiple=True,
+    help="unsure, disagreeing, rare, unlike, 'unlike STAGE', drifted; repeatable.  [default: all]",
 )
 @click.option("--out", type=_PATH, default=None, help="Write the folder to label here.")
 @click.option("--labelled", type=_PATH, default=None, help="Such a folder, labelled: make training data of it.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,7 @@ from build_engines.fleet.tally import Histogram
 
 SMOOTHING = 0.5
 """Added to every bin: an empty one must not make the index infinite."""
+MOST_NEARER = 30
 
 
 def stability(found: Histogram, expected: Histogram, bins: int) -> float:
@@ -22,27 +25,35 @@ def stability(found: Histogram, expected: Histogram, bins: int) -> float:
     return float(((here - there) * np.log(here / there)).sum())
 
 
-class Distances:
-    """How far feature vectors are from the middle of known ones, in the metric of their covariance (Mahalanobis 1936),
-    shrunk where there are few (Ledoit and Wolf 2004). Immutable; any thread."""
+class Neighbours:
+    """How far feature vectors are from known ones of other recordings: from the 30th nearest, or where there are few
+    from the one that a fiftieth of them are nearer than (Sun et al., "Out-of-distribution detection with deep nearest
+    neighbors", 2022, arXiv:2204.06507). What is odd in less than so many moments stays odd. Immutable; any thread."""
 
-    def __init__(self, known: NDArray[np.float32]) -> None:
-        """`known` [N, features], at least two."""
-        from sklearn.covariance import ledoit_wolf
+    def __init__(self, known: NDArray[np.float32], recordings: Sequence[str]) -> None:
+        """`known` [N, features], each of a recording."""
+        self._known = known.astype(np.float64)
+        self._squares = (self._known**2).sum(axis=1)
+        self._recordings = np.array(recordings)
+        self._nearer = max(1, min(MOST_NEARER, len(known) // 50))
+        own = [self._raw(self._known[self._recordings == name], name) for name in sorted(set(recordings))]
+        usual = np.concatenate(own) if own else np.zeros(0)
+        usual = usual[np.isfinite(usual)]
+        self._usual = max(1e-12, float(np.median(usual))) if len(usual) else None
 
-        wide = known.astype(np.float64)
-        self._middle = wide.mean(axis=0)
-        covariance, _ = ledoit_wolf(wide)
-        # A feature that never moves has no scale; a little of the others' keeps it invertible.
-        floor = 1e-6 * max(1e-12, float(np.trace(covariance)) / len(covariance))
-        self._precision = np.linalg.inv(covariance + floor * np.eye(len(covariance)))
-        self._usual = max(1e-12, float(np.median(self._raw(wide))))
+    def of(self, features: NDArray[np.float32], recording: str) -> NDArray[np.float64] | None:
+        """[N] distances of [N, features] of one recording, in those that are usual among the known: half of these are
+        within 1. None where nothing is known of other recordings."""
+        if self._usual is None:
+            return None
+        found = self._raw(features.astype(np.float64), recording) / self._usual
+        return found if np.isfinite(found).all() else None
 
-    def of(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """[N] distances of [N, features], in those that are usual among the known: half of these are within 1."""
-        return self._raw(features.astype(np.float64)) / self._usual
-
-    def _raw(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        apart = features - self._middle
-        squares = ((apart @ self._precision) * apart).sum(axis=1)
-        return np.asarray(np.sqrt(np.maximum(0.0, squares)))
+    def _raw(self, features: NDArray[np.float64], recording: str) -> NDArray[np.float64]:
+        others = self._recordings != recording
+        if not others.any():
+            return np.full(len(features), np.inf)
+        known, squares = self._known[others], self._squares[others]
+        apart = (features**2).sum(axis=1)[:, None] + squares[None, :] - 2.0 * features @ known.T
+        place = min(self._nearer, len(known)) - 1
+        return np.asarray(np.sqrt(np.maximum(0.0, np.partition(apart, place, axis=1)[:, place])))

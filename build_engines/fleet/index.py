@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from build_engines.fleet.drift import Distances, stability
+from build_engines.fleet.drift import Neighbours, stability
 from build_engines.fleet.recordings import Source
 from build_engines.fleet.report import SURE
 from build_engines.fleet.sight import LOOKS, SIGMA_EDGES, Moment, Sight, inner_stages
@@ -53,7 +53,7 @@ class Known(Struct, frozen=True):
 
     name: str
     histograms: Mapping[str, Mapping[str, Histogram]]
-    distances: Mapping[str, Distances]
+    neighbours: Mapping[str, Neighbours]
     """By stage."""
 
 
@@ -80,11 +80,15 @@ def write_index(
                 before = histograms.setdefault(stream, {}).get(channel, ())
                 histograms[stream][channel] = added(Bins(before), Bins(seen.bins)).counts
     sample = _sampled(sights)
-    known = (
-        _known_of(reference)
-        if reference is not None
-        else Known("the recordings themselves", histograms, _distances(sample))
-    )
+    if reference is not None:
+        known = _known_of(reference)
+    else:
+        vectors = (
+            (stage, name, np.frombuffer(values, np.float32))
+            for name, moment in sample
+            for stage, values in moment.features.items()
+        )
+        known = Known("the recordings themselves", histograms, _neighbours(vectors))
     rows = _Rows(bundles[0], by_id, known, _label_counts(sights))
     for table in TABLES[:-1]:
         with parquet.ParquetWriter(folder / f"{table}.parquet", schema(arrow, table), compression="zstd") as writer:
@@ -126,20 +130,20 @@ def read_index(folder: Path) -> Index:
 def _known_of(reference: Path) -> Known:
     _, parquet = _pyarrow()
     index = read_index(reference)
-    vectors: dict[str, list[NDArray[np.float32]]] = {}
-    for row in parquet.read_table(reference / "features.parquet").to_pylist():
-        vectors.setdefault(row["stage"], []).append(np.array(row["values"], np.float32))
-    return Known(str(reference), index.histograms, {
-        stage: Distances(np.stack(values)) for stage, values in vectors.items() if len(values) > 1
-    })  # fmt: skip
+    rows = parquet.read_table(reference / "features.parquet").to_pylist()
+    vectors = ((row["stage"], f"{reference}: {row['recording']}", np.array(row["values"], np.float32)) for row in rows)
+    return Known(str(reference), index.histograms, _neighbours(vectors))
 
 
-def _distances(sample: Sequence[tuple[str, Moment]]) -> dict[str, Distances]:
-    vectors: dict[str, list[NDArray[np.float32]]] = {}
-    for _, moment in sample:
-        for stage, values in moment.features.items():
-            vectors.setdefault(stage, []).append(np.frombuffer(values, np.float32))
-    return {stage: Distances(np.stack(values)) for stage, values in sorted(vectors.items()) if len(values) > 1}
+def _neighbours(vectors: Iterable[tuple[str, str, NDArray[np.float32]]]) -> dict[str, Neighbours]:
+    """By stage, of its name, a recording and what it gave."""
+    known: dict[str, list[tuple[str, NDArray[np.float32]]]] = {}
+    for stage, name, values in vectors:
+        known.setdefault(stage, []).append((name, values))
+    return {
+        stage: Neighbours(np.stack([values for _, values in rows]), [name for name, _ in rows])
+        for stage, rows in sorted(known.items())
+    }
 
 
 def _sampled(sights: Sights) -> list[tuple[str, Moment]]:
@@ -235,27 +239,26 @@ class _Rows:
             yield {"reason": reason, "decisions": count}
 
     def _moments(self, name: str, sight: Sight) -> Iterator[dict[str, Any]]:
-        apart = {stage: self._apart(stage, sight) for stage in self._stages}
+        apart = {stage: self._apart(stage, name, sight) for stage in self._stages}
         for number, moment in enumerate(sight.moments):
-            far = {stage: values[number] for stage, values in apart.items() if number in values}
-            most = max(sorted(far), key=far.__getitem__, default=None)
             yield {
                 "seq": moment.seq, "captured_ns": moment.captured_ns, "at": moment.wall_ns, "recorded": moment.recorded,
                 "label": moment.label, "other": moment.other, "confidence": moment.confidence, "margin": moment.margin,
                 "source": moment.source, "reason": moment.reason,
                 "share": self._labels.get(moment.label, 0) / self._decisions,
-                "unlike": None if most is None else far[most], "unlike_by": most,
+                "unlike": [(stage, values[number]) for stage, values in apart.items() if number in values],
                 "fingerprint": msgspec.msgpack.encode(moment.fingerprint),
             }  # fmt: skip
 
-    def _apart(self, stage: str, sight: Sight) -> dict[int, float]:
+    def _apart(self, stage: str, name: str, sight: Sight) -> dict[int, float]:
         """Number of a moment to how far its features are from what is usual."""
-        known = self._known.distances.get(stage)
+        known = self._known.neighbours.get(stage)
         numbers = [number for number, moment in enumerate(sight.moments) if stage in moment.features]
         if known is None or not numbers:
             return {}
         vectors = np.stack([np.frombuffer(sight.moments[number].features[stage], np.float32) for number in numbers])
-        return dict(zip(numbers, known.of(vectors).tolist(), strict=True))
+        found = known.of(vectors, name)
+        return {} if found is None else dict(zip(numbers, found.tolist(), strict=True))
 
 
 def schema(arrow: Any, table: str) -> Any:
@@ -278,8 +281,8 @@ def schema(arrow: Any, table: str) -> Any:
         "reasons": {"reason": text, "decisions": whole},
         "moments": {
             "seq": whole, "captured_ns": whole, "at": when, "recorded": text, "label": text, "other": text,
-            "confidence": real, "margin": real, "source": text, "reason": text, "share": real, "unlike": real,
-            "unlike_by": text, "fingerprint": arrow.binary(),
+            "confidence": real, "margin": real, "source": text, "reason": text, "share": real,
+            "unlike": arrow.map_(text, real), "fingerprint": arrow.binary(),
         },
         "features": {"stage": text, "seq": whole, "values": arrow.list_(arrow.float32())},
     }  # fmt: skip
