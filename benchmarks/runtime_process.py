@@ -12,7 +12,7 @@ from typing import Any
 
 import cv2
 
-from benchmarks.workload import SETTLE_S, Play, WorkloadSource, decode_play, make_workload
+from benchmarks.workload import Play, WorkloadSource, decode_play, make_workload
 from edge_runtime.capture import open_sources
 from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.source import Source
@@ -22,7 +22,7 @@ from edge_runtime.runtime import Runtime
 
 class _Patient(WorkloadSource):
     def _run(self) -> None:
-        time.sleep(SETTLE_S)
+        time.sleep(self._play.settle_s)
         super()._run()
 
 

@@ -1,7 +1,7 @@
 """Whoever looks at a runtime from outside, as one process that takes no processor time that others want.
 
 python -m benchmarks.watchers WATCH (JSON, see `Watch`): a browser's place at the page, a Prometheus that scrapes every
-second, a viewer of Foxglove's that wants everything, a client of the broker that hears all topics. Ends with SIGTERM,
+5 s, a viewer of Foxglove's that wants everything, a client of the broker that hears all topics. Ends with SIGTERM,
 and prints what each has seen as JSON.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-SCRAPE_S = 1.0
+SCRAPE_S = 5.0
 AGAIN_S = 0.1
 """Until somebody who is not there yet is tried again."""
 NICENESS = 19

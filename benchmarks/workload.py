@@ -117,6 +117,8 @@ class Play(Struct, frozen=True):
     realtime: RealtimeConfig | None = None
     spread: bool = False
     """Whether the cameras' moments are spread evenly over a period, or the same."""
+    settle_s: float = SETTLE_S
+    """Before the first frame."""
     beside: str | None = None
     """A configuration whose sinks and sources run besides."""
     packets: str | None = None

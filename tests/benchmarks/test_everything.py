@@ -36,6 +36,17 @@ def test_everything_is_on_and_somebody_looks_at_each_part(tmp_path: Path) -> Non
     assert any(source.name.startswith("voice ") for source in heard.statuses[-1].sources)
 
 
+@pytest.mark.skipif(
+    shutil.which("mosquitto", path=PATH) is None, reason="mosquitto is not installed (apt-get install mosquitto)"
+)
+def test_mqtt_may_be_on_by_itself(tmp_path: Path) -> None:
+    pytest.importorskip("paho", reason="paho-mqtt is not installed")
+    site = Site("shipped:vehicle", tmp_path, None)
+    heard = site.mqtt("640x360", FRAMES)
+    assert site.seen.keys() == {"mqtt"} and len(heard.statuses[-1].sinks) == 2
+    assert len(site.off("640x360", SKIP + 9).statuses[-1].sinks) == 1
+
+
 def test_who_sees_nothing_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(everything, "program", lambda name, package: "/bin/false")
     site = Site("shipped:vehicle", tmp_path, None)
