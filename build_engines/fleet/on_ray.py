@@ -16,6 +16,9 @@ from edge_runtime.errors import UserError
 
 AHEAD = 2
 """Recordings that are given out for each core at once."""
+STARTS = 3
+"""Ray waits 30 s for its own processes, which is not always enough where a machine is busy."""
+_QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,28 @@ class OnRay:
 
     def run(self, task: Task, store: Store | None, sources: Sequence[Source]) -> Iterator[Outcome]:
         ray = _ray()
-        own = {"num_cpus": self.workers or cores(), "include_dashboard": False} if self.address is None else {}
-        try:
-            ray.init(address=self.address or "local", log_to_driver=False, logging_level="ERROR", **own)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"--address {self.address}: there is no Ray cluster ({error})") from None
+        begin(ray, self.address, self.workers)
         try:
             yield from _spread(ray, task, store, sources)
         finally:
             ray.shutdown()
+
+
+def begin(ray: Any, address: str | None, workers: int | None) -> None:
+    """Start a cluster of `workers`, or go to the one at `address`. Raises UserError."""
+    trouble = ""
+    for _ in range(STARTS if address is None else 1):
+        try:
+            if address is None:
+                ray.init("local", num_cpus=workers or cores(), include_dashboard=False, **_QUIET)
+            else:
+                ray.init(address, **_QUIET)
+            return
+        except Exception as error:  # Ray raises plain ones
+            ray.shutdown()
+            trouble = str(error).partition("\n")[0]
+    where = f"--address {address}: there is no Ray cluster" if address else "Ray does not start on this machine"
+    raise UserError(f"{where}: {trouble}")
 
 
 def _spread(ray: Any, task: Task, store: Store | None, sources: Sequence[Source]) -> Iterator[Outcome]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from build_engines.fleet.executors import Executor, executor_of
 from build_engines.fleet.gather import Gathered, Work, gather
 from build_engines.fleet.looking import Looking
+from build_engines.fleet.on_ray import STARTS, begin
 from build_engines.fleet.recordings import Source, find
 from build_engines.fleet.report import report_of
 from build_engines.fleet.store import Store
@@ -136,6 +137,33 @@ def test_ray_tells_of_both_too(task: Looking, sources: list[Source]) -> None:
         gathered(Unopened(), sources, two)
     found = gathered(Dying(task, "b", ""), sources, two)
     assert "ended 3 times" in found.left_out["day/b"] and POISONED in found.left_out
+
+
+class BusyRay:
+    """Gives up on starting so many times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.begun = failures, 0
+
+    def init(self, address: str, **settings: object) -> None:
+        self.begun += 1
+        if self.begun <= self.failures:
+            raise Exception("The current node timed out during startup.\nMore.")
+
+    def shutdown(self) -> None:
+        pass
+
+
+def test_a_cluster_that_does_not_start_at_once_is_started_again_and_one_that_is_not_there_is_one_line() -> None:
+    slow = BusyRay(STARTS - 1)
+    begin(slow, None, 2)
+    assert slow.begun == STARTS
+    with pytest.raises(UserError, match=r"does not start on this machine: The current node timed out during startup.$"):
+        begin(BusyRay(STARTS), None, 2)
+    away = BusyRay(1)
+    with pytest.raises(UserError, match="--address head:6379: there is no Ray cluster"):
+        begin(away, "head:6379", None)
+    assert away.begun == 1
 
 
 def test_an_address_goes_with_ray_only_and_where_nothing_can_be_read_that_is_said(
