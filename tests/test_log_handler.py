@@ -92,6 +92,7 @@ def test_lines_of_a_trace_cannot_be_taken_for_lines_of_the_log(log: Log) -> None
 
 
 def test_repeats_are_counted_and_summed_up(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_handler, "REPEAT_S", 3600.0)  # so many lines may take a while
     for _ in range(100_000):
         log.log.warning("camera: refusing messages")
     log.log.warning("something else")

@@ -76,6 +76,8 @@ class Visitor:
         self.read_ns = 0
         self.behind_ns: int | None = None
         """Where its messages have waited: since when, until it is seen to have nothing more to send."""
+        self.last_ns = 0
+        """What its last message counts from: none that came after it counts from before."""
 
     @property
     def key(self) -> Hashable:
@@ -102,7 +104,8 @@ class Door:
     A message's time of arrival is when it was read, where it cannot have waited for longer than SLACK_NS; else a time
     at which it had certainly not come: nothing counts as younger than it is by more than SLACK_NS, however long this
     process stood still and however much lay before it. Behind a message that had to wait others may wait at the sender:
-    until that one is seen to have nothing to send for IDLE_NS, all it sends counts from the same time. What a sender's
+    until that one is seen to have nothing to send for IDLE_NS, all it sends counts from the same time, and never from
+    before what it has sent earlier: of two of its messages the later one is the newer. What a sender's
     system holds back for longer (it tries again after 200 ms where our buffer was full) counts from when it comes: who
     must know its age demands stamps.
     """
@@ -244,7 +247,9 @@ class Door:
         visitor.read_ns = read_ns
         if visitor.behind_ns is None and messages and messages[0].at_ns < max(read_ns - SLACK_NS, self._awake_ns):
             visitor.behind_ns = messages[0].at_ns
-        at_ns = read_ns if visitor.behind_ns is None else visitor.behind_ns
+        at_ns = max(visitor.last_ns, read_ns if visitor.behind_ns is None else visitor.behind_ns)
+        if messages:
+            visitor.last_ns = at_ns
         return [one._replace(at_ns=at_ns) for one in messages]
 
     def _grant(self, handle: int, visitor: Visitor) -> bool:

@@ -37,6 +37,9 @@ def dashboard(
     It subscribes as anybody may, and costs the service what a subscriber does. Pictures and log are on the
     page that the service serves itself, where its configuration says so: [dashboard].
     """
+    import signal
+    import threading
+
     from edge_runtime import Subscriber
     from edge_runtime.config import DashboardSink, check_page
     from edge_runtime.dashboard.feed import Feed
@@ -47,12 +50,14 @@ def dashboard(
     feed = Feed(slots=slots)
     with Subscriber(connect, name, keys=keys) as subscriber:
         page = Dashboard(feed, bind, token_file, certificate, None)
+        stopping = threading.Event()
+        # No KeyboardInterrupt: it may come between a lock and what would let it go, and then nothing ends.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopping.set())
         click.echo(f"{page.endpoint} shows {connect}")
         try:
-            while True:
+            while not stopping.is_set():
                 if (message := subscriber.receive(1.0)) is not None:
                     feed.publish(message)
-        except KeyboardInterrupt:
-            pass
         finally:
             page.close()

@@ -136,6 +136,20 @@ def test_what_waited_while_nobody_listened_counts_from_before(entrance: Entrance
     assert at_ns >= sent_ns - int(POLL_S * S) - SLACK_NS
 
 
+def test_of_two_messages_of_a_sender_the_later_one_is_never_the_older(entrance: Entrance) -> None:
+    connection = entrance.connection(HELLO + message(b"first"))
+    entrance.messages(1)
+    for _ in range(5):
+        entrance.hear()
+    connection.sendall(message(b"read at once"))
+    ((_, _, earlier_ns),) = entrance.messages(1)
+    connection.sendall(message(b"waits"))
+    sent_ns = entrance.clock.now_ns()
+    entrance.clock.extra_ns += 12 * S
+    ((_, _, at_ns),) = entrance.messages(1)
+    assert earlier_ns <= at_ns <= sent_ns + SLACK_NS
+
+
 def test_what_the_sender_kept_back_meanwhile_counts_from_before_too(entrance: Entrance) -> None:
     """ZeroMQ keeps a thousand messages at the sender, and the system more: none of them is fresh when it comes."""
     pusher = entrance.pusher()
