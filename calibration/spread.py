@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import chain, islice
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 from calibration.memory import available_bytes
@@ -165,6 +166,10 @@ class Worker:
         """Whether `take` need not wait."""
         return not self.results.empty()
 
+    def begin(self, make: object) -> None:
+        """A new job, in the folder in which this process works now."""
+        self.send((Path.cwd(), make))
+
     def send_piece(self, piece: list[Any]) -> None:
         self._sent += 1
         self.send(piece)
@@ -213,7 +218,7 @@ class _Crew:
             self._everybody.append(Worker(self._news))
         workers = self._everybody[:count]
         for worker in workers:
-            worker.send(make)
+            worker.begin(make)
         under_way: deque[Worker] = deque()
         worker = workers[0]
         for goes_on, piece in pieces:
@@ -260,8 +265,9 @@ def serve(descriptor: int) -> None:
     connection = Connection(descriptor)
     try:
         while True:
-            make = connection.recv()
+            folder, make = connection.recv()
             try:
+                os.chdir(folder)
                 _do(connection, make)
             except EdgeError as error:
                 connection.send(error)

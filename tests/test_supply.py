@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("", "can", "cuda13", "curve", "fleet", "metrics", "mqtt", "tokenizers", "voice")
+EXTRAS = ("", "can", "cuda13", "curve", "metrics", "mqtt", "ros2", "tokenizers", "updates", "voice")
 """What may go onto a device."""
 PERMISSIVE = {
     "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-0", "PSF-2.0", "Zlib",

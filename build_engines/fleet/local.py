@@ -74,7 +74,7 @@ class _Crew:
         if len(self._busy) >= self._count:
             return None
         worker = Worker(self._news)
-        worker.send(self._make)
+        worker.begin(self._make)
         return worker
 
     def close(self) -> None:

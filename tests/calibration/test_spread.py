@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -63,11 +64,22 @@ def test_groups_of_any_length_give_the_same_by_one_process_and_by_several(monkey
 
 
 def test_several_processes_work_and_stay_for_the_next_work() -> None:
+    dismiss()  # those of another test would have done all before the third had begun
     first, second = (list(spread(partial(own, process_of), range(60), alone=2, piece=2)) for _ in range(2))
     assert [number for number, _ in first] == list(range(60))
     workers = {process for _, process in first}
     assert len(workers) == 3 and os.getpid() not in workers
     assert workers == {process for _, process in second}
+
+
+def folder_of(number: int) -> str:
+    return str(Path.cwd())
+
+
+def test_processes_that_stayed_work_where_whoever_asks_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(spread(partial(once_each, folder_of), range(100)))
+    monkeypatch.chdir(tmp_path)
+    assert set(spread(partial(once_each, folder_of), range(100))) == {str(tmp_path)}
 
 
 def test_little_is_done_here() -> None:
