@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import wave
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +27,7 @@ from edge_runtime.bundles import bundle_path
 from edge_runtime.cli.demo.around import answers, free_port, open_to_this_host, program, running, wait_until
 from edge_runtime.errors import UserError
 from edge_runtime.kinds.audio import SAMPLE_RATE
+from edge_runtime.wav import write_wav
 
 OFF, MQTT, ON = "everything off", "MQTT", "everything on"
 METHOD = (
@@ -93,11 +93,7 @@ class Site:
         """A room for as long as the drive takes."""
         file = self._folder / "room.wav"
         noise = np.random.default_rng(0).standard_normal(round(seconds * SAMPLE_RATE)) * 30
-        with wave.open(str(file), "wb") as wav:
-            wav.setnchannels(1)
-            wav.setsampwidth(2)
-            wav.setframerate(SAMPLE_RATE)
-            wav.writeframes(noise.astype("<i2").tobytes())
+        write_wav(file, noise.astype(np.int16))
         how = 'recogniser = "wyoming"' if self._pack is None else f'pack = "{self._pack.absolute()}"'
         grammar = 'grammar = "shipped:vehicle"'
         return f'[[source]]\nkind = "voice"\nstream = "text"\npath = "{file}"\n{grammar}\n{how}\n'

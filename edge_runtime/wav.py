@@ -35,3 +35,12 @@ def read_wav(path: Path) -> Sound:
     if not len(pcm):
         raise WavError("holds no sound; check the file")
     return pcm
+
+
+def write_wav(path: Path, sound: Sound) -> None:
+    """The samples, int16 [N], as such a file. Raises OSError."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(sound.astype("<i2").tobytes())

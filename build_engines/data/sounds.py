@@ -7,7 +7,6 @@ them is heard. Every room has its own hum, hiss and echo; a room is in one split
 from __future__ import annotations
 
 import json
-import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.kinds.audio import SAMPLE_RATE
+from edge_runtime.wav import write_wav
 
 Signal = NDArray[np.float64]
 Rng = np.random.Generator
@@ -129,11 +129,7 @@ def make(folder: Path, split: str, rooms: int, seed: int) -> None:
         for label, source in SOUNDS.items():
             for take in range(2):
                 name = f"{split}/sounds/{number:03d}-{label}-{take}.wav"
-                with wave.open(str(folder / name), "wb") as file:
-                    file.setnchannels(1)
-                    file.setsampwidth(2)
-                    file.setframerate(SAMPLE_RATE)
-                    file.writeframes(room.hear(source(rng)).astype("<i2").tobytes())
+                write_wav(folder / name, room.hear(source(rng)))
                 rows.append({"id": Path(name).stem, "room": f"{split} {number}", "label": label, "audio": name})
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / split / "samples.jsonl").write_text(lines, encoding="utf-8")

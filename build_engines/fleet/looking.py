@@ -13,7 +13,7 @@ from build_engines.artefacts import key_of
 from build_engines.code import code_digest
 from build_engines.data.recordings import is_labelled, moments
 from build_engines.evaluation.evaluate import Evaluation, evaluate
-from build_engines.fleet.tally import Counting, Counts, Look, Tally
+from build_engines.fleet.tally import Counting, Counts, Look, Tally, count
 from build_engines.heads import build_of
 from build_engines.heads.labelled import OneLabelBuild
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe
@@ -87,7 +87,7 @@ def _look(path: Path, pipelines: list[Pipelines], dataset: DatasetRecipe) -> Loo
     apart: Counts = {}
     for one_label, other in zip(said[0], said[-1], strict=True):
         if one_label != other:
-            apart[f"{one_label} -> {other}"] = apart.get(f"{one_label} -> {other}", 0) + 1
+            count(apart, f"{one_label} -> {other}")
     return Look(tuple(tallies), int(recording.cut), int(not labelled), apart)
 
 
@@ -106,5 +106,5 @@ def _confusions(found: Evaluation, model: bool) -> dict[str, dict[str, Counts]]:
     for prediction in found.predictions:
         said = build.own_label(found.head, prediction) if model else prediction.label
         counts = table.setdefault(prediction.condition, {}).setdefault(prediction.truth, {})
-        counts[said] = counts.get(said, 0) + 1
+        count(counts, said)
     return table

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from build_engines.artefacts import key_of
 from build_engines.code import code_digest
 from build_engines.fleet.looking import Pipelines
-from build_engines.fleet.tally import Counting, Counts, Histogram, Tally, into
+from build_engines.fleet.tally import Counting, Counts, Histogram, Tally, count, into
 from calibration.near import Fingerprint, dhash, mean_colours
 from edge_runtime.bundle import Bundle, Manifest
 from edge_runtime.decision_fields import answer_fields
@@ -245,8 +245,7 @@ class _Looker:
         now = recorded_answer(msgspec.structs.replace(live, **answer_fields(outcome)))
         self.counting.add(recorded_answer(live), now)
         if now.label != other:
-            change = f"{now.label} -> {other}"
-            self.apart[change] = self.apart.get(change, 0) + 1
+            count(self.apart, f"{now.label} -> {other}")
         self._missing(outcome.aligned, now.taken_ns)
         last = self._kept
         due = last is None or live.captured_ns - last.captured_ns >= self._every_ns

