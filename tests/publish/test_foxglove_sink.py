@@ -113,6 +113,7 @@ def viewer(sink: FoxgloveSink) -> Iterator[Viewer]:
 
 
 def subscribed(sink: FoxgloveSink, viewer: Viewer, *topics: str) -> None:
+    """At least one of `topics` must be nobody else's: only that somebody is subscribed can be asked."""
     viewer.subscribe(*topics)
     wait_for(lambda: all(sink._wanted(topic) for topic in topics), "the subscriptions")
 
@@ -191,8 +192,8 @@ def test_a_flood_of_pictures_costs_one_and_what_does_not_fit_is_counted(
 def test_a_viewer_that_reads_nothing_holds_nobody_up(sink: FoxgloveSink, viewer: Viewer) -> None:
     slow = Viewer(sink.endpoint)
     slow.announced(TOPICS)
-    subscribed(sink, slow, "/decision")
     subscribed(sink, viewer, "/decision")
+    subscribed(sink, slow, "/decision", "/status")  # nobody else looks at the status: once that is wanted, it has both
     long = ["tag"] * 10_000
     for seq in range(250):  # more than the sockets in between hold
         sink.publish(published(decision(seq, tags=long)))
