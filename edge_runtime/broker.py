@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +21,7 @@ from msgspec import Meta, Struct
 
 from edge_runtime import endpoints
 from edge_runtime.errors import ConfigError
+from edge_runtime.extras import need
 from edge_runtime.pauses import Pauses
 from edge_runtime.secret_file import check_private, first_line
 
@@ -82,27 +82,26 @@ class Broker(Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         return str(self.at).replace("tcp://", "mqtts://" if self.encrypted else "mqtt://")
 
-
-def check(broker: Broker, insecure: bool, phrase: str, where: str) -> None:
-    """Raise ConfigError for settings that cannot be meant, and for a broker beyond this host that is not both encrypted
-    and told who comes, unless `insecure` (allowed in words: `phrase`).
-    """
-    if find_spec("paho") is None:
-        raise ConfigError(f"{where}: MQTT needs paho-mqtt; pip install 'edge-runtime[mqtt]'")
-    if not broker.host or any(c.isspace() or c == "/" for c in broker.host):
-        raise ConfigError(f"{where}: host is {broker.host!r}; expected a name or an address, without port")
-    if broker.password_file and not broker.user:
-        raise ConfigError(f"{where}: password_file is given without user")
-    if broker.key and not broker.certificate:
-        raise ConfigError(f"{where}: key is given without certificate")
-    safe = broker.encrypted and (broker.user or broker.certificate)
-    if not endpoints.is_local(broker.at) and not safe and not insecure:
-        missing = "" if broker.encrypted else "tls = true with "
-        raise ConfigError(
-            f"{where}: the broker {broker} is beyond this host, and is reached "
-            f"{'without saying who comes' if broker.encrypted else 'without encryption'}; give "
-            f'{missing}user and password_file (or certificate), or set insecure_public_bind = "{phrase}"'
-        )
+    def check(self, insecure: bool, where: str) -> None:
+        """Raise ConfigError for settings that cannot be meant, and for a broker beyond this host that is not both
+        encrypted and told who comes, unless `insecure` (allowed in words).
+        """
+        need(where, "mqtt", paho="paho-mqtt")
+        if not self.host or any(c.isspace() or c == "/" for c in self.host):
+            raise ConfigError(f"{where}: host is {self.host!r}; expected a name or an address, without port")
+        if self.password_file and not self.user:
+            raise ConfigError(f"{where}: password_file is given without user")
+        if self.key and not self.certificate:
+            raise ConfigError(f"{where}: key is given without certificate")
+        safe = self.encrypted and (self.user or self.certificate)
+        if not endpoints.is_local(self.at) and not safe and not insecure:
+            missing = "" if self.encrypted else "tls = true with "
+            raise ConfigError(
+                f"{where}: the broker {self} is beyond this host, and is reached "
+                f"{'without saying who comes' if self.encrypted else 'without encryption'}; give "
+                f"{missing}user and password_file (or certificate), or set "
+                f'insecure_public_bind = "{endpoints.INSECURE_PHRASE}"'
+            )
 
 
 def password(broker: Broker) -> str | None:

@@ -9,6 +9,8 @@ from msgspec import Struct
 
 from edge_runtime.errors import ConfigError
 
+INSECURE_PHRASE = "I know that anybody on this network can read decisions and send inputs"
+"""What a configuration's `insecure_public_bind` must say."""
 MAX_PATH_BYTES = 107
 """Of a Unix socket, on Linux."""
 
@@ -77,3 +79,14 @@ def is_local(endpoint: Endpoint) -> bool:
         return ipaddress.ip_address(endpoint.host).is_loopback
     except ValueError:
         return False
+
+
+def check(endpoint: str, insecure: bool = False) -> None:
+    """Raise ConfigError for what is no endpoint, and for one that others than this host could reach, unless `insecure`
+    (allowed in words).
+    """
+    if not is_local(parse(endpoint)) and not insecure:
+        raise ConfigError(
+            f"endpoint {endpoint!r} is open to the network without encryption; use tcp://127.0.0.1:PORT, "
+            f'give `keys` (made by `edge-runtime keys generate`), or set insecure_public_bind = "{INSECURE_PHRASE}"'
+        )

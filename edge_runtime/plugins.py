@@ -40,6 +40,7 @@ def find(group: str, kind: str) -> type[Any]:
     if not (rules.frozen and rules.forbid_unknown_fields):
         raise ConfigError(f"{where}: its Settings must be frozen=True, forbid_unknown_fields=True")
     _classes[settings] = cls
+    _kinds[settings] = kind
     return cls
 
 
@@ -48,4 +49,10 @@ def class_of(settings: Struct) -> type[Any] | None:
     return _classes.get(type(settings))
 
 
+def kind_of(settings: Struct) -> str:
+    """The kind whose settings these are, of those that `find` gave."""
+    return _kinds[type(settings)]
+
+
 _classes: dict[type, type[Any]] = {}
+_kinds: dict[type, str] = {}

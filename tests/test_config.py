@@ -8,9 +8,9 @@ from typing import Annotated, get_args
 import msgspec
 import pytest
 
+from edge_runtime import endpoints
 from edge_runtime.bundle import Bundle
 from edge_runtime.config import (
-    INSECURE_PHRASE,
     CameraSource,
     Config,
     EngineConfig,
@@ -29,10 +29,10 @@ from edge_runtime.config import (
     WorldSource,
     ZmqSink,
     ZmqSource,
-    check_endpoint,
     convert_strict,
     load_config,
 )
+from edge_runtime.endpoints import INSECURE_PHRASE
 from edge_runtime.errors import ConfigError
 from edge_runtime.pipeline import Pipeline
 
@@ -142,14 +142,17 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "none.toml")
 
 
-def test_a_public_address_needs_the_words() -> None:
-    check_endpoint("tcp://0.0.0.0:1", INSECURE_PHRASE)
-    check_endpoint("ipc:///run/x")
-    check_endpoint("tcp://[::1]:5")
+def test_a_public_address_needs_the_words(tmp_path: Path) -> None:
+    endpoints.check("tcp://0.0.0.0:1", insecure=True)
+    endpoints.check("ipc:///run/x")
+    endpoints.check("tcp://[::1]:5")
     with pytest.raises(ConfigError):
-        check_endpoint("tcp://0.0.0.0:1", "yes")
+        endpoints.check("tcp://0.0.0.0:1")
+    assert "is open to the network" in refused(
+        tmp_path, 'insecure_public_bind="yes"', "[[source]]", 'kind="zmq"', 'bind="tcp://0.0.0.0:5560"'
+    )
     with pytest.raises(ConfigError):
-        check_endpoint("tcp://example.org:1")
+        endpoints.check("tcp://example.org:1")
 
 
 def loaded(tmp_path: Path, *lines: str) -> Config:
@@ -332,10 +335,10 @@ def test_every_socket_is_checked_wherever_it_is_written(tmp_path: Path) -> None:
 )
 def test_an_endpoint_is_this_host_s_or_refused(endpoint: str, allowed: bool) -> None:
     if allowed:
-        check_endpoint(endpoint)
+        endpoints.check(endpoint)
         return
     with pytest.raises(ConfigError, match=f"endpoint '{re.escape(endpoint)}'"):
-        check_endpoint(endpoint)
+        endpoints.check(endpoint)
 
 
 def test_a_file_is_read_up_to_one_mebibyte_and_with_a_byte_order_mark(tmp_path: Path) -> None:
@@ -451,15 +454,15 @@ def test_a_file_is_read_by_its_class_too(tmp_path: Path) -> None:
 def test_metrics_are_a_sink_at_a_tcp_address_where_their_library_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_runtime.config.find_spec", lambda name: object())
+    monkeypatch.setattr("edge_runtime.extras.find_spec", lambda name: object())
     config = loaded(tmp_path, "source=[]", "[metrics]", 'bind="tcp://127.0.0.1:9999"')
     assert config.sinks == (ZmqSink(), config.metrics) and config.metrics is not None
     assert config.metrics.bind == "tcp://127.0.0.1:9999"
     assert "metrics: bind is 'ipc:///run/x'; expected tcp://" in refused(
         tmp_path, "source=[]", "[metrics]", 'bind="ipc:///run/x"'
     )
-    monkeypatch.setattr("edge_runtime.config.find_spec", lambda name: None)
-    assert "metrics need prometheus-client" in refused(tmp_path, "source=[]", "[metrics]")
+    monkeypatch.setattr("edge_runtime.extras.find_spec", lambda name: None)
+    assert "metrics needs prometheus-client; pip install" in refused(tmp_path, "source=[]", "[metrics]")
     loaded(tmp_path, "source=[]")
 
 
@@ -473,6 +476,10 @@ def test_a_kind_of_an_installed_package_is_read_by_its_own_settings(
     (site / "sonar_kind.py").write_text(
         "import msgspec\nclass Sonar:\n    class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):\n"
         "        stream: str\n        depth_m: float = 3.0\n"
+        "        def check(self, insecure, where):\n"
+        "            if self.depth_m > 11_000:\n"
+        "                from edge_runtime.errors import ConfigError\n"
+        "                raise ConfigError(f'{where}: depth_m is {self.depth_m:g}; no sea is as deep')\n"
     )
     monkeypatch.syspath_prepend(str(site))
     rows = ("[[source]]", 'kind="sonar"', 'stream="hull"', "depth_m=4.0", "[[source]]", 'kind="stdin"')
@@ -481,6 +488,9 @@ def test_a_kind_of_an_installed_package_is_read_by_its_own_settings(
     assert (sonar.stream, sonar.depth_m, stdin) == ("hull", 4.0, StdinSource())  # type: ignore[union-attr]
     assert "source: item 1: unknown key 'deep'; valid keys are depth_m, stream" in refused(
         tmp_path, "[[source]]", 'kind="sonar"', 'stream="hull"', "deep=1"
+    )
+    assert ": sonar: depth_m is 12000; no sea" in refused(
+        tmp_path, "[[source]]", 'kind="sonar"', 'stream="hull"', "depth_m=12000.0"
     )
     assert "there are zmq, camera" in (said := refused(tmp_path, "[[source]]", 'kind="radar"')) and "sonar" in said
     assert "sonar" not in refused(tmp_path, "source=[]", "[[sink]]", 'kind="sonar"').partition("there are")[2]

@@ -41,12 +41,12 @@ def dashboard(
     import threading
 
     from edge_runtime import Subscriber
-    from edge_runtime.config import DashboardSink, check_page
+    from edge_runtime.config import DashboardSink
     from edge_runtime.dashboard.feed import Feed
     from edge_runtime.dashboard.server import Dashboard
 
     row = DashboardSink(bind, str(token_file or ""), str(certificate or ""))
-    check_page(row, insecure=False, where="dashboard")
+    row.check(insecure=False, where="dashboard")
     feed = Feed(slots=slots)
     with Subscriber(connect, name, keys=keys) as subscriber:
         page = Dashboard(feed, bind, token_file, certificate, None)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_runtime import config
+from edge_runtime import config, endpoints
 from edge_runtime.config import Config
 from edge_runtime.dashboard import feed as feeds
 from edge_runtime.errors import ConfigError
@@ -131,6 +131,6 @@ def test_the_table_is_short_for_a_sink_of_its_kind_and_its_files_lie_beside_the_
     assert set(short) == set(Config.load(path).sinks)
     row = next(row for row in short if isinstance(row, config.DashboardSink))
     assert (row.token_file, row.certificate) == (str(tmp_path / "t"), str(tmp_path / "c"))
-    phrase = f'insecure_public_bind = "{config.INSECURE_PHRASE}"\n'
+    phrase = f'insecure_public_bind = "{endpoints.INSECURE_PHRASE}"\n'
     path.write_text(f'{phrase}{HEAD}[dashboard]\nbind = "tcp://0.0.0.0:5562"\ntoken_file = "t"\n')
     Config.load(path)
