@@ -1,12 +1,15 @@
-"""Speech as sentences: the source of kind `voice`, at a microphone or from a WAV file."""
+"""Speech as sentences: the source of kind `voice`, at a microphone or from a WAV file.
+
+A process of its own listens (`listener_process`); sound is sent to it here, and what it understood is handed on.
+"""
 
 from __future__ import annotations
 
-import os
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,22 +20,16 @@ from edge_runtime import config
 from edge_runtime.admit import Refusal
 from edge_runtime.bundle import Bundle
 from edge_runtime.capture.intake import Intake
+from edge_runtime.capture.listener_process import ListenerGone, ListenerProcess
 from edge_runtime.capture.outages import Outage, ReturningSource
-from edge_runtime.capture.playback import log_end, wait_until
+from edge_runtime.capture.playback import log_end
 from edge_runtime.capture.slow_lane import NICENESS
-from edge_runtime.capture.source import Source
-from edge_runtime.errors import ConfigError
+from edge_runtime.errors import ConfigError, UserError
 from edge_runtime.kinds.audio import SAMPLE_RATE
 from edge_runtime.plain_file import read_plain
-from edge_runtime.voice.ears import silero
-from edge_runtime.voice.grammar import GRAMMAR, MAX_BYTES, Grammar, parse_bytes
-from edge_runtime.voice.grammars import shipped_grammar
-from edge_runtime.voice.listener import Listener
-from edge_runtime.voice.moonshine import Moonshine
-from edge_runtime.voice.pack import open_pack
-from edge_runtime.voice.recogniser import Recogniser
-from edge_runtime.voice.wake import micro_wake_word
-from edge_runtime.voice.wyoming import WyomingRecogniser
+from edge_runtime.voice.frames import Setup
+from edge_runtime.voice.grammar import GRAMMAR, MAX_BYTES
+from edge_runtime.voice.grammars import shipped_text
 from edge_runtime.wav import WavError, read_wav
 
 if TYPE_CHECKING:
@@ -40,107 +37,175 @@ if TYPE_CHECKING:
 
 CHUNK = 512
 """Samples that come at once: 32 ms."""
-WAITING = 15 * SAMPLE_RATE // CHUNK
-"""Chunks that wait while an utterance is looked at: 15 s."""
 TURN_S = 0.2
+FULL_S = 0.01
+"""A file waits so long where there is no room for more of it."""
 SILENT_S = 5.0
 """A microphone that gives nothing for so long is away."""
 LOST = "lost_sound"
-"""Why sound was refused that could not wait any longer."""
+"""Why sound was refused that could not wait any longer, or was being listened to by a process that has ended."""
 
 
-class VoiceFileSource(Source):
-    """Plays a WAV file to a listener at its own pace; the thread that listens is this one, and nobody waits for it."""
+class VoiceSource(ReturningSource):
+    """Has a process listen. One that ends is started again at growing pauses; what it was listening to is lost."""
+
+    def __init__(self, name: str, intake: Intake, row: config.VoiceSource, bundle: Bundle | None) -> None:
+        """Raises ConfigError, GrammarError, PackError."""
+        super().__init__(f"voice {name}", intake)
+        self._row = row
+        self._said = 0
+        self._listener = ListenerProcess(_setup(row, bundle), self.stopping.is_set)
+        try:
+            self._listener.open()
+        except ListenerGone as error:
+            raise ConfigError(f"source {self.name}: {error}") from None
+
+    def _session(self) -> None:
+        try:
+            self._listener.open()
+        except InterruptedError:
+            return
+        except UserError as error:
+            raise Outage(str(error)) from None
+        try:
+            self._listen()
+        except ListenerGone as error:
+            self._listener.close()
+            self._intake.refuse(self._row.stream, Refusal(LOST, str(error)))
+            raise
+
+    def _close(self) -> None:
+        self._listener.close()
+
+    @abstractmethod
+    def _listen(self) -> None:
+        """Until `stopping`, or the end."""
+
+    def _deliver(self, timeout_s: float) -> None:
+        """Hand on what is said within that time. Raises ListenerGone."""
+        for content, ended_ns in self._listener.said(timeout_s):
+            self._said += 1
+            if isinstance(content, Refusal):
+                self._intake.refuse(self._row.stream, content)
+            else:
+                self._intake.put(self._row.stream, content, ended_ns)
+
+
+class VoiceFileSource(VoiceSource):
+    """Plays a WAV file to a listener at its own pace. Where nobody listens it waits."""
 
     ends: ClassVar[bool] = True
 
     def __init__(self, intake: Intake, row: config.VoiceSource, bundle: Bundle | None) -> None:
         """Raises ConfigError, GrammarError, PackError."""
-        super().__init__(f"voice {row.path}", intake)
-        self._row = row
         try:
             self._pcm = read_wav(Path(row.path))
         except WavError as error:
             raise ConfigError(f"source voice: {row.path} {error}") from None
-        self._listener = _listener(row, bundle, self.stopping.is_set)
+        self._at = 0
+        """Samples that were played."""
+        self._before: Counter[str] | None = None
+        super().__init__(row.path, intake, row, bundle)
 
-    def _run(self) -> None:
+    def _listen(self) -> None:
         row, clock = self._row, self._intake.clock
-        _make_ready(self._listener)
-        begin_ns, said, before = clock.now_ns(), 0, self._intake.refusals(row.stream)
+        self._there()
+        if self._before is None:
+            self._before = self._intake.refusals(row.stream)
+        ns_per_sample = 1e9 / SAMPLE_RATE / row.speed
+        due_ns = clock.now_ns()
+        begin_ns = due_ns - int(self._at * ns_per_sample)
         while True:
-            for start in range(0, len(self._pcm), CHUNK):
-                chunk = self._pcm[start : start + CHUNK]
-                due_ns = begin_ns + int((start + len(chunk)) * 1e9 / SAMPLE_RATE / row.speed)
-                if not wait_until(self, due_ns):
+            while self._at < len(self._pcm):
+                chunk = self._pcm[self._at : self._at + CHUNK]
+                due_ns = begin_ns + int((self._at + len(chunk)) * ns_per_sample)
+                if not self._wait(due_ns) or not self._play(chunk, min(due_ns, clock.now_ns())):
                     return
-                said += _deliver(self._intake, row.stream, self._listener, chunk, min(due_ns, clock.now_ns()))
+                self._at += len(chunk)
             if not row.loop:
                 break
-            begin_ns = due_ns
-        silence = np.zeros(SAMPLE_RATE, np.int16)  # nobody speaks behind the end
-        said += _deliver(self._intake, row.stream, self._listener, silence, due_ns + int(1e9 / row.speed))
-        log_end(self, self._intake, row.stream, before, said, "utterances")
+            begin_ns, self._at = due_ns, 0
+        for _ in range(0, SAMPLE_RATE, CHUNK):  # nobody speaks behind the end
+            due_ns += int(CHUNK * ns_per_sample)
+            if not self._play(np.zeros(CHUNK, np.int16), due_ns):
+                return
+        while not self._listener.end() and not self.stopping.is_set():
+            self._deliver(FULL_S)
+        while not self._listener.ended and not self.stopping.is_set():
+            self._deliver(TURN_S)
+        if self._listener.ended:
+            log_end(self, self._intake, row.stream, self._before, self._said, "utterances")
+
+    def _wait(self, due_ns: int) -> bool:
+        """Hand on what is said until `due_ns`; False where it was stopped."""
+        while not self.stopping.is_set():
+            left_s = (due_ns - self._intake.clock.now_ns()) / 1e9
+            self._deliver(min(max(0.0, left_s), TURN_S))
+            if left_s <= 0:
+                return True
+        return False
+
+    def _play(self, chunk: Sound, captured_ns: int) -> bool:
+        """False where it was stopped."""
+        data = chunk.astype("<i2").tobytes()
+        while not self._listener.hear(data, captured_ns):
+            if self.stopping.is_set():
+                return False
+            self._deliver(FULL_S)
+        return True
 
 
-class MicrophoneSource(ReturningSource):
-    """Listens at a microphone by PortAudio. Its own thread takes the sound in; this one listens, and while it looks at
-    an utterance the sound waits. What cannot wait is lost, counted as `lost_sound`."""
+class MicrophoneSource(VoiceSource):
+    """Listens at a microphone by PortAudio, whose thread sends the sound on. While the process looks at an utterance
+    the sound waits there; what cannot wait is lost, counted as `lost_sound`."""
 
     ends: ClassVar[bool] = False
 
     def __init__(self, intake: Intake, row: config.VoiceSource, bundle: Bundle | None) -> None:
         """Raises ConfigError, GrammarError, PackError. The microphone is opened later, and again where it was away."""
-        super().__init__(f"voice {row.device or 'microphone'}", intake)
-        self._row = row
-        self._listener = _listener(row, bundle, self.stopping.is_set)
-        self._sound: queue.Queue[tuple[bytes, int]] = queue.Queue(WAITING)
-        self._lost = False
+        self._heard_s = 0.0
+        """When sound came last, or a session began."""
+        self._missing = False
+        """Whether sound is missing of which the listener does not know yet."""
+        self._losses = self._losses_told = 0
+        super().__init__(str(row.device) or "microphone", intake, row, bundle)
 
-    def _session(self) -> None:
-        _make_ready(self._listener)
-        while not self._sound.empty():
-            self._sound.get_nowait()
+    def _listen(self) -> None:
         device = None if self._row.device == "" else self._row.device
         with _portaudio() as sounddevice:
             try:
                 stream = sounddevice.RawInputStream(SAMPLE_RATE, CHUNK, device, 1, "int16", callback=self._take)
             except (sounddevice.PortAudioError, ValueError) as error:
                 raise Outage(f"{'the default microphone' if device is None else device}: {error}") from None
+            self._listener.lost()
+            self._missing = False
+            self._heard_s = time.monotonic()
             with stream:
                 self._there()
-                self._listen()
+                while not self.stopping.is_set():
+                    self._deliver(TURN_S)
+                    self._tell_losses()
+                    if time.monotonic() - self._heard_s > SILENT_S:
+                        raise Outage("the microphone gives nothing")
 
-    def _listen(self) -> None:
-        self._listener.lost()
-        heard_s = time.monotonic()
-        while not self.stopping.is_set():
-            try:
-                data, captured_ns = self._sound.get(timeout=TURN_S)
-            except queue.Empty:
-                if time.monotonic() - heard_s > SILENT_S:
-                    raise Outage("the microphone gives nothing") from None
-                continue
-            heard_s = time.monotonic()
-            if self._lost:
-                self._lost = False
-                self._listener.lost()
-                self._intake.refuse(self._row.stream, Refusal(LOST, "it came faster than it could be looked at"))
-            pcm: Sound = np.frombuffer(data, "<i2").astype(np.int16)
-            _deliver(self._intake, self._row.stream, self._listener, pcm, captured_ns)
+    def _tell_losses(self) -> None:
+        while self._losses_told < self._losses:
+            self._losses_told += 1
+            self._intake.refuse(self._row.stream, Refusal(LOST, "it came faster than it could be looked at"))
 
     def _take(self, data: Any, frames: int, at: Any, flags: Any) -> None:
         """PortAudio's thread, which must not wait."""
         now_ns = self._intake.clock.now_ns()
+        self._heard_s = time.monotonic()
         # How long the first sample has lain there; what a driver cannot know is 0, or nonsense.
         waited_s = at.currentTime - at.inputBufferAdcTime - frames / SAMPLE_RATE
         waited_ns = int(waited_s * 1e9) if 0 <= waited_s <= 1 else 0
-        try:
-            self._sound.put_nowait((bytes(data), now_ns - waited_ns))
-        except queue.Full:
-            self._lost = True
-        if flags.input_overflow:
-            self._lost = True
+        self._missing = self._missing or bool(flags.input_overflow)
+        if self._missing and self._listener.lost():
+            self._missing = False
+            self._losses += 1
+        if not self._listener.hear(bytes(data), now_ns - waited_ns):
+            self._missing = True
 
 
 _portaudio_lock = threading.Lock()
@@ -168,57 +233,36 @@ def _portaudio() -> Iterator[Any]:
             _portaudio_users -= 1
 
 
-def _make_ready(listener: Listener) -> None:
-    """On the thread that will listen: the kernel runs the loop first, where there is not enough for both."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-    listener.ready()
+def _setup(row: config.VoiceSource, bundle: Bundle | None) -> Setup:
+    """Raises ConfigError."""
+    grammar, where = _grammar(row, bundle)
+    return Setup(
+        recogniser=row.recogniser,
+        grammar=grammar,
+        where=where,
+        pack=row.pack,
+        host=row.host,
+        port=row.port,
+        language=row.language,
+        wake_word=row.wake_word,
+        longest_s=row.longest_s,
+        min_snr_db=row.min_snr_db,
+        max_score=row.max_score,
+        min_margin=row.min_margin,
+        speed=row.speed,
+        niceness=NICENESS,
+    )
 
 
-def _deliver(intake: Intake, stream: str, listener: Listener, pcm: Sound, captured_ns: int) -> int:
-    """Hand on what is understood; how many utterances there were."""
-    count = 0
-    try:
-        for said in listener.hear(pcm, captured_ns):
-            count += 1
-            if isinstance(said.content, Refusal):
-                intake.refuse(stream, said.content)
-            else:
-                intake.put(stream, said.content, said.ended_ns)
-    except InterruptedError:
-        pass  # the source is stopped
-    except OSError as error:
-        listener.lost()
-        intake.refuse(stream, Refusal("no_recogniser", str(error)))
-        count += 1
-    return count
-
-
-def _listener(row: config.VoiceSource, bundle: Bundle | None, stopping: Callable[[], bool]) -> Listener:
-    wake = micro_wake_word(row.wake_word) if row.wake_word else None
-    return Listener(silero(), _recogniser(row, bundle, stopping), row.longest_s, row.min_snr_db, row.speed, wake=wake)
-
-
-def _recogniser(row: config.VoiceSource, bundle: Bundle | None, stopping: Callable[[], bool]) -> Recogniser:
-    grammar = _grammar(row, bundle)
-    if row.recogniser == "wyoming":
-        return WyomingRecogniser(row.host, row.port, grammar, row.language or None)
-    if grammar is None:
-        raise ConfigError(f"source voice: the bundle has no {GRAMMAR}; give `grammar`, a file or shipped:NAME")
-    return Moonshine(open_pack(Path(row.pack)), grammar, row.max_score, row.min_margin, stopping=stopping)
-
-
-def _grammar(row: config.VoiceSource, bundle: Bundle | None) -> Grammar | None:
-    """The row's, or else the bundle's, if it has one."""
+def _grammar(row: config.VoiceSource, bundle: Bundle | None) -> tuple[bytes | None, str]:
+    """The row's, or else the bundle's, if it has one; and what errors call it."""
     if row.grammar.startswith(config.SHIPPED):
-        return shipped_grammar(row.grammar.removeprefix(config.SHIPPED))
+        return shipped_text(row.grammar.removeprefix(config.SHIPPED)), row.grammar
     if row.grammar:
         try:
-            data = read_plain(Path(row.grammar), MAX_BYTES)
+            return read_plain(Path(row.grammar), MAX_BYTES), row.grammar
         except OSError as error:
             raise ConfigError(f"source voice: grammar {row.grammar}: cannot be read ({error.strerror})") from None
-        where = row.grammar
-    elif bundle is not None and GRAMMAR in bundle.manifest.files:
-        data, where = bundle.read(GRAMMAR), f"of bundle {bundle.path}"
-    else:
-        return None
-    return parse_bytes(data, where)
+    if bundle is not None and GRAMMAR in bundle.manifest.files:
+        return bundle.read(GRAMMAR), f"of bundle {bundle.path}"
+    return None, ""

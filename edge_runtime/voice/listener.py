@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -13,6 +12,7 @@ from edge_runtime.admit import Refusal
 from edge_runtime.kinds.audio import SAMPLE_RATE, Sound
 from edge_runtime.messages import Speech, Words
 from edge_runtime.voice.ears import Detector, Ears, Utterance
+from edge_runtime.voice.frames import Said
 from edge_runtime.voice.recogniser import NOISE, TOO_LONG, Recogniser
 
 AWAKE = 8 * SAMPLE_RATE
@@ -20,14 +20,6 @@ AWAKE = 8 * SAMPLE_RATE
 AGAIN = SAMPLE_RATE
 Wake = Callable[[bytes], bool]
 """Sound in portions (int16) to whether a wake word has ended in it. One stream, one thread."""
-
-
-class Said(NamedTuple):
-    """What became of an utterance."""
-
-    content: Words | Refusal
-    ended_ns: int
-    """End of the speech, monotonic."""
 
 
 class Listener:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,8 @@ class Moonshine:
         max_score: float = 1.3,
         min_margin: float = 1.0,
         threads: int = 1,
-        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`max_score`, `min_margin`: see `transcribe`; once `stopping` says so, that ends within a step, with
-        InterruptedError. Raises PackError, GrammarError.
-        """
+        """`max_score`, `min_margin`: see `transcribe`. Raises PackError, GrammarError."""
         try:
             self._pieces = Pieces(pack.vocabulary)
         except ValueError as error:
@@ -49,7 +46,7 @@ class Moonshine:
         self._trie = Trie(grammar, self._pieces)
         self._opposites = _opposites(grammar)
         self._max_score, self._min_margin = max_score, min_margin
-        self._pack, self._threads, self._stopping = pack, threads, stopping
+        self._pack, self._threads = pack, threads
         self._sessions: tuple[Any, Any] | None = None
 
     def ready(self) -> None:
@@ -104,7 +101,7 @@ class Moonshine:
         feeds: dict[str, Any] = {}
         for item in encoder.get_inputs():
             feeds[item.name] = np.ones(sound.shape, np.int64) if "mask" in item.name else sound
-        return _Decoding(decoder, encoder.run(None, feeds)[0], sound.shape[1], self._stopping)
+        return _Decoding(decoder, encoder.run(None, feeds)[0], sound.shape[1])
 
     def _opposite_margin(self, found: Found, decoding: _Decoding) -> float:
         """By how much what was found is more probable than the nearest of the same with a word's opposite."""
@@ -141,10 +138,9 @@ def _with_opposites(text: str, opposites: dict[str, tuple[str, ...]]) -> list[st
 class _Decoding:
     """The decoder over one utterance, step by step, with what it remembers of each row. See `beam.Step`."""
 
-    def __init__(self, session: Any, encoded: NDArray[np.float32], samples: int, stopping: Callable[[], bool]) -> None:
+    def __init__(self, session: Any, encoded: NDArray[np.float32], samples: int) -> None:
         """`encoded` [1, T, D]: what the encoder makes of the sound of so many `samples`."""
         self._session = session
-        self._stopping = stopping
         self._encoded = encoded
         self._outputs = [item.name for item in session.get_outputs()]
         self._inputs = {
@@ -187,8 +183,6 @@ class _Decoding:
         return float(rows[np.arange(len(rows)), [*path, END]].sum())
 
     def _run(self, ids: NDArray[np.int64], past: dict[str, Any], cached: bool) -> dict[str, NDArray[np.float32]]:
-        if self._stopping():
-            raise InterruptedError("stopped")
         feeds = {
             "input_ids": ids,
             "encoder_hidden_states": np.repeat(self._encoded, len(ids), axis=0),

@@ -9,7 +9,7 @@ from msgspec import Struct
 from edge_runtime.admit import Refusal
 from edge_runtime.kinds.audio import Sound
 
-NOISE, NOT_IN_GRAMMAR, TOO_LONG = "noise", "not_in_grammar", "too_long"
+NOISE, NOT_IN_GRAMMAR, TOO_LONG, NO_RECOGNISER = "noise", "not_in_grammar", "too_long", "no_recogniser"
 """Why speech is refused, as it is counted."""
 
 

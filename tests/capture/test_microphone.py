@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,14 +16,16 @@ import numpy as np
 import pytest
 
 from edge_runtime import config
-from edge_runtime.capture import outages, voice_source
+from edge_runtime.capture import listener_process, outages, voice_source
 from edge_runtime.capture.source import Source
 from edge_runtime.kinds.audio import SAMPLE_RATE
 from edge_runtime.messages import Utterance
+from tests.capture.test_listener_process import listening as processes
 from tests.capture.test_sources import Inbox
 from tests.capture.test_voice_source import recognising
 from tests.conftest import wait_for
-from tests.voice.sounds import hum, loudness, still
+from tests.voice.by_loudness import START
+from tests.voice.sounds import hum, still
 
 try:
     import sounddevice
@@ -36,7 +40,7 @@ WAITED_S = 0.2
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outages, "FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(outages, "LONGEST_PAUSE_S", 0.2)
-    monkeypatch.setattr(voice_source, "silero", lambda: loudness)
+    monkeypatch.setattr(listener_process, "START", START)
 
 
 @contextmanager
@@ -59,6 +63,7 @@ class Card:
     pace = 1.0
     overflows = False
     opened = 0
+    played = 0
 
     def __init__(self, rate: int, block: int, device: Any, channels: int, dtype: str, callback: Any) -> None:
         assert (rate, device, channels, dtype) == (SAMPLE_RATE, "no such ear", 1, "int16")
@@ -83,6 +88,7 @@ class Card:
             at = SimpleNamespace(currentTime=9.0, inputBufferAdcTime=9.0 - WAITED_S - len(part) / SAMPLE_RATE)
             flags = SimpleNamespace(input_overflow=self.overflows and start == 0)
             self._callback(part.tobytes(), len(part), at, flags)
+            Card.played += 1
 
 
 def test_one_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
@@ -121,3 +127,22 @@ def test_sound_that_was_lost_is_counted_and_nothing_is_heard_across_the_gap(
     with recognising("turn left") as port, listening(inbox, tmp_path, port):
         wait_for(lambda: inbox.captured("text") == 2, "both")
     assert dict(inbox.intake.refusals("text")) == {"lost_sound": 1}
+
+
+def test_what_the_process_that_listens_has_no_room_for_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sounddevice, "RawInputStream", Card)
+    monkeypatch.setattr(Card, "sound", np.concatenate([still(60.0), *[SAID] * 30]))
+    monkeypatch.setattr(Card, "pace", 20.0)
+    monkeypatch.setattr(Card, "played", 0)
+    inbox = Inbox()
+    with recognising(*["turn left"] * 30) as port, listening(inbox, tmp_path, port):
+        (process,) = processes(os.getpid())
+        wait_for(lambda: Card.played > 0, "some sound")
+        os.kill(process, signal.SIGSTOP)
+        at = Card.played
+        wait_for(lambda: Card.played > at + 300, "more than the pipe holds")
+        os.kill(process, signal.SIGCONT)
+        wait_for(lambda: "lost_sound" in inbox.intake.refusals("text"), "the account")
+        wait_for(lambda: len(inbox.take("text")) > 0, "what is said later")

@@ -14,7 +14,7 @@ import pytest
 
 from edge_runtime import config
 from edge_runtime.bundle import Bundle, open_bundle
-from edge_runtime.capture import open_sources, voice_source
+from edge_runtime.capture import listener_process, open_sources
 from edge_runtime.config import load_config
 from edge_runtime.errors import ConfigError, UserError
 from edge_runtime.kinds.audio import Sound
@@ -24,7 +24,8 @@ from edge_runtime.voice.pack import PackError
 from tests import tiny
 from tests.capture.test_sources import Inbox
 from tests.conftest import wait_for
-from tests.voice.sounds import hum, loudness, still
+from tests.voice.by_loudness import START
+from tests.voice.sounds import hum, still
 from tests.voice.speakers import written
 
 pytest.importorskip("hassil", reason="hassil is not installed")
@@ -70,7 +71,7 @@ def recognising(*answers: str) -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def by_loudness(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hums stand for speech here; tests/voice/test_speech.py has the real detector and real speech."""
-    monkeypatch.setattr(voice_source, "silero", lambda: loudness)
+    monkeypatch.setattr(listener_process, "START", START)
 
 
 def row(folder: Path, port: int, sound: Sound, **more: Any) -> config.VoiceSource:

@@ -14,9 +14,10 @@ from msgspec import Struct
 from edge_runtime.admit import Refusal
 from edge_runtime.kinds.audio import SAMPLE_RATE, Sound
 from edge_runtime.voice.ears import silero
+from edge_runtime.voice.frames import Said
 from edge_runtime.voice.grammar import plain
 from edge_runtime.voice.grammars import shipped_grammar
-from edge_runtime.voice.listener import Listener, Said
+from edge_runtime.voice.listener import Listener
 from edge_runtime.voice.moonshine import Moonshine
 from edge_runtime.voice.pack import Pack
 from tests.voice.commands import FOREIGN, HOME, VEHICLE, confused

@@ -8,7 +8,8 @@ import pytest
 from edge_runtime.admit import Refusal
 from edge_runtime.kinds.audio import SAMPLE_RATE, Sound
 from edge_runtime.messages import Words
-from edge_runtime.voice.listener import Listener, Said
+from edge_runtime.voice.frames import Said
+from edge_runtime.voice.listener import Listener
 from edge_runtime.voice.recogniser import Heard
 from tests.voice.sounds import hum, loudness, still
 
