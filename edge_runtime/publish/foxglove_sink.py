@@ -1,7 +1,8 @@
 """Live to Foxglove (https://foxglove.dev), over its WebSocket protocol: the channels and schemas of a recording.
 
 The loop leaves references for a thread of the sink's own, and those only for channels that somebody is subscribed to.
-Of a camera only the newest picture waits. Foxglove's SDK serves; where a viewer is slow, it drops what is its.
+The thread gets them when the turn is over, so that it does not compete with a decision. Of a camera only the newest
+picture waits. Foxglove's SDK serves; where a viewer is slow, it drops what is its.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class FoxgloveSink(Sink):
         self._missed = 0
         self._trouble: str | None = None
         self._waiting: queue.SimpleQueue[_Streams | Message | Published | _Newest | None] = queue.SimpleQueue()
+        self._turn: list[Message | Published | _Newest] = []
+        """What this turn of the loop has brought."""
         self._pictures: dict[str, Frame] = {}
         self._streams: _Streams = {}
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -90,24 +93,33 @@ class FoxgloveSink(Sink):
         log.info("foxglove: %s", self.endpoint)
 
     def session(self, config: config.Config, bundle: BundleId, streams: _Streams) -> None:
+        self.serve()
         self._waiting.put(dict(streams))
 
     def message(self, message: Message) -> None:
         if isinstance(message, Frame):
             if self._looked_at(message.stream):
                 self._pictures[message.stream] = message
-                self._put(_Newest(message.stream))
+                self._turn.append(_Newest(message.stream))
         elif self._wanted(STREAMS + message.stream):
-            self._put(message)
+            self._turn.append(message)
 
     def publish(self, item: Published) -> None:
         if isinstance(item.message, StatusMessage):
             if self._wanted(STATUS):
-                self._put(item)
+                self._turn.append(item)
         elif self._wanted(DECISION) or any(
             self._wanted(topic) for topic in self._channels if topic.startswith(ANNOTATIONS)
         ):
-            self._put(item)
+            self._turn.append(item)
+
+    def serve(self) -> None:
+        for item in self._turn:
+            if self._waiting.qsize() < MAX_WAITING:
+                self._waiting.put(item)
+            elif not isinstance(item, _Newest):
+                self._missed += 1
+        self._turn.clear()
 
     @property
     def wants_whole(self) -> bool:
@@ -122,6 +134,7 @@ class FoxgloveSink(Sink):
         return self._trouble
 
     def close(self) -> None:
+        self.serve()
         self._waiting.put(None)
         self._thread.join(CLOSE_S)
         self._server.stop()
@@ -132,12 +145,6 @@ class FoxgloveSink(Sink):
     def _wanted(self, topic: str) -> bool:
         channel = self._channels.get(topic)
         return channel is not None and channel.has_sinks()
-
-    def _put(self, item: Message | Published | _Newest) -> None:
-        if self._waiting.qsize() < MAX_WAITING:
-            self._waiting.put(item)
-        elif not isinstance(item, _Newest):
-            self._missed += 1
 
     # The rest runs on the sink's thread.
 

@@ -137,6 +137,7 @@ def test_pictures_come_as_they_came_and_boxes_in_their_pixels(sink: FoxgloveSink
     inputs = {"camera": InputState(True, 0.0, 3)}
     item = published(decision(5, detections=things, inputs=inputs, captured_ns=now_ns, published_ns=now_ns + 10**6))
     sink.publish(item)
+    sink.serve()
     at, content = viewer.next("/streams/camera")
     told = msgspec.json.decode(content, type=CompressedImage)
     assert (told.format, told.data, told.seq) == ("jpeg", picture, 3)
@@ -153,8 +154,10 @@ def test_raw_pictures_come_as_jpeg(sink: FoxgloveSink, viewer: Viewer) -> None:
     subscribed(sink, viewer, "/streams/camera", "/streams/sensors")
     wait_for(lambda: sink.wants_whole, "the subscription")
     sink.message(Frame("camera", 0, 1, noise(100, 1)))
+    sink.serve()
     assert msgspec.json.decode(viewer.next("/streams/camera")[1])["format"] == "jpeg"
     sink.message(Sample("sensors", 0, 1, {"a": 2.5}))
+    sink.serve()
     assert msgspec.json.decode(viewer.next("/streams/sensors")[1])["values"] == {"a": 2.5}
 
 
@@ -167,12 +170,27 @@ def test_nothing_is_made_for_a_viewer_that_subscribes_to_nothing(
     for seq in range(100):
         sink.message(Frame("camera", seq, seq, b"no picture"))
         sink.publish(published(decision(seq)))
+        sink.serve()
     assert sink._waiting.empty() and not sink._pictures and made == []
     subscribed(sink, viewer, "/status")
     sink.publish(published(decision(100)))
     sink.publish(published(status(7)))
+    sink.serve()
     assert msgspec.json.decode(viewer.next("/status")[1])["seq"] == 7
     assert sink._waiting.empty() and (sink.missed, sink.trouble) == (0, None)
+
+
+def test_nothing_is_made_for_a_viewer_before_the_turn_is_over(
+    sink: FoxgloveSink, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribed(sink, viewer, "/streams/camera", "/decision")
+    made: list[object] = []
+    monkeypatch.setattr(sink, "_pass_on", made.append)
+    sink.message(Frame("camera", 0, 0, jpeg(noise(100, 0))))
+    sink.publish(published(decision(0)))
+    assert made == [] and sink._waiting.empty()
+    sink.serve()
+    wait_for(lambda: len(made) == 2, "both")
 
 
 def test_a_flood_of_pictures_costs_one_and_what_does_not_fit_is_counted(
@@ -183,9 +201,11 @@ def test_a_flood_of_pictures_costs_one_and_what_does_not_fit_is_counted(
     for seq in range(100):
         sink.message(Frame("camera", seq, seq, jpeg(noise(100, seq))))
         sink.publish(published(decision(seq)))
+        sink.serve()
     assert len(sink._pictures) <= 1 and sink.missed == 100
     monkeypatch.undo()
     sink.publish(published(decision(500)))
+    sink.serve()
     assert msgspec.json.decode(viewer.next("/decision")[1])["seq"] == 500
 
 
@@ -197,6 +217,7 @@ def test_a_viewer_that_reads_nothing_holds_nobody_up(sink: FoxgloveSink, viewer:
     long = ["tag"] * 10_000
     for seq in range(250):  # more than the sockets in between hold
         sink.publish(published(decision(seq, tags=long)))
+        sink.serve()
         assert msgspec.json.decode(viewer.next("/decision")[1])["seq"] == seq
     assert (sink.missed, sink.trouble) == (0, None)
     slow.close()
@@ -205,8 +226,10 @@ def test_a_viewer_that_reads_nothing_holds_nobody_up(sink: FoxgloveSink, viewer:
 def test_a_picture_that_is_none_is_a_trouble_until_the_next(sink: FoxgloveSink, viewer: Viewer) -> None:
     subscribed(sink, viewer, "/streams/camera")
     sink.message(Frame("camera", 0, 0, b"no picture"))
+    sink.serve()
     wait_for(lambda: sink.trouble is not None, "the trouble")
     sink.message(Frame("camera", 1, 1, jpeg(noise(100, 1))))
+    sink.serve()
     assert msgspec.json.decode(viewer.next("/streams/camera")[1])["seq"] == 1
     wait_for(lambda: sink.trouble is None, "the end of it")
 
@@ -222,6 +245,7 @@ def test_another_bundle_changes_the_channels_and_leaves_the_rest_alone(sink: Fox
     assert viewer.channels["/decision"]["id"] == before
     subscribed(sink, viewer, "/decision")
     sink.publish(published(decision(1)))
+    sink.serve()
     assert msgspec.json.decode(viewer.next("/decision")[1])["seq"] == 1
 
 
