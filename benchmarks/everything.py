@@ -35,7 +35,8 @@ METHOD = (
     "a broker (mosquitto) takes decisions and a client hears them, a viewer of Foxglove's takes every channel, all is "
     "recorded to disk, and a voice source listens to a room in which nobody speaks. Broker and watchers are processes "
     "of their own on the same machine, with what processor time is left (nice 19); processor time and memory are the "
-    "runtime's. The first frame comes once all has started. Ratios are to everything off."
+    "runtime's, without the process that listens. The first frame comes once all has started. Ratios are to "
+    "everything off."
 )
 SETTLE_S = 4.0
 """A recogniser's weights take their time to be read."""

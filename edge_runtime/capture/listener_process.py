@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from edge_runtime import realtime
 from edge_runtime.capture.outages import Outage
+from edge_runtime.capture.slow_lane import NICENESS
 from edge_runtime.errors import ConfigError, UserError
 from edge_runtime.voice import frames
 from edge_runtime.voice.grammar import GrammarError
@@ -116,6 +118,8 @@ class ListenerProcess:
         except OSError as error:
             raise ListenerGone(f"the process that listens cannot be started ({error.strerror})") from None
         realtime.leave(process.pid)
+        with suppress(OSError):  # it is gone: that is read below
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
         assert process.stdin is not None
         os.set_blocking(process.stdin.fileno(), False)
         self._incoming, self._full_since_s, self.ended = _incoming(), None, False

@@ -23,7 +23,6 @@ from edge_runtime.capture.intake import Intake
 from edge_runtime.capture.listener_process import ListenerGone, ListenerProcess
 from edge_runtime.capture.outages import Outage, ReturningSource
 from edge_runtime.capture.playback import log_end
-from edge_runtime.capture.slow_lane import NICENESS
 from edge_runtime.errors import ConfigError, UserError
 from edge_runtime.kinds.audio import SAMPLE_RATE
 from edge_runtime.plain_file import read_plain
@@ -250,7 +249,6 @@ def _setup(row: config.VoiceSource, bundle: Bundle | None) -> Setup:
         max_score=row.max_score,
         min_margin=row.min_margin,
         speed=row.speed,
-        niceness=NICENESS,
     )
 
 

@@ -47,8 +47,6 @@ class Setup(Struct, frozen=True, tag=True):
     max_score: float
     min_margin: float
     speed: float
-    niceness: int
-    """At which it runs: the kernel runs the loop first, where there is not enough for both."""
 
 
 class Sound(Struct, frozen=True, tag=True):

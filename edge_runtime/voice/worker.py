@@ -72,7 +72,6 @@ def _answers(waiting: queue.Queue[frames.Request], detector: Callable[[], Detect
     try:
         setup = waiting.get()
         assert isinstance(setup, frames.Setup)
-        os.setpriority(os.PRIO_PROCESS, 0, setup.niceness)
         listener = _listener(setup, detector)
         yield frames.Opened()
         listener.ready()
