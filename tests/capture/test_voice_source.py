@@ -52,7 +52,8 @@ def recognising(*answers: str) -> Iterator[int]:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            with connection, connection.makefile("rb") as file:
+            # Whoever asks may be gone before the answer.
+            with suppress(OSError), connection, connection.makefile("rb") as file:
                 while (event := read_event(file)) is not None and not AudioStop.is_type(event.type):  # type: ignore[arg-type]
                     pass
                 connection.sendall(encoded(Transcript(answer).event()))
