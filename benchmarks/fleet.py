@@ -48,11 +48,9 @@ from edge_runtime.world.view import View, to_jpeg
 
 BUNDLE = "shipped:vehicle"
 FIRST_SEED = 700_000
-"""Of drives that neither training nor validation of the bundle has seen."""
+"""Of drives, each through a town of its own, that neither training nor validation of the bundle has seen."""
 START_NS = 1_000_000_000_000
 CAMERA_HZ = 5
-TOWNS = 16
-"""Drives share so many towns and differ in where they begin and what they meet."""
 PLANTED = ("sign", "drift", "fog")
 EVERY_PLANTED = 12
 """One recording in so many is planted, the kinds by turns."""
@@ -73,6 +71,7 @@ class Drive(NamedTuple):
 @click.command()
 @click.option("--recordings", type=click.IntRange(20), default=200, show_default=True, help="Drives to record.")
 @click.option("--seconds", type=click.FloatRange(1), default=4.0, show_default=True, help="Length of a drive.")
+@click.option("--seed", type=click.IntRange(0), default=FIRST_SEED, show_default=True, help="Of the first drive.")
 @click.option("--most", type=click.IntRange(20), default=2000, show_default=True, help="Recordings by links, at most.")
 @click.option(
     "--engine", "engines", multiple=True, default=("local",), show_default=True, help="local, ray; repeatable."
@@ -81,19 +80,24 @@ class Drive(NamedTuple):
     "--part", "parts", multiple=True, type=click.Choice(PARTS), default=PARTS, help="Repeatable.  [default: all]"
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/fleet"), show_default=True)
-@click.option("--check", is_flag=True, help="Exit with code 3 unless all reports are byte for byte the same.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with code 3 unless all files are byte for byte the same and name what is broken.",
+)
 def fleet(
-    recordings: int, seconds: float, most: int, engines: tuple[str, ...], parts: tuple[str, ...], out: Path, check: bool
-) -> None:
+    recordings: int, seconds: float, seed: int, most: int, engines: tuple[str, ...], parts: tuple[str, ...], out: Path,
+    check: bool,
+) -> None:  # fmt: skip
     """Record drives of the town once; evaluate, calibrate and compare them by one worker and by two; mine them."""
     console, machine = Console(), Machine()
-    drives = plan(out / "drives", recordings, seconds)
+    drives = plan(out / "drives", recordings, seconds, seed)
     begun = time.monotonic()
     for number, drive in enumerate(spread(Recording(), [one for one in drives if not done(one)], alone=2, piece=1), 1):
         console.print(f"recorded {number}: {drive}", highlight=False)
     made_s = time.monotonic() - begun
     break_some(out / "drives", drives)
-    figures: dict[str, Any] = {"recordings": recordings, "seconds_each": seconds, "recorded_in_s": made_s}
+    figures: dict[str, Any] = {"recordings": recordings, "seconds_each": seconds, "seed": seed, "recorded_in_s": made_s}
     if "same" in parts:
         figures["same"] = same(out, engines, console)
     if "mining" in parts:
@@ -103,17 +107,15 @@ def fleet(
     write_results(out, "fleet", figures, measured_on=machine)
     different = [name for name, equal in figures.get("same", {}).items() if not equal]
     if check and different:
-        raise GateRefused(f"fleet: other bytes: {', '.join(different)}")
+        raise GateRefused(f"fleet: not as it must be: {', '.join(different)}")
 
 
-def plan(folder: Path, count: int, seconds: float) -> list[Drive]:
+def plan(folder: Path, count: int, seconds: float, seed: int = FIRST_SEED) -> list[Drive]:
     """The drives, and what is planted in which."""
     drives = []
     for number in range(count):
         plant = PLANTED[number // EVERY_PLANTED % len(PLANTED)] if number % EVERY_PLANTED == 5 else ""
-        drives.append(
-            Drive(str(folder / f"car{number % 8}" / f"{number:04d}.mcap"), FIRST_SEED + number, seconds, plant)
-        )
+        drives.append(Drive(str(folder / f"car{number % 8}" / f"{number:04d}.mcap"), seed + number, seconds, plant))
     return drives
 
 
@@ -213,9 +215,14 @@ def break_some(folder: Path, drives: list[Drive]) -> None:
 
 
 def same(out: Path, engines: tuple[str, ...], console: Console) -> dict[str, bool]:
-    """Whether every way of doing it gives the bytes of one local worker: evaluation, comparison, calibration, index."""
-    found: dict[str, bool] = {}
+    """Whether every way of doing it gives the bytes of one local worker: evaluation, comparison, calibration, index;
+    and whether what is broken is named in them."""
     first = results(out, "local 1", ("--engine", "local", "--workers", "1"))
+    report = json.loads(first["evaluation.json"])
+    found = {
+        "what is broken, by name": report["cut"] == ["faulty/cut"] and [*report["left_out"]] == ["faulty/poisoned"]
+    }
+    console.print(f"broken: cut short {report['cut']}, left out {report['left_out']}", highlight=False)
     for engine in engines:
         name = f"{engine} 2, one of them killed"
         again = results(out, name, ("--engine", engine, "--workers", "2"), kill=True)
