@@ -170,6 +170,8 @@ def recipe_json(recipe: AnyRecipe) -> bytes:
     document: dict[str, Any] = msgspec.to_builtins(recipe)
     document["data"] = ""
     document["calibrate"]["recordings"] = [Path(file).name for file in recipe.calibrate.recordings]
+    if "mined" in document:
+        document["mined"]["folders"] = [Path(folder).name for folder in document["mined"]["folders"]]
     for target in document["budget"]["targets"].values():
         target["measured"] = Path(target["measured"]).name
     for stage in document.get("onnx", {}).get("stages", ()):

@@ -14,6 +14,7 @@ from pathlib import Path
 from build_engines.data.datasets import Prepared, answer_names, digest_of
 from build_engines.data.mirror import Mirror
 from build_engines.data.paired import PairedSource, build_arrays
+from build_engines.data.samples import with_mined
 from build_engines.modalities.vision.files import read_image
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
 from calibration.moments import LabelledSet, Later, RawMessage
@@ -67,4 +68,5 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     }
     source = PairedSource(recipe, None, arrays["train"], {}, change=change)
     plain = PairedSource(recipe, None, arrays[recipe.evaluate_split], {}, training=False)
-    return Prepared(streams, None, source, plain.in_order(), digest_of(data / "train"), folds=source.folds)
+    prepared = Prepared(streams, None, source, plain.in_order(), digest_of(data / "train"), folds=source.folds)
+    return with_mined(recipe, prepared, work)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.data.arrays import Arrays, stream_arrays
-from build_engines.data.columns import alone, read_columns, write_columns
+from build_engines.data.columns import alone, joined, read_columns, write_columns
 from build_engines.data.datasets import Batch, Fold, Inputs, Ints, answer_names, in_step, names_of
 from build_engines.data.folds import grouped
 from build_engines.data.tokenizer import SentenceEncoder, sentence_encoder
@@ -32,6 +32,8 @@ from edge_runtime.streams import CameraStream, StreamSpec, TextStream, preproces
 
 FORM = 4
 """Of the rows that are kept: caches of another form are not read."""
+NO_CLASS = -100
+"""Of an auxiliary label that a moment does not have; the loss leaves such moments out."""
 IN_MEMORY = ("presence", "labels", "side ")
 """Columns of which a row is some bytes, by the beginning of their names."""
 Change = Callable[[Batch, np.random.Generator], Batch]
@@ -149,13 +151,17 @@ class PairedSource:
         training: bool = True,
         change: Change | None = None,
         rows: Ints | None = None,
+        times: Ints | None = None,
     ) -> None:
-        """`aux`: auxiliary label to its class for each moment [N], negative where it has none. `training` = False
+        """`aux`: auxiliary label to its class for each moment [N], NO_CLASS where it has none. `training` = False
         cuts words the one most probable way. `change` is made to each batch of an epoch. `rows`: which of the moments
-        it gives, in order; None = all."""
+        it gives, in order; None = all. `times` [N]: how often an epoch gives each; None = once."""
         self._recipe, self._tokenizer = recipe, tokenizer
         self.arrays = arrays
         self._index = np.arange(len(arrays["labels"])) if rows is None else rows
+        self._times = times
+        if times is not None:
+            self._index = np.repeat(self._index, times[self._index])
         self._fields = {
             name: tuple(encoder_fields(recipe.streams[encoder.streams[0]]))
             for name, encoder in recipe.model.encoders.items()
@@ -190,6 +196,17 @@ class PairedSource:
             batch = self._rows(order[step * self._batch : (step + 1) * self._batch], encoded)
             yield batch if self._change is None else self._change(batch, rng)
 
+    def and_also(self, more: Arrays, times: int) -> PairedSource:
+        """With the moments of `more`, each given `times` times an epoch; they have no auxiliary labels. Of all moments
+        of this source alone."""
+        extra = len(more["labels"])
+        own = np.ones(len(self._labels), np.int64) if self._times is None else self._times
+        return PairedSource(
+            self._recipe, self._tokenizer, {name: joined(rows, more[name]) for name, rows in self.arrays.items()},
+            {name: np.concatenate([classes, np.full(extra, NO_CLASS)]) for name, classes in self._aux.items()},
+            change=self._change, times=np.concatenate([own, np.full(extra, times)]),
+        )  # fmt: skip
+
     def in_order(self) -> InOrder:
         """All moments in the order they were recorded."""
         encoded = self._encode()
@@ -204,7 +221,9 @@ class PairedSource:
         return [partial(self._fold, fit, left, groups) for fit, left in grouped(strata, groups, count, seed)]
 
     def _fold(self, fit: Ints, left: Ints, groups: Sequence[str]) -> Fold:
-        seen = PairedSource(self._recipe, self._tokenizer, self.arrays, self._aux, change=self._change, rows=fit)
+        seen = PairedSource(
+            self._recipe, self._tokenizer, self.arrays, self._aux, change=self._change, rows=fit, times=self._times
+        )
         judged = PairedSource(self._recipe, self._tokenizer, self.arrays, self._aux, training=False, rows=left)
         return Fold(seen, judged.in_order(), tuple(groups[row] for row in left))
 

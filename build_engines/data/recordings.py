@@ -24,6 +24,7 @@ from mcap.reader import NonSeekingReader
 
 from build_engines.data.datasets import Prepared, digest_of
 from build_engines.data.paired import PairedSource, build_arrays
+from build_engines.data.samples import with_mined
 from build_engines.data.tokenizer import tokenizer_of
 from build_engines.modalities import modality_of
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe
@@ -240,4 +241,5 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
     }
     source = PairedSource(recipe, tokenizer, arrays["train"], {})
     plain = PairedSource(recipe, tokenizer, arrays[recipe.evaluate_split], {}, training=False)
-    return Prepared(streams, tokenizer, source, plain.in_order(), digest_of(data / "train"), folds=source.folds)
+    prepared = Prepared(streams, tokenizer, source, plain.in_order(), digest_of(data / "train"), folds=source.folds)
+    return with_mined(recipe, prepared, work)

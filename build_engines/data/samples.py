@@ -7,9 +7,11 @@ empty or not there never arrives, as on a device.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from build_engines.data.datasets import (
     digest_of,
 )
 from build_engines.data.mirror import Mirror
-from build_engines.data.paired import PairedSource, build_arrays
+from build_engines.data.paired import NO_CLASS, PairedSource, build_arrays
 from build_engines.data.tokenizer import tokenizer_of
 from build_engines.modalities import MODALITIES, modality_of
 from build_engines.modalities.modality import SampleRow
@@ -35,13 +37,11 @@ from calibration.moments import LabelledSet, RawMessage
 from edge_runtime.capture.tables import column_named, is_missing
 from edge_runtime.errors import UserError
 from edge_runtime.heads.regression import VALUES
-from edge_runtime.streams import SensorStream, StreamSpec, streams_of
+from edge_runtime.streams import CameraStream, SensorStream, StreamSpec, TextStream, streams_of
 
 MARKER = "samples.jsonl"
 AT_NS = 1_000_000_000
 """All messages of a row carry this capture time: they are one moment."""
-NO_CLASS = -100
-"""Of an auxiliary label that a row does not have; the loss leaves such rows out."""
 
 
 def read(
@@ -182,7 +182,34 @@ def prepare(recipe: Recipe, data: Path, work: Path) -> Prepared:
         change = Mirror(mirror, specs, answer_names(recipe), classes)
     source = PairedSource(recipe, tokenizer, *prepared["train"], change=change)
     plain = PairedSource(recipe, tokenizer, *prepared[recipe.evaluate_split], training=False)
-    return Prepared(streams, tokenizer, source, plain.in_order(), digest_of(data / "train"), folds=source.folds)
+    whole = Prepared(streams, tokenizer, source, plain.in_order(), digest_of(data / "train"), folds=source.folds)
+    return with_mined(recipe, whole, work)
+
+
+def with_mined(recipe: Recipe, prepared: Prepared, work: Path) -> Prepared:
+    """`prepared`, its moments as they were recorded, with what `recipe.mined` names in what is trained on. Raises
+    UserError."""
+    source, total = prepared.train, prepared.digest
+    fields = DatasetRecipe(fields=fields_of(prepared.streams), group="recording")
+    for number, folder in enumerate(map(Path, recipe.mined.folders)):
+        assert isinstance(source, PairedSource)
+        moments = partial(read, folder, "train", prepared.streams, fields)
+        more = build_arrays(recipe, prepared.streams, moments, folder, "train", work, f"mined{number}")
+        source = source.and_also(more, recipe.mined.times)
+        total = hashlib.sha256(f"{total} {digest_of(folder)}".encode()).hexdigest()
+    folds = source.folds if prepared.folds is not None and isinstance(source, PairedSource) else prepared.folds
+    return replace(prepared, train=source, digest=total, folds=folds)
+
+
+def fields_of(streams: Mapping[str, StreamSpec]) -> dict[str, str]:
+    """Stream to the field of a mined row that holds it: the first of a kind where this layout looks for it, others by
+    name. Sound is not written."""
+    fields: dict[str, str] = {}
+    for name, spec in streams.items():
+        if isinstance(spec, CameraStream | SensorStream | TextStream):
+            usual = modality_of(spec).field
+            fields[name] = name.replace(".", "_") if usual in fields.values() else usual
+    return fields
 
 
 def _refuse_shared_groups(

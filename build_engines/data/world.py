@@ -22,6 +22,7 @@ from build_engines.data.arrays import Arrays
 from build_engines.data.columns import joined
 from build_engines.data.datasets import Ints, Prepared, digest_of, read_file
 from build_engines.data.paired import PairedSource, build_arrays
+from build_engines.data.samples import with_mined
 from build_engines.data.tokenizer import tokenizer_of
 from build_engines.modalities.sensors import fit_channels
 from build_engines.recipe import PLAIN_DATASET, DatasetRecipe, Recipe, WorldRecipe
@@ -142,7 +143,7 @@ def prepare(recipe: Recipe, data: Path, work: Path, learner: Path | None = None)
     val = build_arrays(recipe, streams, partial(read, data, "val", streams), data, "val", work)
     source = PairedSource(recipe, tokenizer, train, _scene(train))
     plain = PairedSource(recipe, tokenizer, val, _scene(val), training=False)
-    return Prepared(streams, tokenizer, source, plain.in_order(), digest)
+    return with_mined(recipe, Prepared(streams, tokenizer, source, plain.in_order(), digest), work)
 
 
 def _scene(arrays: Arrays) -> dict[str, Ints]:

@@ -15,12 +15,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from build_engines.data.samples import MARKER
+from build_engines.data.samples import MARKER, fields_of
 from build_engines.evaluation.page import Exhibit, Section, as_html
 from build_engines.evaluation.run import write_files
 from build_engines.fleet.looking import Pipelines
 from build_engines.fleet.mine import Pick
-from build_engines.modalities import modality_of
 from build_engines.modalities.sensors.windows import TIME
 from edge_runtime.bundle import Bundle
 from edge_runtime.capture.tables import read_rows
@@ -28,7 +27,7 @@ from edge_runtime.errors import UserError
 from edge_runtime.messages import AlignedSet, Frame, Message, Sample, Utterance
 from edge_runtime.recording.reader import Recording
 from edge_runtime.replay import outcomes
-from edge_runtime.specs import CameraStream, SensorStream, TextStream
+from edge_runtime.specs import SensorStream
 from edge_runtime.streams import StreamSpec
 
 MOMENTS, LABELS, PAGE, FIELDS = "moments.jsonl", "labels.csv", "look.html", "dataset.toml"
@@ -97,17 +96,6 @@ def take_labels(folder: Path, labels: Sequence[str] = ()) -> int:
     lines = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in kept)
     write_files(folder, {f"train/{MARKER}": lines})
     return len(kept)
-
-
-def fields_of(streams: Mapping[str, StreamSpec]) -> dict[str, str]:
-    """Stream to the field of a row that holds it: the first of a kind where the layout looks for it, others by name.
-    Sound is not written."""
-    fields: dict[str, str] = {}
-    for name, spec in streams.items():
-        if isinstance(spec, CameraStream | SensorStream | TextStream):
-            usual = modality_of(spec).field
-            fields[name] = name.replace(".", "_") if usual in fields.values() else usual
-    return fields
 
 
 def _recipe_lines(fields: Mapping[str, str]) -> str:

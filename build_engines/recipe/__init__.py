@@ -10,7 +10,7 @@ from build_engines.foreign.recipe import OnnxInput, PixelRecipe
 from build_engines.recipe.budget import BudgetRecipe
 from build_engines.recipe.checks import check
 from build_engines.recipe.choose import ChooseRecipe
-from build_engines.recipe.dataset import PLAIN_DATASET, DatasetRecipe, WorldRecipe
+from build_engines.recipe.dataset import PLAIN_DATASET, DatasetRecipe, MinedRecipe, WorldRecipe
 from build_engines.recipe.detection import DetectionRecipe
 from build_engines.recipe.gate import GateRecipe
 from build_engines.recipe.heads import SideHeadRecipe, make_head
@@ -43,6 +43,7 @@ __all__ = [
     "FusionRecipe",
     "GateRecipe",
     "LexiconRecipe",
+    "MinedRecipe",
     "MirrorRecipe",
     "ModelRecipe",
     "OnnxInput",

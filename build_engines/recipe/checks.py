@@ -17,6 +17,8 @@ from edge_runtime.streams import SensorStream, StreamSpec, TextStream, kind_of, 
 from edge_runtime.tensor_source import parse_source
 from edge_runtime.voice.grammar import GrammarError, parse
 
+MINED_BESIDE = ("samples", "images", "recordings", "world")
+"""Layouts whose moments were recorded whole, as mined ones are."""
 MOST_CHANNELS = 3000
 """Of a stream of sensors: a message of 64 KiB holds about as many readings."""
 
@@ -147,7 +149,7 @@ def check(recipe: Recipe) -> str | None:
     for encoder in model.encoders.values():
         if encoder.aux_in_features and sum(encoder.aux.values()) >= model.features:
             return f"model.features is {model.features}, too few to hold the auxiliary probabilities {encoder.aux}"
-    if problem := _check_train(recipe):
+    if problem := _check_train(recipe) or _check_mined(recipe):
         return problem
     stages = (*model.encoders, "fusion")
     return _check_weights(recipe) or _check_tagging(recipe) or check_common(recipe) or _unknown_stages(recipe, stages)
@@ -219,6 +221,16 @@ def _check_train(recipe: Recipe) -> str | None:
         return "train.augment.mixup and cutmix mix pictures with their labels; they are for models of one camera alone"
     if augment.mixup + augment.cutmix and model.vision and model.vision.kind == "pretrained" and model.vision.views:
         return "train.augment.mixup and cutmix blend pictures, of which nothing can be kept: set model.vision.views = 0"
+    return None
+
+
+def _check_mined(recipe: Recipe) -> str | None:
+    if not recipe.mined.folders:
+        return None
+    if recipe.layout not in MINED_BESIDE:
+        return f"mined.folders goes with the layouts {', '.join(MINED_BESIDE)}; the layout is {recipe.layout!r}"
+    if HEAD_ROWS[type(recipe.output_head)].answers != "labels" or recipe.side_heads:
+        return "mined.folders holds one label a moment; leave it out for values, tags and side_heads"
     return None
 
 

@@ -1,4 +1,5 @@
-"""The keys of `[dataset]` and `[world]`: what the data's fields mean, and what to record."""
+"""The keys of `[dataset]`, `[mined]` and `[world]`: what the data's fields mean, what else to learn from, and what to
+record."""
 
 from __future__ import annotations
 
@@ -51,6 +52,15 @@ class DatasetRecipe(Struct, frozen=True, forbid_unknown_fields=True):
 
 PLAIN_DATASET = DatasetRecipe()
 """Fields that mean what they are called."""
+
+
+class MinedRecipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a fleet's recordings were found to lack, labelled: learned beside the training split."""
+
+    folders: tuple[str, ...] = ()
+    """As `build-engines mine --labelled` fills them, relative to the recipe."""
+    times: Count = 1
+    """How often an epoch gives each of their moments: a few among many thousands are hardly learned."""
 
 
 class WorldRecipe(Struct, frozen=True, forbid_unknown_fields=True):

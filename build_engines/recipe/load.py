@@ -43,7 +43,7 @@ def load_recipe(path: Path) -> tuple[AnyRecipe, str]:
         recipe = own = _beside(convert_strict(_unclipped(data), OnnxRecipe, f"recipe {path}"), base)
         problem = check_common(recipe) or check_onnx(own)
     else:
-        recipe = trained = _with_own_tokenizer(_weights_beside(convert_strict(data, Recipe, f"recipe {path}"), base))
+        recipe = trained = _with_own_tokenizer(_trained_beside(convert_strict(data, Recipe, f"recipe {path}"), base))
         problem = check(trained) or _candidates(trained)
     if problem:
         raise ConfigError(f"recipe {path}: {problem}")
@@ -98,14 +98,15 @@ def _with_own_tokenizer(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(recipe, streams={**recipe.streams, text.stream: own})
 
 
-def _weights_beside(recipe: Recipe, base: Path) -> Recipe:
-    """`recipe` with the paths of pretrained weights made absolute."""
+def _trained_beside(recipe: Recipe, base: Path) -> Recipe:
+    """`recipe` with the paths of pretrained weights and of mined folders made absolute."""
     found = {}
     for name, encoder in recipe.model.encoders.items():
         if isinstance(encoder, PretrainedKeys):
             files = {key: str(base / path) for key in FILES if (path := getattr(encoder, key, ""))}
             found[name] = msgspec.structs.replace(encoder, **files)
-    return msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, **found))
+    mined = msgspec.structs.replace(recipe.mined, folders=tuple(str(base / name) for name in recipe.mined.folders))
+    return msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, **found), mined=mined)
 
 
 def _beside(recipe: OnnxRecipe, base: Path) -> OnnxRecipe:

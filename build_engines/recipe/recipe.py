@@ -7,7 +7,7 @@ from msgspec import Struct
 from build_engines.modalities.text.recipe import TokenizerRecipe
 from build_engines.recipe.budget import BudgetRecipe
 from build_engines.recipe.choose import ChooseRecipe
-from build_engines.recipe.dataset import PLAIN_DATASET, DatasetRecipe, WorldRecipe
+from build_engines.recipe.dataset import PLAIN_DATASET, DatasetRecipe, MinedRecipe, WorldRecipe
 from build_engines.recipe.gate import GateRecipe
 from build_engines.recipe.heads import SideHeadRecipe, make_head
 from build_engines.recipe.model import ModelRecipe
@@ -82,6 +82,8 @@ class Recipe(BuildRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Heads beside the first, on the same features."""
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     world: WorldRecipe = WorldRecipe()
+    mined: MinedRecipe = MinedRecipe()
+    """For the layouts samples, images, recordings and world."""
     opposites: tuple[OppositeRecipe, ...] = ()
     choose: ChooseRecipe = ChooseRecipe()
 

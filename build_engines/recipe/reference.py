@@ -80,6 +80,8 @@ _EXAMPLES = {
     "ms": "ms = 20.0",
     "licence": 'licence = "Apache-2.0"',
     "licence_file": 'licence_file = "net.LICENSE.txt"',
+    "folders": 'folders = ["to-label"]',
+    "times": "times = 20",
     "measured": 'measured = "orin.json"',
 }
 """Of keys that no shipped recipe has and whose default shows nothing; some of one table alone."""
