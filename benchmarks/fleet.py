@@ -7,65 +7,27 @@ a fogged lens.
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
-import cv2
-import numpy as np
-import psutil
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.offline import record
+from benchmarks.fleet_drives import BUNDLE, FIRST_SEED, PLANTED, Drive, break_some, plan, record_all
+from benchmarks.fleet_loop import loop
+from benchmarks.fleet_runs import run
 from benchmarks.results import Machine, write_results
 from build_engines.fleet.index import SUMMARY
 from build_engines.fleet.mine import WAYS, picks
-from calibration.spread import spread
-from edge_runtime.bundle import open_bundle
-from edge_runtime.bundles import bundle_path
 from edge_runtime.errors import GateRefused
-from edge_runtime.messages import Frame, Message, Sample, Utterance
-from edge_runtime.pipeline import Pipeline
-from edge_runtime.world import expert
-from edge_runtime.world.commands import Sentence
-from edge_runtime.world.record import DECISION_HZ, Nuisance
-from edge_runtime.world.simulation import Sensed, Simulation
-from edge_runtime.world.view import View, to_jpeg
 
-BUNDLE = "shipped:vehicle"
-FIRST_SEED = 700_000
-"""Of drives, each through a town of its own, that neither training nor validation of the bundle has seen."""
-START_NS = 1_000_000_000_000
-CAMERA_HZ = 5
-PLANTED = ("sign", "drift", "fog")
-EVERY_PLANTED = 12
-"""One recording in so many is planted, the kinds by turns."""
 PICKS = 50
-PARTS = ("same", "mining", "growth")
-
-
-class Drive(NamedTuple):
-    """One recording to be made."""
-
-    path: str
-    seed: int
-    seconds: float
-    plant: str
-    """One of PLANTED, or empty."""
+PARTS = ("same", "mining", "growth", "loop")
 
 
 @click.command()
@@ -89,12 +51,12 @@ def fleet(
     recordings: int, seconds: float, seed: int, most: int, engines: tuple[str, ...], parts: tuple[str, ...], out: Path,
     check: bool,
 ) -> None:  # fmt: skip
-    """Record drives of the town once; evaluate, calibrate and compare them by one worker and by two; mine them."""
+    """Record drives of the town once; evaluate, calibrate and compare them by one worker and by two; mine them; and
+    learn from what was mined."""
     console, machine = Console(), Machine()
     drives = plan(out / "drives", recordings, seconds, seed)
     begun = time.monotonic()
-    for number, drive in enumerate(spread(Recording(), [one for one in drives if not done(one)], alone=2, piece=1), 1):
-        console.print(f"recorded {number}: {drive}", highlight=False)
+    record_all(drives, console)
     made_s = time.monotonic() - begun
     break_some(out / "drives", drives)
     figures: dict[str, Any] = {"recordings": recordings, "seconds_each": seconds, "seed": seed, "recorded_in_s": made_s}
@@ -104,114 +66,12 @@ def fleet(
         figures["mining"] = mining(out, drives, console)
     if "growth" in parts:
         figures["growth"] = growth(out, drives, most, console)
+    if "loop" in parts:
+        figures["loop"] = loop(out, seed, console)
     write_results(out, "fleet", figures, measured_on=machine)
     different = [name for name, equal in figures.get("same", {}).items() if not equal]
     if check and different:
         raise GateRefused(f"fleet: not as it must be: {', '.join(different)}")
-
-
-def plan(folder: Path, count: int, seconds: float, seed: int = FIRST_SEED) -> list[Drive]:
-    """The drives, and what is planted in which."""
-    drives = []
-    for number in range(count):
-        plant = PLANTED[number // EVERY_PLANTED % len(PLANTED)] if number % EVERY_PLANTED == 5 else ""
-        drives.append(Drive(str(folder / f"car{number % 8}" / f"{number:04d}.mcap"), seed + number, seconds, plant))
-    return drives
-
-
-def done(drive: Drive) -> bool:
-    return Path(drive.path).with_suffix(".csv").is_file()
-
-
-class Recording:
-    """The job of recording drives: each process opens the bundle once."""
-
-    def __call__(self) -> Any:
-        return self._all
-
-    def _all(self, drives: Iterator[Drive]) -> Iterator[str]:
-        pipeline = Pipeline(open_bundle(bundle_path(BUNDLE), allow_unsigned=True))
-        for drive in drives:
-            path = Path(drive.path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
-            labels: list[tuple[float, str, str]] = []
-            record(path, pipeline, START_NS, _driven(drive, labels))
-            _write_labels(path, labels, drive.seconds)
-            yield path.name
-
-
-def _driven(drive: Drive, labels: list[tuple[float, str, str]]) -> Iterator[Message]:
-    """The drive's messages; `labels` gets what was right from when on, and the condition."""
-    simulation = Simulation(drive.seed, "val")
-    view, nuisance = View(simulation.town, drive.seed), Nuisance(np.random.default_rng([drive.seed, 21]))
-    seq: Counter[str] = Counter()
-    yield from _sensed(simulation.collect(), 0.0, drive, seq)
-    for step in range(round(drive.seconds * DECISION_HZ)):
-        now = simulation.observe()
-        right = expert.label(now)
-        shown = drive.plant == "sign" and 0.3 < now.t / drive.seconds < 0.8
-        labels.append((now.t, "stop" if shown else right, now.condition))
-        if step % (DECISION_HZ // CAMERA_HZ) == 0:
-            image = _spoilt(view.draw(simulation), drive.plant, shown)
-            yield Frame("camera.front", seq["camera.front"], _at(now.t), to_jpeg(image))
-            seq["camera.front"] += 1
-        label = nuisance.disturb(now, right)
-        for _ in range(60 // DECISION_HZ):
-            yield from _sensed(simulation.step(1 / 60, label), simulation.t, drive, seq)
-
-
-def _at(t_s: float) -> int:
-    return START_NS + round(t_s * 1e9)
-
-
-def _sensed(items: list[Sensed], t_s: float, drive: Drive, seq: Counter[str]) -> Iterator[Message]:
-    for item in items:
-        if isinstance(item, Sentence):
-            yield Utterance("text", seq["text"], _at(t_s), item.text, item.lang)
-            seq["text"] += 1
-            continue
-        values = dict(item.values)
-        if drive.plant == "drift" and "speed_mps" in values:
-            values["speed_mps"] = min(60.0, values["speed_mps"] + 3.0 * t_s)
-        yield Sample(item.stream, seq[item.stream], _at(t_s), values)
-        seq[item.stream] += 1
-
-
-def _spoilt(image: NDArray[np.uint8], plant: str, sign: bool) -> NDArray[np.uint8]:
-    if plant == "fog":
-        blurred = cv2.GaussianBlur(image, (0, 0), 9.0)
-        return np.asarray(cv2.addWeighted(blurred, 0.3, np.full_like(image, 190), 0.7, 0.0), np.uint8)
-    if sign:
-        height, width = image.shape[:2]
-        middle, radius = (round(width * 0.68), round(height * 0.38)), round(height * 0.16)
-        corners = [(np.cos(angle), np.sin(angle)) for angle in np.arange(8) * np.pi / 4 + np.pi / 8]
-        points = np.array([[middle[0] + radius * x, middle[1] + radius * y] for x, y in corners], np.int32)
-        image = image.copy()
-        cv2.fillPoly(image, [points], (200, 30, 160))
-        cv2.rectangle(image, (middle[0] - radius * 2 // 3, middle[1] - radius // 6),
-                      (middle[0] + radius * 2 // 3, middle[1] + radius // 6), (255, 255, 255), cv2.FILLED)  # fmt: skip
-    return image
-
-
-def _write_labels(path: Path, labels: list[tuple[float, str, str]], seconds: float) -> None:
-    rows: list[list[object]] = []
-    for at, label, condition in labels:
-        if rows and rows[-1][2:] == [label, condition]:
-            continue
-        if rows:
-            rows[-1][1] = round(at, 4)
-        rows.append([round(at, 4), seconds, label, condition])
-    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["start_s", "end_s", "label", "weather"], *rows])
-
-
-def break_some(folder: Path, drives: list[Drive]) -> None:
-    """Beside them, copies with faults: one cut short, one poisoned."""
-    whole = Path(drives[0].path).read_bytes()
-    (folder / "faulty").mkdir(exist_ok=True)
-    (folder / "faulty" / "cut.mcap").write_bytes(whole[: len(whole) * 2 // 3])
-    (folder / "faulty" / "poisoned.mcap").write_bytes(whole[:4000] + bytes(4000) + whole[8000:])
 
 
 def same(out: Path, engines: tuple[str, ...], console: Console) -> dict[str, bool]:
@@ -237,87 +97,13 @@ def results(out: Path, name: str, who: tuple[str, ...], kill: bool = False) -> d
     folder = out / "results" / name.replace(" ", "-").replace(",", "")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    drives, labels = str(out / "drives"), ("--condition", "weather")
-    run(["evaluate", drives, "--bundle", BUNDLE, *labels, *who, "--report", str(folder)], kill)
-    run(["compare", drives, "--bundle", BUNDLE, "--candidate", BUNDLE, *labels, *who, "--report", str(folder)], kill)
-    run(["calibrate", drives, "--bundle", BUNDLE, *who, "--out", str(folder / "calibration.mcap")], kill)
-    run(["index", drives, "--bundle", BUNDLE, *who, "--out", str(folder / "index")], kill)
+    drives = (str(out / "drives"), "--allow-unsigned", "--bundle", BUNDLE, *who)
+    judged = ("--condition", "weather", "--report", str(folder))
+    run(["fleet", "evaluate", *drives, *judged], kill)
+    run(["fleet", "compare", *drives, "--candidate", BUNDLE, *judged], kill)
+    run(["fleet", "calibrate", *drives, "--out", str(folder / "calibration.mcap")], kill)
+    run(["fleet", "index", *drives, "--out", str(folder / "index")], kill)
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-class Ran(NamedTuple):
-    """What a command took."""
-
-    seconds: float
-    cpu_s: float
-    """Processor time of all its processes."""
-    peak_mb: float
-    """Of its processes together, resident."""
-    driver_mb: float
-    """Of the first of them."""
-    said: str
-
-
-def run(arguments: list[str], kill: bool = False) -> Ran:
-    """`build-engines fleet ...`. `kill`: one of its processes is killed once it has begun."""
-    command = [sys.executable, "-m", "build_engines", "fleet", *arguments, "--allow-unsigned"]
-    begun, used = time.monotonic(), _children_s()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    watch = _Watch(process.pid, kill)
-    watch.start()
-    said, _ = process.communicate()
-    watch.over.set()
-    watch.join()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}: {said[-2000:]}")
-    if kill and not watch.killed:
-        raise RuntimeError(f"{' '.join(command)}: there was no worker to kill")
-    return Ran(time.monotonic() - begun, _children_s() - used, watch.peak / 1e6, watch.driver / 1e6, said)
-
-
-def _children_s() -> float:
-    """Processor time of all processes that have ended below this one."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-class _Watch(threading.Thread):
-    """Memory of a process and all below it, a few times a second."""
-
-    def __init__(self, pid: int, kill: bool) -> None:
-        super().__init__(daemon=True)
-        self._process, self._kill = psutil.Process(pid), kill
-        self.over = threading.Event()
-        self.peak = self.driver = 0
-        self.killed = False
-
-    def run(self) -> None:
-        while not self.over.wait(0.1):
-            try:
-                below = self._process.children(recursive=True)
-                own = self._process.memory_info().rss
-                self.driver = max(self.driver, own)
-                self.peak = max(self.peak, own + sum(_resident(one) for one in below))
-                if self._kill and not self.killed:
-                    self._kill_one(below)
-            except psutil.NoSuchProcess:
-                return
-
-    def _kill_one(self, below: list[psutil.Process]) -> None:
-        """A worker that is in the middle of something: of ours, or of Ray's."""
-        for one in below:
-            line = " ".join(one.cmdline()[:3])
-            if ("calibration.spread" in line or "_on_worker" in line) and one.cpu_times().user > 3.0:
-                os.kill(one.pid, signal.SIGKILL)
-                self.killed = True
-                return
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
 
 
 def growth(out: Path, drives: list[Drive], most: int, console: Console) -> list[dict[str, Any]]:
@@ -335,7 +121,8 @@ def growth(out: Path, drives: list[Drive], most: int, console: Console) -> list[
             path = Path(drives[number % len(drives)].path).resolve()
             for suffix in (".mcap", ".csv"):
                 (folder / f"{number:05d}{suffix}").symlink_to(path.with_suffix(suffix))
-        ran = run(["evaluate", str(folder), "--bundle", BUNDLE, "--condition", "weather", "--workers", "2"])
+        bundle = ("--bundle", BUNDLE, "--allow-unsigned", "--condition", "weather")
+        ran = run(["fleet", "evaluate", str(folder), *bundle, "--workers", "2"])
         rows.append({"recordings": count, **ran._asdict(), "said": ""})
         table.add_row(
             str(count),

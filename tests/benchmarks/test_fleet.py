@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fleet import EVERY_PLANTED, PLANTED, Drive, Recording, _spoilt, plan
+from benchmarks.fleet_drives import EVERY_PLANTED, PLANTED, Drive, Recording, plan, spoilt
 from edge_runtime.bundle import open_bundle
 from edge_runtime.bundles import bundle_path
 from edge_runtime.messages import Sample
@@ -45,7 +45,7 @@ def test_one_in_so_many_is_planted_the_kinds_by_turns() -> None:
 
 def test_fog_takes_contrast_and_a_sign_covers_a_part_of_the_picture() -> None:
     image = np.random.default_rng(1).integers(0, 255, (360, 640, 3), np.uint8)
-    assert _spoilt(image, "fog", False).std() < 0.2 * image.std()
-    shown = (_spoilt(image, "sign", True) != image).any(axis=2).mean()
+    assert spoilt(image, "fog", False).std() < 0.2 * image.std()
+    shown = (spoilt(image, "sign", True) != image).any(axis=2).mean()
     assert 0.01 < shown < 0.1
-    assert np.array_equal(_spoilt(image, "", False), image)
+    assert np.array_equal(spoilt(image, "", False), image)
