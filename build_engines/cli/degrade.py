@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from build_engines.evaluation.degrade import Matrix
 
 _PATH = click.Path(path_type=Path)
 
@@ -31,15 +35,10 @@ def degrade_command(
     allow_unsigned: bool,
 ) -> None:
     """Measure what a bundle still knows when inputs are missing, late or bad; exit 3 if a check fails."""
-    import msgspec
-
     from build_engines.data.datasets import layout_for
     from build_engines.evaluation.degrade import degrade, limited
-    from build_engines.evaluation.page import as_markdown
-    from build_engines.evaluation.run import write_files
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path
-    from edge_runtime.errors import GateRefused
     from edge_runtime.pipeline import Pipeline
 
     bundle = open_bundle(bundle_path(bundle_name), keys, allow_unsigned)
@@ -51,11 +50,21 @@ def degrade_command(
         matrix = degrade(pipeline, limited(read, moments) if moments else read, console)
     finally:
         pipeline.close()
+    tell(matrix, f"{bundle.manifest.name} {bundle.manifest.version} on {split}", report, console)
+
+
+def tell(matrix: Matrix, title: str, report: Path | None, console: Console) -> None:
+    """Show the matrix, and write it into the folder `report`. Raises GateRefused where a check fails."""
+    import msgspec
+
+    from build_engines.evaluation.page import as_markdown
+    from build_engines.evaluation.run import write_files
+    from edge_runtime.errors import GateRefused
+
     console.print(matrix.table())
     for line in matrix.verdicts:
         console.print(f"- {line}", highlight=False, soft_wrap=True)
     if report is not None:
-        title = f"{bundle.manifest.name} {bundle.manifest.version} on {split}"
         files = {
             "degradation.json": msgspec.json.format(msgspec.json.encode(matrix), indent=1) + b"\n",
             "degradation.md": as_markdown(title, matrix.verdicts, [matrix.section()]).encode(),

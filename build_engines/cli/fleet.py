@@ -21,7 +21,7 @@ _ENGINES = ("local", "ray")
 
 @click.group("fleet")
 def fleet_command() -> None:
-    """Evaluate, compare, calibrate and index over recordings (folders, .mcap files, or .txt files that name some)."""
+    """Evaluate, degrade, compare, calibrate, index: over recordings (folders, .mcap files, .txt files with names)."""
 
 
 def _work_options(command: click.decorators.FC) -> click.decorators.FC:
@@ -65,6 +65,31 @@ def evaluate_command(bundle_name: str, condition: str, report: Path | None, **op
     otherwise than recorded; and its scores where somebody has said what was right."""
     found = _looked((bundle_name,), condition, **options)
     _write(found, report, "evaluation", f"{_names(found)} over {found.recordings} recordings")
+
+
+@fleet_command.command("degrade")
+@_work_options
+@click.option("--bundle", "name", required=True, help="Bundle directory or .tar, or shipped:NAME.")
+@click.option("--report", type=_PATH, default=None, help="Write degradation.json, .md and .png here.")
+def degrade_command(
+    name: str, report: Path | None, recordings: tuple[Path, ...], engine: str, workers: int | None, address: str | None,
+    work: str | None, keys: tuple[Path, ...], allow_unsigned: bool,
+) -> None:  # fmt: skip
+    """What a bundle still knows on the labelled moments of RECORDINGS when inputs are missing, late or bad. Exit code 3
+    where a check fails."""
+    from build_engines.cli.degrade import tell
+    from build_engines.data.datasets import dataset_for
+    from build_engines.fleet.degrading import Degraded, Degrading, matrix_of
+    from build_engines.fleet.gather import gather
+    from build_engines.fleet.recordings import find
+
+    (bundle,) = _opened((name,), keys, allow_unsigned)
+    sources = find(recordings)
+    task = Degrading.of(bundle, dataset_for(bundle, "recordings"))
+    found = gather(task, Degraded, sources, _work(engine, workers, address, work))
+    labelled = len(found.partials) - sum(one.unlabelled for one in found.partials.values())
+    title = f"{bundle.manifest.name} {bundle.manifest.version} over {labelled} labelled recordings"
+    tell(matrix_of(bundle, found.partials), title, report, Console())
 
 
 @fleet_command.command("compare")

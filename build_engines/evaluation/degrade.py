@@ -14,6 +14,7 @@ from build_engines.evaluation import figures
 from build_engines.evaluation.evaluate import Evaluation, evaluate
 from build_engines.evaluation.lateness import late
 from build_engines.evaluation.page import Cells, Section
+from build_engines.heads.prediction import Prediction
 from build_engines.modalities import modality_of
 from build_engines.modalities.faults import Fault
 from build_engines.progress import progress
@@ -159,7 +160,7 @@ def _figures(cell: Cell) -> tuple[float, ...]:
 
 def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) -> Matrix:
     """Measure every cell. `read` gives the labelled moments, afresh each time; a progress bar goes to `console`."""
-    plan = list(_plan(pipeline))
+    plan = list(trials(pipeline))
     whole = evaluate(pipeline, read())
     cells: list[Cell] = []
     # Each process does whole trials, where that is worth opening engines in each.
@@ -169,7 +170,7 @@ def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) ->
             cells.append(cell)
             advance(1, f"{cell.kind}: {cell.name}")
     constant, always = whole.pairs().constant()
-    verdicts, passed = _verdicts(cells, always.figure, whole.build.figure)
+    verdicts, passed = judged(cells, always.figure, whole.build.figure)
     groups = [prediction.group for prediction in whole.predictions]
     return Matrix(
         whole.scores.count, constant, always.figure, always.accuracy, tuple(cells), tuple(verdicts), passed,
@@ -179,7 +180,7 @@ def degrade(pipeline: Pipeline, read: Reader, console: Console | None = None) ->
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """What is done to the inputs for one cell."""
 
     kind: str
@@ -190,12 +191,13 @@ class _Trial:
     fault: Fault | None = None
 
 
-def _plan(pipeline: Pipeline) -> Iterator[_Trial]:
+def trials(pipeline: Pipeline) -> Iterator[Trial]:
+    """Every way of going bad that a bundle's streams know, in the order of the matrix."""
     manifest = pipeline.bundle.manifest
     modalities = manifest.presence or manifest.streams_read
     for size in range(len(modalities), 0, -1):
         for present in combinations(modalities, size):
-            yield _Trial("present", " + ".join(present), drop=tuple(name for name in modalities if name not in present))
+            yield Trial("present", " + ".join(present), drop=tuple(name for name in modalities if name not in present))
     for name in modalities:
         for step in STEPS:
             yield _late(pipeline, name, (name,), step)
@@ -205,13 +207,13 @@ def _plan(pipeline: Pipeline) -> Iterator[_Trial]:
     for name in modalities:
         spec = manifest.streams[name]
         for fault_name, fault in modality_of(spec).faults(name, spec, manifest.head.per_word).items():
-            yield _Trial("fault", f"{name} {fault_name}", fault=fault)
+            yield Trial("fault", f"{name} {fault_name}", fault=fault)
 
 
-def _late(pipeline: Pipeline, label: str, names: tuple[str, ...], step: float) -> _Trial:
+def _late(pipeline: Pipeline, label: str, names: tuple[str, ...], step: float) -> Trial:
     streams = pipeline.streams
     delays = {name: int(step * max_age_ns(streams[name])) for name in names}
-    return _Trial("late", f"{label} {step:g}x", delayed=names, fault=lambda moments: late(moments, delays, streams))
+    return Trial("late", f"{label} {step:g}x", delayed=names, fault=lambda moments: late(moments, delays, streams))
 
 
 @dataclass(frozen=True)
@@ -222,28 +224,39 @@ class _Measuring:
     read: Reader
 
     def __call__(self) -> Callable[[Iterator[int]], Iterator[Cell]]:
-        plan = list(_plan(self.pipeline))
+        plan = list(trials(self.pipeline))
         return lambda numbers: (_measure(self.pipeline, self.read, plan[number]) for number in numbers)
 
 
-def _measure(pipeline: Pipeline, read: Reader, trial: _Trial) -> Cell:
-    def measured(blocking: bool) -> Evaluation:
+def measured(pipeline: Pipeline, read: Reader, trial: Trial) -> tuple[Evaluation, Evaluation]:
+    """What is decided in one trial, and what the model says alone, asked even where the policy would not."""
+
+    def tried(blocking: bool) -> Evaluation:
         moments = read() if trial.fault is None else trial.fault(read())
         return evaluate(pipeline, moments, trial.drop, blocking, unknown=trial.delayed)
 
-    decided = measured(blocking=True)
+    decided = tried(blocking=True)
     # Where nothing was blocked, the model gave all the answers already.
     whole = all(prediction.source == "model" or prediction.probabilities for prediction in decided.predictions)
-    return _cell(trial.kind, trial.name, decided, decided if whole else measured(blocking=False))
+    return decided, decided if whole else tried(blocking=False)
 
 
-def _cell(kind_of: str, name: str, decided: Evaluation, model_alone: Evaluation) -> Cell:
-    count = len(decided.predictions)
-    wrong = [
+def wrong_answers(decided: Evaluation) -> list[Prediction]:
+    """What the model answered, and wrongly."""
+    return [
         prediction
         for prediction in decided.predictions
         if prediction.source == "model" and not decided.build.is_right(decided.head, prediction)
     ]
+
+
+def _measure(pipeline: Pipeline, read: Reader, trial: Trial) -> Cell:
+    return _cell(trial.kind, trial.name, *measured(pipeline, read, trial))
+
+
+def _cell(kind_of: str, name: str, decided: Evaluation, model_alone: Evaluation) -> Cell:
+    count = len(decided.predictions)
+    wrong = wrong_answers(decided)
     return Cell(
         kind_of, name, model_alone.model.figure, model_alone.model.accuracy,
         decided.scores.figure, decided.scores.accuracy,
@@ -253,7 +266,8 @@ def _cell(kind_of: str, name: str, decided: Evaluation, model_alone: Evaluation)
     )  # fmt: skip
 
 
-def _verdicts(cells: Sequence[Cell], majority: float, figure: str) -> tuple[list[str], bool]:
+def judged(cells: Sequence[Cell], majority: float, figure: str) -> tuple[list[str], bool]:
+    """The two checks in words, and whether both are passed."""
     below = [cell for cell in cells if cell.kind == "present" and cell.figure < majority]
     stale = [cell for cell in cells if cell.kind == "late" and cell.name.endswith(f"{STEPS[-1]:g}x")]
     everything = next((cell for cell in stale if cell.name.startswith(ALL)), stale[-1])

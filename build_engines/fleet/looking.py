@@ -96,10 +96,11 @@ def _judged(path: Path, pipeline: Pipeline, counting: Counting, dataset: Dataset
     if dataset is None or not isinstance(build_of(pipeline.bundle.manifest.head), OneLabelBuild):
         return counting.tally({}, {}, {})
     found = evaluate(pipeline, moments(path, pipeline.streams, dataset))
-    return counting.tally(found.refused, _confusions(found, model=False), _confusions(found, model=True))
+    return counting.tally(found.refused, confusions(found, model=False), confusions(found, model=True))
 
 
-def _confusions(found: Evaluation, model: bool) -> dict[str, dict[str, Counts]]:
+def confusions(found: Evaluation, model: bool) -> dict[str, dict[str, Counts]]:
+    """Condition to the right label to what was decided; `model`: to the model's own answers."""
     build = found.build
     assert isinstance(build, OneLabelBuild)
     table: dict[str, dict[str, Counts]] = {}
