@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import msgspec
 from mcap.writer import CompressionType, Writer
-from msgspec import Struct
 
 from build_engines.fleet.recordings import Source
 from calibration.moments import replay
@@ -23,11 +22,9 @@ from edge_runtime.recording.records import (
     SESSION,
     STREAMS,
     Session,
-    encode,
-    stream_schema,
     to_record,
-    topic_schema,
 )
+from edge_runtime.recording.topics import Topics
 from edge_runtime.streams import StreamSpec
 from edge_runtime.wire import DecisionMessage
 
@@ -71,7 +68,7 @@ def write_recording(path: Path, moments: Iterable[Extract], streams: Mapping[str
         with path.open("wb") as file:
             writer = Writer(file, compression=CompressionType.ZSTD)
             writer.start("", f"edge-runtime {version('edge-runtime')}")
-            topics = _Topics(writer, streams)
+            topics = Topics(writer, streams)
             for session, messages, decision in moments:
                 shift_ns = session.wall_ns - session.captured_ns
                 # The runtime's memory begins with it: nothing of another moment is remembered.
@@ -85,18 +82,3 @@ def write_recording(path: Path, moments: Iterable[Extract], streams: Mapping[str
             writer.finish()  # type: ignore[no-untyped-call]
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
-
-
-class _Topics:
-    def __init__(self, writer: Writer, streams: Mapping[str, StreamSpec]) -> None:
-        self._writer, self._streams = writer, streams
-        self._channels: dict[str, int] = {}
-
-    def write(self, topic: str, record: Struct, wall_ns: int) -> None:
-        if topic not in self._channels:
-            stream = topic.removeprefix(STREAMS)
-            of_stream = topic.startswith(STREAMS)
-            name, schema = stream_schema(self._streams[stream], stream) if of_stream else topic_schema(type(record))
-            number = self._writer.register_schema(name, "jsonschema", msgspec.json.encode(schema))
-            self._channels[topic] = self._writer.register_channel(topic, "json", number)
-        self._writer.add_message(self._channels[topic], wall_ns, encode(record), wall_ns)

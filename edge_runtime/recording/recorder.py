@@ -34,11 +34,9 @@ from edge_runtime.recording.records import (
     STATUS,
     STREAMS,
     Session,
-    encode,
-    stream_schema,
     to_record,
-    topic_schema,
 )
+from edge_runtime.recording.topics import Topics
 from edge_runtime.streams import StreamSpec, kind_of_message
 from edge_runtime.wire import BundleId, DecisionMessage, RecordingHealth
 
@@ -103,7 +101,7 @@ class Recorder(Sink):
         self._start_ns, self._start_wall_ns = clock.now_ns(), clock.wall_ns()
         self._file = _create(path)
         self._writer = Writer(self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD)
-        self._channels: dict[str, int] = {}
+        self._topics = Topics(self._writer)
         self._streams: Mapping[str, StreamSpec] = {}
         self._pictures: dict[str, bytes | memoryview] = {}
         """The last one of each camera, as it was written."""
@@ -214,13 +212,12 @@ class Recorder(Sink):
             if isinstance(item, Published):
                 record, payload = item.message, item.payload
             elif isinstance(item, _Begin):
-                self._begin(item.streams)
+                self._streams = item.streams
+                self._topics.begin(item.streams)
                 record = item.record
             else:
                 record = to_record(item, wall_ns, self._jpeg_quality) if isinstance(item, Message) else item
-            channel = self._channels.get(topic) or self._channel(topic, record)
-            sequence = getattr(record, "seq", 0) & 0xFFFFFFFF
-            self._writer.add_message(channel, wall_ns, payload or encode(record), wall_ns, sequence)
+            self._topics.write(topic, record, wall_ns, payload)
             if isinstance(record, CompressedImage):
                 self._pictures[topic.removeprefix(STREAMS)] = record.data
             elif isinstance(record, DecisionMessage):
@@ -242,27 +239,7 @@ class Recorder(Sink):
         wall_ns = self._wall_ns(found.captured_ns)
         header = read_header(picture)
         picture_marks = drawn(found.things, (header.width, header.height), wall_time(wall_ns))
-        topic = ANNOTATIONS + found.camera
-        channel = self._channels.get(topic) or self._channel(topic, picture_marks)
-        self._writer.add_message(channel, wall_ns, encode(picture_marks), wall_ns)
-
-    def _begin(self, streams: Mapping[str, StreamSpec]) -> None:
-        """Messages from here on are of `streams`: what an earlier session called by the same name may be another."""
-        for name, spec in self._streams.items():
-            if streams.get(name) != spec:
-                self._channels.pop(STREAMS + name, None)
-        self._streams = streams
-
-    def _channel(self, topic: str, record: Struct) -> int:
-        """Register the channel of a topic that is written for the first time."""
-        if topic.startswith(STREAMS):
-            stream = topic.removeprefix(STREAMS)
-            name, schema = stream_schema(self._streams[stream], stream)
-        else:
-            name, schema = topic_schema(type(record))
-        number = self._writer.register_schema(name, "jsonschema", msgspec.json.encode(schema))
-        self._channels[topic] = self._writer.register_channel(topic, "json", number)
-        return self._channels[topic]
+        self._topics.write(ANNOTATIONS + found.camera, picture_marks, wall_ns)
 
     def _sync(self) -> None:
         self._file.flush()
