@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from benchmarks.fleet_drives import BUNDLE, FIRST_SEED, PLANTED, Drive, break_so
 from benchmarks.fleet_loop import loop
 from benchmarks.fleet_runs import run
 from benchmarks.results import Machine, write_results
-from build_engines.fleet.index import SUMMARY
 from build_engines.fleet.mine import WAYS, picks
 from edge_runtime.errors import GateRefused
 
@@ -77,27 +77,29 @@ def fleet(
 def same(out: Path, engines: tuple[str, ...], console: Console) -> dict[str, bool]:
     """Whether every way of doing it gives the bytes of one local worker: evaluation, comparison, calibration, index;
     and whether what is broken is named in them."""
-    first = results(out, "local 1", ("--engine", "local", "--workers", "1"))
+    ways = {"local 1": ("local", "1", False)}
+    ways |= {f"{engine} 2, one of them killed": (engine, "2", True) for engine in engines}
+    with ThreadPoolExecutor(len(ways)) as pool:
+        written = dict(zip(ways, pool.map(lambda name: results(out, name, *ways[name]), ways), strict=True))
+    first = written.pop("local 1")
     report = json.loads(first["evaluation.json"])
     found = {
         "what is broken, by name": report["cut"] == ["faulty/cut"] and [*report["left_out"]] == ["faulty/poisoned"]
     }
     console.print(f"broken: cut short {report['cut']}, left out {report['left_out']}", highlight=False)
-    for engine in engines:
-        name = f"{engine} 2, one of them killed"
-        again = results(out, name, ("--engine", engine, "--workers", "2"), kill=True)
+    for name, again in written.items():
         for file, data in first.items():
             found[f"{file} by {name}"] = again[file] == data
             console.print(f"{file} by {name}: {'the same' if again[file] == data else 'OTHER'}", highlight=False)
     return found
 
 
-def results(out: Path, name: str, who: tuple[str, ...], kill: bool = False) -> dict[str, bytes]:
-    """Files that the commands write, by name."""
+def results(out: Path, name: str, engine: str, workers: str, kill: bool) -> dict[str, bytes]:
+    """Files that the commands write, by name. `kill`: one of the workers of each."""
     folder = out / "results" / name.replace(" ", "-").replace(",", "")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    drives = (str(out / "drives"), "--allow-unsigned", "--bundle", BUNDLE, *who)
+    drives = (str(out / "drives"), "--allow-unsigned", "--bundle", BUNDLE, "--engine", engine, "--workers", workers)
     judged = ("--condition", "weather", "--report", str(folder))
     run(["fleet", "evaluate", *drives, *judged], kill)
     run(["fleet", "compare", *drives, "--candidate", BUNDLE, *judged], kill)
@@ -140,9 +142,8 @@ def growth(out: Path, drives: list[Drive], most: int, console: Console) -> list[
 def mining(out: Path, drives: list[Drive], console: Console) -> dict[str, Any]:
     """How many of the first picks are of recordings with something planted, and how many of these are found."""
     planted = {"/".join(Path(one.path).with_suffix("").parts[-2:]): one.plant for one in drives if one.plant}
-    index = out / "results" / "local-1" / "index"
-    if not (index / SUMMARY).is_file():
-        results(out, "local 1", ("--engine", "local", "--workers", "1"))
+    index = out / "index"
+    run(["fleet", "index", str(out / "drives"), "--bundle", BUNDLE, "--allow-unsigned", "--out", str(index)])
     figures: dict[str, Any] = {}
     for name, ways in (
         ("all ways", None),

@@ -162,6 +162,8 @@ def _write_labels(path: Path, labels: list[tuple[float, str, str]], seconds: flo
 
 def break_some(folder: Path, drives: list[Drive]) -> None:
     """Beside them, copies with faults: one cut short, one poisoned."""
+    if (folder / "faulty" / "poisoned.mcap").is_file():
+        return
     whole = Path(drives[0].path).read_bytes()
     (folder / "faulty").mkdir(exist_ok=True)
     (folder / "faulty" / "cut.mcap").write_bytes(whole[: len(whole) * 2 // 3])

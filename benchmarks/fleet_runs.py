@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 import psutil
 
+BEGUN_S = 2.0
+"""Processor time after which a worker has begun."""
+
 
 class Ran(NamedTuple):
     """What a command took."""
@@ -82,7 +85,7 @@ class _Watch(threading.Thread):
         """A worker that is in the middle of something: of ours, or of Ray's."""
         for one in below:
             line = " ".join(one.cmdline()[:3])
-            if ("calibration.spread" in line or "_on_worker" in line) and one.cpu_times().user > 3.0:
+            if ("calibration.spread" in line or "_on_worker" in line) and one.cpu_times().user > BEGUN_S:
                 os.kill(one.pid, signal.SIGKILL)
                 self.killed = True
                 return
