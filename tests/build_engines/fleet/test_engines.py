@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -137,6 +143,35 @@ def test_ray_tells_of_both_too(task: Looking, sources: list[Source]) -> None:
         gathered(Unopened(), sources, two)
     found = gathered(Dying(task, "b", ""), sources, two)
     assert "ended 3 times" in found.left_out["day/b"] and POISONED in found.left_out
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster that somebody else has started, on this machine."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the paths of its sockets must be short
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", "0"]
+    command += ["--num-cpus", "2", "--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    try:
+        while not (told := folder / "ray_current_cluster").is_file():
+            assert process.poll() is None, "ray start has ended"
+            time.sleep(0.1)
+        yield told.read_text().strip()
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.ray
+def test_a_cluster_that_runs_already_is_used_by_its_address_and_goes_on(
+    task: Looking, sources: list[Source], alone: bytes, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    with cluster() as address:
+        assert report(Dying(task, "b", str(tmp_path / "killed")), sources, executor_of("ray", None, address)) == alone
+        assert (tmp_path / "killed").exists()
+        assert report(task, sources[::-1], executor_of("ray", None, address)) == alone, "it was left as it was"
 
 
 class BusyRay:

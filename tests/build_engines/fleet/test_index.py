@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks.offline import record
-from build_engines.data.samples import read
+from build_engines.data.samples import fields_of, read
 from build_engines.fleet.drift import Neighbours, stability
-from build_engines.fleet.labelling import LABELS, PAGE, fields_of, take_labels
+from build_engines.fleet.labelling import LABELS, PAGE, take_labels
 from build_engines.fleet.mine import picks
 from build_engines.recipe import DatasetRecipe
 from calibration.moments import replay
