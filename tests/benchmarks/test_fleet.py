@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fleet_drives import EVERY_PLANTED, PLANTED, Drive, Recording, plan, spoilt
+from benchmarks.fleet_drives import EVERY_PLANTED, PLANTED, Drive, Recording, plan, right_at, spoilt
+from benchmarks.fleet_loop import MINED, RECIPE, recipe_text
+from build_engines.recipe import Recipe, load_recipe
 from edge_runtime.bundle import open_bundle
 from edge_runtime.bundles import bundle_path
 from edge_runtime.messages import Sample
@@ -34,6 +36,26 @@ def test_drives_are_recorded_with_what_is_planted_and_replay_as_they_were_decide
         for name in ("sign", "drift")
     ]  # fmt: skip
     assert 5.0 < last[1] - last[0] <= 6.0, "3 m/s more each second"
+
+
+def test_what_is_judged_by_the_sign_alone_is_labelled_only_where_it_stands(tmp_path: Path) -> None:
+    drive = Drive(str(tmp_path / "sign.mcap"), 700_001, 2.0, "sign", alone=True)
+    list(Recording()()(iter([drive])))
+    with (tmp_path / "sign.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["label"] for row in rows} == {"stop"}
+    assert 0.6 <= float(rows[0]["start_s"]) and float(rows[-1]["end_s"]) <= 1.6 + 1e-9
+    assert [right_at(Path(drive.path), at_s) for at_s in (0.1, 1.0, 1.9)] == ["", "stop", ""]
+
+
+def test_the_loop_s_recipe_is_the_shipped_one_with_less_and_learns_what_was_labelled(tmp_path: Path) -> None:
+    (tmp_path / "after.toml").write_text(recipe_text("after") + MINED)
+    found, _ = load_recipe(tmp_path / "after.toml")
+    shipped, _ = load_recipe(RECIPE)
+    assert isinstance(found, Recipe) and isinstance(shipped, Recipe)
+    assert found.mined.folders == (str(tmp_path / "to-label"),) and found.mined.times > 1
+    assert (found.labels, found.seed, found.decision) == (shipped.labels, shipped.seed, shipped.decision)
+    assert found.world.train_episodes < shipped.world.train_episodes
 
 
 def test_one_in_so_many_is_planted_the_kinds_by_turns() -> None:
