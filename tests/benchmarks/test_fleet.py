@@ -44,7 +44,7 @@ def test_what_is_judged_by_the_sign_alone_is_labelled_only_where_it_stands(tmp_p
     with (tmp_path / "sign.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["label"] for row in rows} == {"stop"}
-    assert 0.6 <= float(rows[0]["start_s"]) and float(rows[-1]["end_s"]) <= 1.6 + 1e-9
+    assert float(rows[0]["start_s"]) >= 0.6 and float(rows[-1]["end_s"]) <= 1.6 + 1e-9
     assert [right_at(Path(drive.path), at_s) for at_s in (0.1, 1.0, 1.9)] == ["", "stop", ""]
 
 
