@@ -60,7 +60,7 @@ def _children_s() -> float:
 
 
 class _Watch(threading.Thread):
-    """Memory of a process and all below it, a few times a second."""
+    """Memory of a process and all below it, twice a second: to look at it costs processor time too."""
 
     def __init__(self, pid: int, kill: bool) -> None:
         super().__init__(daemon=True)
@@ -70,7 +70,7 @@ class _Watch(threading.Thread):
         self.killed = False
 
     def run(self) -> None:
-        while not self.over.wait(0.1):
+        while not self.over.wait(0.5):
             try:
                 below = self._process.children(recursive=True)
                 own = self._process.memory_info().rss
