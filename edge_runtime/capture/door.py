@@ -333,9 +333,9 @@ class Door:
 
     def _drop(self, handle: int, reason: str | None = None) -> None:
         visitor = self._visitors.pop(handle)
-        if self._muted.pop(handle, None) is None:
-            with contextlib.suppress(OSError):
-                self._poll.unregister(handle)
+        self._muted.pop(handle, None)
+        with contextlib.suppress(OSError):  # one that is muted is not there
+            self._poll.unregister(handle)
         visitor.sender.socket.close()
         if reason is not None:
             self._ended[reason] += 1

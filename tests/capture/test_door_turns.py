@@ -6,6 +6,7 @@ import errno
 import select
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,8 @@ from edge_runtime.capture.door import (
     RESTED_NS,
     SHARE,
     SHUT_NS,
+    SLACK_NS,
+    SOCKET_BYTES,
     Visitor,
     _identity,
 )
@@ -163,7 +166,9 @@ def test_a_handshake_is_waited_for_as_long_as_is_said(entrance: Entrance, times:
     let_in(entrance)
     times.at_ns += HANDSHAKE_NS
     assert heard(entrance) == [] and not entrance.ended
-    times.at_ns += HANDSHAKE_NS // 5 + 1
+    times.at_ns += HANDSHAKE_NS // 5
+    assert heard(entrance) == [] and not entrance.ended, "it is looked at five times in that time"
+    times.at_ns += 1
     entrance.hear()
     assert entrance.ended == {"no_handshake": 1} and len(visitors(entrance)) == 1, "one that is done may be silent"
     assert entrance.door.take_ended() == {}, "told once"
@@ -288,3 +293,44 @@ def test_what_a_full_turn_left_waiting_is_as_old_as_it_is(
     wait_for(lambda: b"goes on" in heard(entrance, 1), "the cheap one again")
     assert second.turn > before, "that it has something is known"
     wait_for(lambda: b"waits" in heard(entrance, 1), "the dear one")
+
+
+def test_what_came_while_its_sender_had_to_wait_counts_from_before(entrance: Entrance, times: Times) -> None:
+    connection, visitor = let_in(entrance)
+    for _ in range(3):
+        entrance.hear()
+    visitor.credit_ns, visitor.credited_ns = 0.0, times.at_ns
+    entrance.door.charge(visitor, S)
+    connection.sendall(message(b"waits"))
+    sent_ns = entrance.clock.now_ns()
+    entrance.clock.extra_ns += 12 * S
+    assert heard(entrance) == []
+    times.at_ns = visitor.muted_until_ns
+    ((_, _, at_ns),) = entrance.messages(1)
+    assert at_ns <= sent_ns + SLACK_NS
+
+
+def test_who_is_revoked_goes_once_the_keys_have_changed(
+    entrance: Entrance, times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, visitor = let_in(entrance)
+    asked: list[float] = []
+    answers = [False, True]
+
+    def changed(now: float) -> bool:
+        asked.append(now)
+        return answers.pop(0)
+
+    keyring = SimpleNamespace(changed=changed, stands=lambda client: client == "good")
+    entrance.door._keyring = keyring  # type: ignore[assignment]
+    monkeypatch.setattr(Visitor, "client", "revoked")
+    entrance.hear()
+    assert asked == [times.at_ns / 1e9] and visitors(entrance) == [visitor]
+    entrance.hear()
+    assert visitors(entrance) == [] and entrance.ended == {"revoked": 1}
+
+
+def test_what_the_kernel_keeps_of_a_connection_is_bounded(entrance: Entrance) -> None:
+    _, visitor = let_in(entrance)
+    most = int(Path("/proc/sys/net/core/rmem_max").read_text())
+    assert visitor.sender.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * min(SOCKET_BYTES, most)
