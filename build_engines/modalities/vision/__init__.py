@@ -38,6 +38,8 @@ class Vision(Modality[VisionRecipe, CameraStream]):
                 return "model.vision.pixels is for a network of its own in file (ONNX or TorchScript); leave it out"
             if problem := recipe.pixels.problem():
                 return f"model.vision.{problem}"
+        if recipe.depth and (recipe.kind != "pretrained" or holds_network(recipe)):
+            return "model.vision.depth is for a pretrained network that is known here; leave it out"
         halvings = len(recipe.widths) - 1
         if recipe.kind != "residual" and recipe.blocks:
             return "model.vision.blocks is for kind = 'residual'; leave it out"
@@ -58,7 +60,7 @@ class Vision(Modality[VisionRecipe, CameraStream]):
 
             if holds_network(recipe):
                 return graph_vision(recipe, spec, features)
-            return pretrained_vision(recipe, features)
+            return pretrained_vision(recipe, spec.height, spec.width, features)
         from build_engines.modalities.vision.network import VisionEncoder
 
         return VisionEncoder(recipe, spec.height, spec.width, features)

@@ -26,6 +26,9 @@ class VisionRecipe(PretrainedKeys, Struct, frozen=True, forbid_unknown_fields=Tr
     """`residual`: blocks at each width but the first, the first block of each halving; empty = one each."""
     pool: Literal["mean", "grid"] = "mean"
     """`mean`: where in the picture does not matter; `grid`: the last map's places are kept apart."""
+    depth: Annotated[int, Meta(ge=0)] = 0
+    """Of a pretrained network that is known here: how many of its blocks are used; 0 = all of them. Early blocks see
+    edges and where they are, late ones things."""
     pixels: PixelRecipe | None = None
     """Of a network in `file`: how it was trained to see pictures. Without it the network takes uint8 [1, height, width,
     3] BGR itself."""

@@ -57,7 +57,7 @@ def recipe(weights: Path, **keys: object) -> VisionRecipe:
 @pytest.fixture(scope="module")
 def encoder(weights: Path) -> PretrainedVision:
     torch.manual_seed(1)
-    return pretrained_vision(recipe(weights, unfreeze=2), 16).eval()
+    return pretrained_vision(recipe(weights, unfreeze=2), HEIGHT, WIDTH, 16).eval()
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_camera_s_bytes_are_read_as_the_network_was_trained(weights: Path, enc
 
 @pytest.mark.parametrize("unfreeze", [0, 2])
 def test_only_what_the_recipe_unfreezes_learns(weights: Path, unfreeze: int) -> None:
-    encoder = pretrained_vision(recipe(weights, unfreeze=unfreeze), 16).train()
+    encoder = pretrained_vision(recipe(weights, unfreeze=unfreeze), HEIGHT, WIDTH, 16).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     optimiser = torch.optim.SGD(encoder.parameters(), 0.5)
     encoder(pictures(3))[0].square().sum().backward()
@@ -135,6 +135,24 @@ def test_what_is_kept_and_finished_is_the_whole(encoder: PretrainedVision) -> No
         kept = encoder.kept(image)
         assert kept.shape == (2, 192, 2, 2)
         assert torch.equal(encoder.finish(kept, image)[0], encoder(image)[0])
+
+
+@pytest.mark.parametrize("unfreeze", [0, 2])
+def test_its_first_blocks_with_their_places_kept_apart(weights: Path, unfreeze: int) -> None:
+    """By the network's own blocks; in a graph, whose maps become a row, the same."""
+    keys = recipe(weights, depth=7, pool="grid", unfreeze=unfreeze)
+    early = pretrained_vision(keys, HEIGHT, WIDTH, 16).eval()
+    image = pictures(2)
+    network = load_efficientnet_lite0(weights)
+    with torch.no_grad():
+        maps = network.parts[:7]((image.flip(3).permute(0, 3, 1, 2).float() - 127) / 128)
+        assert maps.shape == (2, 80, 3, 4)
+        expected = early.head(maps.flatten(1))[0]
+        assert torch.allclose(early(image)[0], expected, atol=1e-4)
+        assert early.kept(image).shape == ((2, 40, 6, 8) if unfreeze else (2, 960))
+    graph = to_onnx(StageExport("vision", EncoderStage(early), {"image": image[:1]}, ("features",)))
+    assert lint(graph) == []
+    np.testing.assert_allclose(small.run(graph, {"image": image[:1].numpy()})[0], expected[:1].numpy(), atol=1e-4)
 
 
 def test_its_graph_is_plain_and_computes_the_same_in_float_and_nearly_in_int8(
@@ -179,6 +197,7 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
         ({"kind": "plain", "file": "", "network": "", "unfreeze": 3}, "model.vision.unfreeze is for kind ="),
         ({"file": "", "package": PACKAGE, "network": "efficientnet-lite0"}, "the package is known"),
         ({"blocks": (1,)}, "blocks is for kind = 'residual'"),
+        ({"kind": "plain", "file": "", "network": "", "depth": 3}, "model.vision.depth is for a pretrained network"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(weights: Path, keys: dict[str, object], message: str) -> None:
@@ -197,19 +216,21 @@ def test_a_recipe_that_can_be_built_has_no_problem(weights: Path) -> None:
         ({"network": "resnet"}, f"network is 'resnet'; weights can be read of {', '.join(NETWORKS)}"),
         ({"sha256": "ab" * 32}, "its sha256 is"),
         ({"unfreeze": 19}, "model.vision.unfreeze is 19; the network has 18 blocks"),
+        ({"depth": 19}, "model.vision.depth is 19; the network has 18 blocks"),
+        ({"depth": 7, "unfreeze": 8}, "model.vision.unfreeze is 8; the network uses 7 blocks"),
         ({"file": "", "network": "", "package": "nobody==1"}, "package is 'nobody==1'; known are efficientnet"),
     ],
 )
 def test_what_cannot_be_found_is_refused(weights: Path, keys: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as refusal:
-        pretrained_vision(recipe(weights, **keys), 16)
+        pretrained_vision(recipe(weights, **keys), HEIGHT, WIDTH, 16)
     assert message in str(refusal.value)
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="lack _conv_stem.weight; they are of another network"):
-        pretrained_vision(recipe(tmp_path / "other.pth"), 16)
+        pretrained_vision(recipe(tmp_path / "other.pth"), HEIGHT, WIDTH, 16)
 
 
 def test_a_file_s_origin_is_told(encoder: PretrainedVision) -> None:
