@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fleet_drives import BUNDLE, FIRST_SEED, PLANTED, Drive, break_some, plan, record_all
-from benchmarks.fleet_loop import loop
+from benchmarks.fleet_loop import indexed, loop
 from benchmarks.fleet_runs import run
 from benchmarks.results import Machine, write_results
 from build_engines.fleet.mine import WAYS, picks
@@ -142,8 +142,7 @@ def growth(out: Path, drives: list[Drive], most: int, console: Console) -> list[
 def mining(out: Path, drives: list[Drive], console: Console) -> dict[str, Any]:
     """How many of the first picks are of recordings with something planted, and how many of these are found."""
     planted = {"/".join(Path(one.path).with_suffix("").parts[-2:]): one.plant for one in drives if one.plant}
-    index = out / "index"
-    run(["fleet", "index", str(out / "drives"), "--bundle", BUNDLE, "--allow-unsigned", "--out", str(index)])
+    index = indexed(out)
     figures: dict[str, Any] = {}
     for name, ways in (
         ("all ways", None),

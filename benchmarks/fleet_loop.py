@@ -1,7 +1,7 @@
-"""The loop closed: a model is trained, a fleet's drives are mined for what it does not know, what the expert says of
-the picked moments is learned beside the rest, and both models are judged on other drives.
+"""The loop closed: a fleet's drives are mined for what the bundle that decided them does not know, what the expert says
+of the picked moments is learned beside the rest, and models trained without and with them are judged on other drives.
 
-The model is the shipped recipe's, trained with less than the shipped one.
+The two are the shipped recipe's, trained with less than the shipped one.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.fleet_drives import CAMERA_HZ, Drive, record_all, right_at
+from benchmarks.fleet_drives import BUNDLE, CAMERA_HZ, Drive, record_all, right_at
 from benchmarks.fleet_runs import run
+from build_engines.fleet.index import SUMMARY
 from build_engines.fleet.labelling import LABELS
 
 RECIPE = Path(__file__).parents[1] / "build_engines" / "recipes" / "vehicle.toml"
@@ -40,10 +41,9 @@ SIGN_S, CLEAN_S = 4.0, 20.0
 def loop(out: Path, seed: int, console: Console) -> dict[str, Any]:
     """The drives of `out`/drives, which begin with `seed`, are mined; others are judged."""
     folder, others = out / "loop", seed + 10_000
-    before = built(folder, "before", "")
-    taken = labelled(out / "drives", folder, before)
+    taken = labelled(out / "drives", indexed(out), folder / "to-label")
     console.print(f"loop: of {PICKS} moments {taken}", highlight=False)
-    after = built(folder, "after", MINED)
+    before, after = built(folder, "before", ""), built(folder, "after", MINED)
     signs = [
         Drive(str(folder / "signs" / f"{number:03d}.mcap"), others + number, SIGN_S, "sign", alone=True)
         for number in range(SIGNS)
@@ -78,11 +78,17 @@ def recipe_text(version: str) -> str:
     return f"{text}\n[compile]\ntargets = []\n"
 
 
-def labelled(drives: Path, folder: Path, bundle: Path) -> dict[str, int]:
-    """Mine the drives, and let the expert label the picks into `folder`/to-label; how many he gave each label."""
-    index, picked = folder / "index", folder / "to-label"
-    whose = ("--bundle", str(bundle), "--allow-unsigned")
-    run(["fleet", "index", str(drives), *whose, "--out", str(index)])
+def indexed(out: Path) -> Path:
+    """The index of `out`/drives, as the bundle that decided them sees them; made where there is none."""
+    if not (out / "index" / SUMMARY).is_file():
+        bundle = ("--bundle", BUNDLE, "--allow-unsigned")
+        run(["fleet", "index", str(out / "drives"), *bundle, "--out", str(out / "index")])
+    return out / "index"
+
+
+def labelled(drives: Path, index: Path, picked: Path) -> dict[str, int]:
+    """Mine the drives, and let the expert label the picks into the folder `picked`; how many he gave each label."""
+    whose = ("--bundle", BUNDLE, "--allow-unsigned")
     ways = [word for way in WAYS for word in ("--way", way)]
     where = ("--where", "condition <> 'faulty'", "--count", str(PICKS))
     run(["mine", "--index", str(index), *whose, *ways, *where, "--out", str(picked)])
