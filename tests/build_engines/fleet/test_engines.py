@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -146,12 +148,12 @@ def test_ray_tells_of_both_too(task: Looking, sources: list[Source]) -> None:
 
 
 @contextmanager
-def cluster() -> Iterator[str]:
+def cluster(environment: Mapping[str, str]) -> Iterator[str]:
     """The address of a Ray cluster that somebody else has started, on this machine."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the paths of its sockets must be short
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", "0"]
     command += ["--num-cpus", "2", "--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     try:
         while not (told := folder / "ray_current_cluster").is_file():
             assert process.poll() is None, "ray start has ended"
@@ -165,13 +167,18 @@ def cluster() -> Iterator[str]:
 
 @pytest.mark.ray
 def test_a_cluster_that_runs_already_is_used_by_its_address_and_goes_on(
-    task: Looking, sources: list[Source], alone: bytes, tmp_path: Path
+    fleet: Path, bundle: Bundle, alone: bytes, tmp_path: Path
 ) -> None:
+    """By processes of their own, with the token that the cluster wants: a process of Ray keeps its first one."""
     pytest.importorskip("ray")
-    with cluster() as address:
-        assert report(Dying(task, "b", str(tmp_path / "killed")), sources, executor_of("ray", None, address)) == alone
-        assert (tmp_path / "killed").exists()
-        assert report(task, sources[::-1], executor_of("ray", None, address)) == alone, "it was left as it was"
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    command = [sys.executable, "-m", "build_engines", "fleet", "evaluate", str(fleet), "--bundle", str(bundle.path)]
+    command += ["--allow-unsigned", "--condition", "weather", "--engine", "ray"]
+    with cluster(environment) as address:
+        for number, where in enumerate((address, "auto")):
+            asking = [*command, "--address", where, "--report", str(tmp_path / str(number))]
+            subprocess.run(asking, env=environment | {"RAY_ADDRESS": address}, check=True)
+            assert (tmp_path / str(number) / "evaluation.json").read_bytes() == alone
 
 
 class BusyRay:
