@@ -334,3 +334,11 @@ def test_what_the_kernel_keeps_of_a_connection_is_bounded(entrance: Entrance) ->
     _, visitor = let_in(entrance)
     most = int(Path("/proc/sys/net/core/rmem_max").read_text())
     assert visitor.sender.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * min(SOCKET_BYTES, most)
+
+
+def test_who_goes_while_it_has_to_wait_is_not_heard_again(entrance: Entrance, times: Times) -> None:
+    _, visitor = let_in(entrance)
+    entrance.door.charge(visitor, S)
+    entrance.door._make_room()
+    times.at_ns = visitor.muted_until_ns
+    assert heard(entrance) == [] and visitors(entrance) == [] and entrance.ended == {"gave_way": 1}
