@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from edge_runtime import zmtp
+from edge_runtime.keyring import LOOK_S
 from edge_runtime.publish import zmq_publisher
 from edge_runtime.publish.sink import published
 from edge_runtime.publish.zmq_publisher import (
@@ -21,11 +24,12 @@ from edge_runtime.publish.zmq_publisher import (
     MUTE_S,
     READ_BURST_BYTES,
     READ_RATE,
+    SOCKET_BYTES,
     STALLED_S,
     SWEEP_S,
     ZmqPublisher,
 )
-from edge_runtime.publish.zmtp import READY
+from edge_runtime.publish.zmtp import READY, Conversation
 from tests.conftest import wait_for
 from tests.publish.test_sinks import decision, status
 from tests.publish.test_zmtp import HELLO, subscription
@@ -37,8 +41,8 @@ HIGH_WATER_MARK = 4
 class Hall:
     """A publisher whose door a test turns; its thread has nothing to do."""
 
-    def __init__(self) -> None:
-        self.publisher = ZmqPublisher("tcp://127.0.0.1:*", HIGH_WATER_MARK)
+    def __init__(self, bind: str = "tcp://127.0.0.1:*") -> None:
+        self.publisher = ZmqPublisher(bind, HIGH_WATER_MARK)
         self.guests: list[socket.socket] = []
         self.now = 1000.0
 
@@ -189,6 +193,14 @@ def test_what_is_read_of_one_subscriber_is_a_burst_and_then_a_rate(hall: Hall) -
     assert peer.credit == READ_BURST_BYTES
 
 
+def test_time_that_passes_earns_before_what_is_read_costs(hall: Hall) -> None:
+    guest, peer = hall.guest(EVERYTHING)
+    peer.credit = 100.0
+    hall.now += 1
+    hall.say(guest, peer, subscription(b""))
+    assert peer.credit == pytest.approx(100 + READ_RATE - len(subscription(b"")))
+
+
 def test_a_handshake_is_waited_for_as_long_as_is_said(hall: Hall) -> None:
     silent, _ = hall.guest(zmtp.GREETING)
     done, peer = hall.guest(HELLO)
@@ -239,12 +251,18 @@ def test_behind_one_that_does_not_read_the_newest_wait_and_the_oldest_go(hall: H
     other, _ = hall.guest(EVERYTHING)
     assert zmtp.GREETING in heard(guest)
     peer.rest, peer.behind = memoryview(b"rest"), True
+    hall.now += 1
     for seq in range(10):
         hall.publish(seq)
     assert len(peer.backlog) == HIGH_WATER_MARK
+    hall.publisher._look_after(peer, hall.now - 0.5)
+    assert peer.moved_at == hall.now - 0.5, "since then it has taken nothing"
     hall.publisher._attention.append(peer)
     os.eventfd_write(hall.publisher._wake, 1)
     hall.turns()
+    assert peer.moved_at == hall.now
+    awake = {key.fd for key, _ in hall.publisher._selector.select(0)}
+    assert hall.publisher._wake not in awake, "it is woken once"
     data = heard(guest)
     assert data.startswith(b"rest")
     assert [b'"seq":%d,' % seq in data for seq in range(10)] == [False] * 6 + [True] * 4
@@ -286,6 +304,12 @@ def test_without_a_file_descriptor_one_gives_way_or_the_new_one_is_turned_away(
     assert idle.socket.fileno() == -1
     assert not hall.publisher._accept(hall.now)
     assert (len(tried), hall.publisher._refused["no_file_descriptors"]) == (3, 1)
+
+    def gone_again() -> None:
+        raise ConnectionAbortedError
+
+    monkeypatch.setattr(full, "accept", gone_again)
+    assert hall.publisher._accept(hall.now) is True, "there may be another"
     assert hall.publisher._mute_until == hall.now + MUTE_S and hall.publisher._timeout() == SWEEP_S
     assert hall.publisher._spare is not None, "one is kept for the next"
     assert listener.socket.fileno() not in {key.fd for key in hall.publisher._selector.get_map().values()}
@@ -298,3 +322,82 @@ def test_without_a_file_descriptor_one_gives_way_or_the_new_one_is_turned_away(
     hall.turn()
     assert hall.publisher._mute_until == 0.0
     assert listener.socket.fileno() in {key.fd for key in hall.publisher._selector.get_map().values()}
+
+
+def test_who_has_broken_off_is_sent_nothing_more_and_forgotten_in_the_next_turn(hall: Hall) -> None:
+    guest, peer = hall.guest(EVERYTHING)
+    guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    guest.close()
+
+    def broken() -> bool:
+        hall.publish(1)
+        return bool(peer.broken)
+
+    wait_for(broken, "it to be noticed")
+    hall.publish(2)
+    assert list(hall.publisher._attention) == [peer], "looked after once"
+    hall.publisher._turn({}, hall.now)
+    assert hall.peers == [] and hall.publisher._refused == {}
+
+
+@pytest.mark.parametrize("keys", [False, True])
+def test_who_goes_before_it_has_shown_a_key_is_counted_where_there_are_keys(hall: Hall, keys: bool) -> None:
+    guest, _ = hall.guest(zmtp.GREETING)
+    hall.publisher._keyring = SimpleNamespace(changed=lambda now: False) if keys else None  # type: ignore[assignment]
+    guest.close()
+    wait_for(lambda: hall.turn() or not hall.peers, "it to be forgotten")  # type: ignore[func-returns-value]
+    assert hall.publisher._refused == ({"no_handshake": 1} if keys else {})
+
+
+def test_who_is_revoked_goes_once_the_keys_have_changed(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, revoked = hall.guest(EVERYTHING)
+    _, good = hall.guest(EVERYTHING)
+    asked: list[float] = []
+    answers = [False, True]
+
+    def changed(now: float) -> bool:
+        asked.append(now)
+        return answers.pop(0)
+
+    clients = {revoked.conversation: "revoked", good.conversation: "good"}
+    monkeypatch.setattr(Conversation, "client", property(clients.get))
+    keyring = SimpleNamespace(changed=changed, stands=lambda client: client == "good")
+    hall.publisher._keyring = keyring  # type: ignore[assignment]
+    assert hall.publisher._timeout() == LOOK_S, "keys are looked at though nothing comes"
+    hall.publisher._sweep(hall.now)
+    assert asked == [hall.now] and hall.peers == [revoked, good]
+    hall.publisher._next_log = hall.now + 1  # which forgets what it has told
+    hall.publisher._sweep(hall.now)
+    assert hall.peers == [good] and hall.publisher._refused["revoked"] == 1
+
+
+def test_what_the_kernel_keeps_of_a_connection_is_bounded(
+    hall: Hall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 2 * min(SOCKET_BYTES, int(Path("/proc/sys/net/core/wmem_max").read_text()))
+    monkeypatch.chdir(tmp_path)
+    near = Hall("ipc://door")
+    with socket.socket(socket.AF_UNIX) as guest:
+        guest.connect("door")
+        wait_for(lambda: near.turn() or bool(near.peers), "it to be let in")  # type: ignore[func-returns-value]
+        _, far = hall.guest()
+        for peer in (near.peers[0], far):
+            assert peer.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == most
+    near.close()
+
+
+def test_at_the_end_what_waits_goes_out_and_nobody_is_heard_or_let_in(hall: Hall) -> None:
+    guest, peer = hall.guest(EVERYTHING)
+    silent, stuck = hall.guest(EVERYTHING)
+    heard(guest)
+    peer.rest, peer.behind = memoryview(b"the rest"), True
+    stuck.rest, stuck.behind = memoryview(bytes(64 << 20)), True
+    hall.publisher._attention.extend((peer, stuck))
+    silent.sendall(subscription(b"more"))
+    host, port = hall.publisher.endpoint.removeprefix("tcp://").split(":")
+    with socket.create_connection((host, int(port)), 20):
+        hall.publisher._linger()
+    assert heard(guest) == b"the rest" and not peer.behind
+    assert stuck.behind, "one that takes nothing is not waited for"
+    assert not stuck.events & zmq_publisher._READ
+    assert hall.publisher._listener.socket.fileno() not in hall.publisher._selector.get_map()
