@@ -21,6 +21,7 @@ from edge_runtime.capture.source import Source
 from edge_runtime.kinds.audio import SAMPLE_RATE
 from edge_runtime.messages import Utterance
 from tests.capture.test_listener_process import listening as processes
+from tests.capture.test_listener_process import started
 from tests.capture.test_sources import Inbox
 from tests.capture.test_voice_source import recognising
 from tests.conftest import wait_for
@@ -47,13 +48,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def listening(inbox: Inbox, folder: Path, port: int) -> Iterator[Source]:
     (folder / "grammar.txt").write_text("turn (left|right)\n")
     row = {"device": "no such ear", "recogniser": "wyoming", "port": port, "grammar": str(folder / "grammar.txt")}
-    source = inbox.open(config.VoiceSource("text", **row))  # type: ignore[arg-type]
-    source.start()
-    try:
+    with started(inbox, config.VoiceSource("text", **row)) as source:  # type: ignore[arg-type]
         yield source
-    finally:
-        source.stop(10.0)
-        assert source.ended
 
 
 class Card:
