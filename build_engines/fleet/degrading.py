@@ -20,7 +20,7 @@ from build_engines.data.recordings import is_labelled, moments
 from build_engines.evaluation.degrade import CONFIDENT, Cell, Matrix, judged, measured, trials, wrong_answers
 from build_engines.evaluation.evaluate import Evaluation
 from build_engines.fleet.looking import Pipelines, confusions
-from build_engines.fleet.tally import Counts, total
+from build_engines.fleet.tally import Counts, count, total
 from build_engines.heads import build_of
 from build_engines.heads.counts import LabelCounts
 from build_engines.heads.labelled import OneLabelBuild
@@ -88,7 +88,7 @@ def _degraded(path: Path, pipelines: Pipelines, dataset: DatasetRecipe) -> Degra
     read = partial(moments, path, pipeline.streams, dataset)
     truths: Counts = {}
     for moment in read():
-        truths[moment.label] = truths.get(moment.label, 0) + 1
+        count(truths, moment.label)
     if not truths:
         return Degraded(unlabelled=1)
     parts = {f"{trial.kind}: {trial.name}": _part(*measured(pipeline, read, trial)) for trial in trials(pipeline)}
@@ -126,13 +126,13 @@ def matrix_of(bundle: Bundle, partials: Mapping[str, Degraded]) -> Matrix:
     finally:
         pipeline.close()
     cells = [_cell(kind, name, whole.parts[f"{kind}: {name}"], labels) for kind, name in plan]
-    count = sum(whole.truths.values())
+    moments_judged = sum(whole.truths.values())
     commonest = max(sorted(whole.truths), key=whole.truths.__getitem__)
     always = score([*whole.truths], [commonest] * len(whole.truths), labels, [*whole.truths.values()])
     figure = build_of(bundle.manifest.head).figure
     verdicts, passed = judged(cells, always.figure, figure)
     return Matrix(
-        count, repr(commonest), always.figure, always.accuracy, tuple(cells), tuple(verdicts), passed,
+        moments_judged, repr(commonest), always.figure, always.accuracy, tuple(cells), tuple(verdicts), passed,
         figure_name=figure,
     )  # fmt: skip
 

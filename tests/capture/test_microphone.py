@@ -16,16 +16,15 @@ import numpy as np
 import pytest
 
 from edge_runtime import config
-from edge_runtime.capture import listener_process, outages, voice_source
+from edge_runtime.capture import voice_source
 from edge_runtime.capture.source import Source
 from edge_runtime.kinds.audio import SAMPLE_RATE
 from edge_runtime.messages import Utterance
 from tests.capture.test_listener_process import listening as processes
-from tests.capture.test_listener_process import started
+from tests.capture.test_listener_process import quick, started  # noqa: F401  # `quick` is for each test here too
 from tests.capture.test_sources import Inbox
 from tests.capture.test_voice_source import recognising
 from tests.conftest import wait_for
-from tests.voice.by_loudness import START
 from tests.voice.sounds import hum, still
 
 try:
@@ -35,13 +34,6 @@ except (ImportError, OSError) as error:
 
 SAID = np.concatenate((still(0.5), hum(0.5), still(1.0)))
 WAITED_S = 0.2
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outages, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(outages, "LONGEST_PAUSE_S", 0.2)
-    monkeypatch.setattr(listener_process, "START", START)
 
 
 @contextmanager
