@@ -1,4 +1,5 @@
-"""Live to Foxglove (https://foxglove.dev), over its WebSocket protocol: the channels and schemas of a recording.
+"""Live to Foxglove (https://foxglove.dev), over its WebSocket protocol: the channels and schemas of a recording, but
+that pictures are Protobuf, which needs no base64.
 
 The loop leaves references for a thread of the sink's own, and those only for channels that somebody is subscribed to.
 The thread gets them when the turn is over, so that it does not compete with a decision. Of a camera only the newest
@@ -41,6 +42,8 @@ from edge_runtime.wire import BundleId, DecisionMessage, StatusMessage
 
 if TYPE_CHECKING:
     import foxglove
+    from foxglove.channels import CompressedImageChannel
+    from foxglove.websocket import WebSocketServer
 
 log = logging.getLogger("edge_runtime.publish")
 
@@ -61,24 +64,17 @@ class FoxgloveSink(Sink):
     """A server at `bind`, for as many viewers as come."""
 
     def __init__(self, row: config.FoxgloveSink, clock: Clock) -> None:
-        """Raises ConfigError if the address cannot be had."""
+        """Raises ImportError without Foxglove's SDK."""
         import foxglove
 
-        endpoint = endpoints.parse(row.bind)
-        assert isinstance(endpoint, endpoints.Tcp), "settings are checked"
-        self._quality = row.jpeg_quality
+        self._row = row
         # Wall time is read once: log times keep the monotonic clock's order whatever happens to the wall clock.
         self._start_ns, self._start_wall_ns = clock.now_ns(), clock.wall_ns()
         self._context = foxglove.Context()
-        host = "0.0.0.0" if endpoint.host == "*" else endpoint.host
-        try:
-            self._server = foxglove.start_server(
-                name="edge-runtime", host=host, port=endpoint.port, context=self._context
-            )
-        except Exception as error:  # the SDK has no errors of its own
-            raise ConfigError(f"foxglove bind {row.bind}: cannot be had ({error}); choose another address") from None
-        self.endpoint = str(endpoints.Tcp(endpoint.host, self._server.port)).replace("tcp://", "ws://")
-        self._channels: dict[str, foxglove.Channel] = {}
+        self._server: WebSocketServer | None = None
+        """From the first session on."""
+        self.endpoint = ""
+        self._channels: dict[str, foxglove.Channel | CompressedImageChannel] = {}
         """By topic. Replaced by the thread, never changed."""
         self._missed = 0
         self._trouble: str | None = None
@@ -89,12 +85,32 @@ class FoxgloveSink(Sink):
         self._streams: _Streams = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._thread = threading.Thread(target=self._run, name="foxglove", daemon=True)
+
+    def session(self, config: config.Config, bundle: BundleId, streams: _Streams) -> None:
+        """See Sink. Raises ConfigError if the address cannot be had."""
+        if self._server is not None:
+            self.serve()
+            self._waiting.put(dict(streams))
+            return
+        # The SDK may refuse whoever subscribes to a channel the moment it is announced: nobody is there yet.
+        self._begin(dict(streams))
+        self._server = self._listen()
         self._thread.start()
         log.info("foxglove: %s", self.endpoint)
 
-    def session(self, config: config.Config, bundle: BundleId, streams: _Streams) -> None:
-        self.serve()
-        self._waiting.put(dict(streams))
+    def _listen(self) -> WebSocketServer:
+        import foxglove
+
+        bind = endpoints.parse(self._row.bind)
+        assert isinstance(bind, endpoints.Tcp), "settings are checked"
+        host = "0.0.0.0" if bind.host == "*" else bind.host
+        try:
+            server = foxglove.start_server(name="edge-runtime", host=host, port=bind.port, context=self._context)
+        except Exception as error:  # the SDK has no errors of its own
+            taken = f"foxglove bind {self._row.bind}: cannot be had ({error}); choose another address"
+            raise ConfigError(taken) from None
+        self.endpoint = str(endpoints.Tcp(bind.host, server.port)).replace("tcp://", "ws://")
+        return server
 
     def message(self, message: Message) -> None:
         if isinstance(message, Frame):
@@ -134,6 +150,8 @@ class FoxgloveSink(Sink):
         return self._trouble
 
     def close(self) -> None:
+        if self._server is None:
+            return
         self.serve()
         self._waiting.put(None)
         self._thread.join(CLOSE_S)
@@ -146,7 +164,7 @@ class FoxgloveSink(Sink):
         channel = self._channels.get(topic)
         return channel is not None and channel.has_sinks()
 
-    # The rest runs on the sink's thread.
+    # The rest runs on the sink's thread, and `_begin` once before there is one.
 
     def _run(self) -> None:
         while (item := self._waiting.get()) is not None:
@@ -171,21 +189,28 @@ class FoxgloveSink(Sink):
             frame = self._pictures.pop(item.camera, None)
             if frame is not None:  # else it has been sent
                 self._sizes[item.camera] = _size(frame)
-                self._send(STREAMS + item.camera, frame.captured_ns, frame)
+                self._show(frame)
         else:
             self._begin(item)
 
     def _begin(self, streams: _Streams) -> None:
         """Announce the channels of `streams`; those that stay as they are go on."""
         import foxglove
+        from foxglove.channels import CompressedImageChannel
 
         wanted = {DECISION: topic_schema(DecisionMessage), STATUS: topic_schema(StatusMessage)}
+        cameras = {STREAMS + name for name in streams_of(streams, CameraStream)}
         for name, spec in streams.items():
-            wanted[STREAMS + name] = stream_schema(spec, name)
-            if isinstance(spec, CameraStream):
+            if STREAMS + name in cameras:
                 wanted[ANNOTATIONS + name] = topic_schema(ImageAnnotations)
+            else:
+                wanted[STREAMS + name] = stream_schema(spec, name)
         forms = {topic: (name, msgspec.json.encode(schema)) for topic, (name, schema) in wanted.items()}
-        same = {topic for topic, channel in self._channels.items() if _form(channel) == forms.get(topic)}
+        same = {
+            topic
+            for topic, channel in self._channels.items()
+            if (topic in cameras if isinstance(channel, CompressedImageChannel) else _form(channel) == forms.get(topic))
+        }
         for topic, channel in self._channels.items():
             if topic not in same:
                 channel.close()
@@ -194,6 +219,8 @@ class FoxgloveSink(Sink):
             if topic not in same:
                 schema = foxglove.Schema(name=name, encoding="jsonschema", data=data)
                 channels[topic] = foxglove.Channel(topic, message_encoding="json", schema=schema, context=self._context)
+        for topic in cameras - same:
+            channels[topic] = CompressedImageChannel(topic, context=self._context)
         self._channels, self._streams = channels, streams
 
     def _annotate(self, decision: DecisionMessage) -> None:
@@ -206,10 +233,22 @@ class FoxgloveSink(Sink):
 
     def _send(self, topic: str, at_ns: int, message: Message) -> None:
         if self._wanted(topic):
-            self._log(topic, at_ns, encode(to_record(message, self._wall_ns(at_ns), self._quality)))
+            self._log(topic, at_ns, encode(to_record(message, self._wall_ns(at_ns))))
+
+    def _show(self, frame: Frame) -> None:
+        from foxglove.messages import CompressedImage, Timestamp
+
+        channel: Any = self._channels.get(STREAMS + frame.stream)
+        if channel is None or not channel.has_sinks():
+            return
+        wall_ns = self._wall_ns(frame.captured_ns)
+        record: Any = to_record(frame, wall_ns, self._row.jpeg_quality)
+        at = Timestamp(sec=record.timestamp.sec, nsec=record.timestamp.nsec)
+        picture = CompressedImage(timestamp=at, frame_id=record.frame_id, data=bytes(record.data), format=record.format)
+        channel.log(picture, log_time=wall_ns)
 
     def _log(self, topic: str, at_ns: int, payload: bytes) -> None:
-        channel = self._channels.get(topic)
+        channel: Any = self._channels.get(topic)
         if channel is not None:
             channel.log(payload, log_time=self._wall_ns(at_ns))
 
