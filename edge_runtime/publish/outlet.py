@@ -101,12 +101,20 @@ class Outlet(ABC):
         return sink.recording() if isinstance(sink, Records) else None
 
     def _opened(self, sink: Sink) -> None:
+        """It counts as open once it has taken the session. Raises what it raises, and closes it."""
+        if self._start is not None:
+            try:
+                sink.session(*self._start)
+            except Exception:
+                self._close_aside(sink)
+                raise
         self.sink = sink
         if self._reason is not None:
             log.warning("sink %s: open", self.name)
             self._reason = None
-        if self._start is not None:
-            sink.session(*self._start)
+
+    def _close_aside(self, sink: Sink) -> None:
+        threading.Thread(target=_close, args=(sink,), name=self.name, daemon=True).start()
 
     def _failed(self, error: Exception) -> None:
         """Note a failure; the first of a row is logged, with its trace where it is nobody's expected error."""
@@ -143,10 +151,12 @@ class DirectOutlet(Outlet):
                 threading.Thread(target=self._open_to, args=(self._opening,), name=self.name, daemon=True).start()
         elif not self._opening.empty():
             made, self._opening = self._opening.get(), None
-            if isinstance(made, Exception):
-                self._failed(made)
-            else:
+            try:
+                if isinstance(made, Exception):
+                    raise made
                 self._opened(made)
+            except Exception as error:
+                self._failed(error)
 
     def close(self) -> None:
         self._closed = True
@@ -164,7 +174,7 @@ class DirectOutlet(Outlet):
         except Exception as error:
             self._dropped += counts + self.sink.missed
             broken, self.sink = self.sink, None
-            threading.Thread(target=_close, args=(broken,), name=self.name, daemon=True).start()
+            self._close_aside(broken)
             self._failed(error)
 
     def _open_to(self, answer: queue.SimpleQueue[Sink | Exception]) -> None:

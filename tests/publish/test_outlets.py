@@ -11,13 +11,14 @@ from typing import ClassVar
 import msgspec
 import pytest
 
-from edge_runtime.config import RecordingSink, ZmqSink, load_config
+from edge_runtime.config import Config, RecordingSink, ZmqSink, load_config
 from edge_runtime.errors import ConfigError
 from edge_runtime.publish import outlet as outlets
 from edge_runtime.publish.outlet import DirectOutlet, Outlet, QueuedOutlet
 from edge_runtime.publish.sink import Published, Sink, published
+from edge_runtime.wire import BundleId
 from tests.conftest import WAIT_S, tiny_config, wait_for
-from tests.publish.test_sinks import decision
+from tests.publish.test_sinks import BUNDLE, decision
 from tests.test_runtime import driving
 
 
@@ -115,6 +116,41 @@ def test_one_that_does_not_open_is_tried_again(kind: type[Outlet]) -> None:
     assert outlet.health().state == "retrying" and "not there yet" in str(outlet.health().reason)
     Memory.refuse_to_open = False
     wait_for(lambda: failures(2) and outlet.health().state == "open", "it to open")
+    outlet.close()
+
+
+@pytest.mark.parametrize("kind", [DirectOutlet, QueuedOutlet])
+def test_one_that_does_not_take_the_session_is_closed_and_tried_again(
+    kind: type[Outlet], tiny_bundle_path: Path
+) -> None:
+    class Picky(Memory):
+        refuses: ClassVar[bool] = True
+        sessions: ClassVar[int] = 0
+        closed: ClassVar[int] = 0
+
+        def session(self, config: Config, bundle: BundleId, streams: object) -> None:
+            if Picky.refuses:
+                raise ConfigError("no secret")
+            Picky.sessions += 1
+
+        def close(self) -> None:
+            Picky.closed += 1
+
+    outlet = kind("1 picky", Picky)
+    outlet.session(tiny_config(tiny_bundle_path), BUNDLE, {})
+
+    def failures(count: int) -> bool:
+        outlet.serve()
+        return outlet.health().failures >= count
+
+    wait_for(lambda: failures(3), "three attempts")
+    assert (outlet.health().state, outlet.health().reason) == ("retrying", "no secret")
+    Picky.refuses = False
+    wait_for(lambda: failures(3) and outlet.health().state == "open", "it to open")
+    wait_for(lambda: Picky.closed == Memory.opened - 1, "all but the last to be closed")
+    outlet.publish(published(decision(1)))
+    wait_for(lambda: Memory.got == [1], "the decision")
+    assert Picky.sessions == 1
     outlet.close()
 
 
