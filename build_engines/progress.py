@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -13,6 +14,8 @@ EVERY_S = 30.0
 """Seconds between two lines."""
 Advance = Callable[..., None]
 """`advance(steps=1, note="")`: so many steps more are done; the last note stays."""
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -31,6 +34,14 @@ def progress(console: Console, what: str, total: int | None = None, transient: b
             bar.update(task, advance=steps, **({"note": note} if note else {}))  # type: ignore[arg-type]
 
         yield advance
+
+
+def counted(console: Console, what: str, items: Iterable[T], total: int | None = None) -> Iterator[T]:
+    """`items`, and on `console` how many of them have been taken: see `progress`."""
+    with progress(console, what, total) as advance:
+        for item in items:
+            yield item
+            advance()
 
 
 class _Lines:

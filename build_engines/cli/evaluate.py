@@ -50,6 +50,7 @@ def evaluate_command(
     from build_engines.evaluation.run import further
     from build_engines.improvement.improve import Loop
     from build_engines.improvement.run import improve_bundle
+    from build_engines.progress import counted
     from edge_runtime.bundle import open_bundle
     from edge_runtime.bundles import bundle_path as find_bundle
     from edge_runtime.pipeline import Pipeline
@@ -60,7 +61,8 @@ def evaluate_command(
     console = Console()
     pipeline = Pipeline(bundle)
     try:
-        result = ev.evaluate(pipeline, layout.read(data, split, pipeline.streams), dropped)
+        moments = counted(console, f"evaluate: {split}", layout.read(data, split, pipeline.streams))
+        result = ev.evaluate(pipeline, moments, dropped)
         ablation = ev.ablate(pipeline, layout, data, split) if ablate else []
         ev.show(console, bundle, split, result)
         if ablation:

@@ -30,6 +30,7 @@ from build_engines.gate.on_tensorrt import MOMENTS, Gpu, find_gpu, settings, sta
 from build_engines.gate.summary import as_markdown, plot, show
 from build_engines.heads.intervals import Interval, interval, resamples
 from build_engines.heads.kind import Pairs
+from build_engines.progress import counted
 from build_engines.quantisation.calibrate import StageInputs, feeding_all
 from build_engines.quantisation.plan import read_plan
 from build_engines.quantisation.sensitivity import Sensitivity
@@ -182,7 +183,7 @@ class Judge:
         self._job = build
         self._bundle = bundle
         exact = {stage.name: "fp32" for stage in bundle.manifest.stages}
-        self.reference = self._run(exact)
+        self.reference = self._run("fp32", exact)
         # A pair for each answer that is judged: a moment's, or each word's of a tagged sentence.
         self._resamples = {
             name: resamples(pairs.groups, RESAMPLES, build.recipe.seed) for name, pairs in self.reference.pairs.items()
@@ -198,7 +199,7 @@ class Judge:
                     candidate, name=name if candidate.name != "fp32" else candidate.name
                 )
                 return self.judged[index]
-        run = self._run(plan)
+        run = self._run(name, plan)
         self.judged.append(self._judged(name, plan, run, self._failures(plan, run)))
         return self.judged[-1]
 
@@ -212,7 +213,8 @@ class Judge:
         samples = feeding_all(self._bundle.manifest.stages, every, step)
         agreement = stage_agreements(self._job, self._bundle, plan, StageInputs(self._bundle, samples))
         try:
-            run, oracle = self._run(plan, settings(self._job)), self._run(plan)
+            run = self._run(f"plan on {gpu.description}", plan, settings(self._job))
+            oracle = self._run("plan", plan)
         except (EngineError, UserError) as error:
             raise GateRefused(f"evaluate: the plan on {gpu.description}: {error}") from None
         pairs = list(zip(run.logits, oracle.logits, strict=True))
@@ -225,10 +227,11 @@ class Judge:
         self.judged.append(msgspec.structs.replace(judged, backend=gpu.description, agreement=agreement))
         return self.judged[-1]
 
-    def _run(self, plan: Mapping[str, str], engine: EngineConfig = ON_CPU) -> _Run:
+    def _run(self, name: str, plan: Mapping[str, str], engine: EngineConfig = ON_CPU) -> _Run:
         pipeline = Pipeline(self._bundle, engine, plan=plan)
+        moments = evaluation_moments(self._job, self._bundle)
         try:
-            found = ev.evaluate(pipeline, evaluation_moments(self._job, self._bundle))
+            found = ev.evaluate(pipeline, counted(self._job.console, f"evaluate: {name}", moments))
         finally:
             pipeline.close()
         pairs = {name: one.pairs(model=True) for name, one in found.everything.items()}

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from build_engines import progress as told
-from build_engines.progress import progress
+from build_engines.progress import counted, progress
 
 
 def test_where_there_is_no_terminal_a_line_comes_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +24,13 @@ def test_on_a_terminal_there_is_a_bar() -> None:
     with progress(Console(file=page, force_terminal=True, width=80), "read", None, transient=False) as advance:
         advance(3, "row 2")
     assert "read" in page.getvalue() and "row 2" in page.getvalue()
+
+
+def test_what_is_taken_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(told, "EVERY_S", 0.0)
+    page = io.StringIO()
+    items = counted(Console(file=page, width=80), "judge", iter("abc"))
+    assert next(items) == "a" and page.getvalue() == ""
+    assert list(items) == ["b", "c"]
+    lines = page.getvalue().splitlines()
+    assert [line.partition(" after")[0] for line in lines] == ["judge: 1", "judge: 2", "judge: 3"]

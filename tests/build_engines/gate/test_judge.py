@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from build_engines import progress
 from build_engines.compile import ENGINES
 from build_engines.gate import judge as gate
 from build_engines.gate.judge import Judge
@@ -174,11 +175,15 @@ SAID = RawMessage("text", AT_NS, Words("go on then"))
 
 
 def judge_of(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, moments: Sequence[LabelledSet] = PICTURES, **limits: Any
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    moments: Sequence[LabelledSet] = PICTURES,
+    said: StringIO | None = None,
+    **limits: Any,
 ) -> Judge:
     monkeypatch.setattr(gate, "evaluation_moments", lambda build, bundle: iter(moments))
     recipe = SimpleNamespace(gate=GateRecipe(**{"min_gain": 0.0, **limits}), seed=0)
-    build: Any = SimpleNamespace(recipe=recipe)
+    build: Any = SimpleNamespace(recipe=recipe, console=Console(file=said or StringIO(), width=200))
     return Judge(build, bundle)
 
 
@@ -197,6 +202,16 @@ def test_fp32_is_judged_first_against_itself(tmp_path: Path, monkeypatch: pytest
     assert {name: part.value for name, part in exact.parts.items()} == dict.fromkeys(
         ("bright", "dark", "beside.bright", "beside.dark"), 1.0
     )
+
+
+def test_how_far_each_judgement_is_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    said = StringIO()
+    judge_of(bundle_of(tmp_path, fusion_int8=wrong_way_round()), monkeypatch, said=said).add(
+        "int8", EXACT | {"fusion": "int8"}
+    )
+    lines = [line.partition(" after")[0] for line in said.getvalue().splitlines()]
+    assert lines == [f"evaluate: {name}: {count + 1}" for name in ("fp32", "int8") for count in range(len(PICTURES))]
 
 
 def test_a_plan_that_answers_otherwise_has_fallen_in_model_and_decisions_and_in_every_head(
@@ -283,7 +298,7 @@ def test_on_a_gpu_stages_and_the_whole_must_agree_and_the_limits_are_the_same(
 
 def test_moments_that_only_one_side_answers_are_no_agreement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = judge_of(bundle_of(tmp_path), monkeypatch)
-    run = judge._run(EXACT)
+    run = judge._run("fp32", EXACT)
     outputs = (None, None, *run.logits[2:])
     silent = msgspec.structs.replace(run, evaluation=replace(run.evaluation, outputs=outputs))
     for runs in ([silent, run], [run, silent]):
