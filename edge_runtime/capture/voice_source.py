@@ -164,8 +164,8 @@ class MicrophoneSource(VoiceSource):
         """Raises ConfigError, GrammarError, PackError. The microphone is opened later, and again where it was away."""
         self._heard_s = 0.0
         """When sound came last, or a session began."""
-        self._missing = False
-        """Whether sound is missing of which the listener does not know yet."""
+        self._missing = self._told = False
+        """Whether sound is missing since the listener was given some, and whether it knows."""
         self._losses = self._losses_told = 0
         super().__init__(str(row.device) or "microphone", intake, row, bundle)
 
@@ -177,15 +177,19 @@ class MicrophoneSource(VoiceSource):
             except (sounddevice.PortAudioError, ValueError) as error:
                 raise Outage(f"{'the default microphone' if device is None else device}: {error}") from None
             self._listener.lost()
-            self._missing = False
+            self._missing = self._told = False
             self._heard_s = time.monotonic()
-            with stream:
-                self._there()
-                while not self.stopping.is_set():
-                    self._deliver(TURN_S)
-                    self._tell_losses()
-                    if time.monotonic() - self._heard_s > SILENT_S:
-                        raise Outage("the microphone gives nothing")
+            try:
+                with stream:
+                    self._there()
+                    while not self.stopping.is_set():
+                        self._deliver(TURN_S)
+                        self._tell_losses()
+                        if time.monotonic() - self._heard_s > SILENT_S:
+                            raise Outage("the microphone gives nothing")
+            finally:  # what is missing at the end no listener will know of
+                self._losses += self._missing and not self._told
+                self._tell_losses()
 
     def _tell_losses(self) -> None:
         while self._losses_told < self._losses:
@@ -200,11 +204,13 @@ class MicrophoneSource(VoiceSource):
         waited_s = at.currentTime - at.inputBufferAdcTime - frames / SAMPLE_RATE
         waited_ns = int(waited_s * 1e9) if 0 <= waited_s <= 1 else 0
         self._missing = self._missing or bool(flags.input_overflow)
-        if self._missing and self._listener.lost():
-            self._missing = False
+        if self._missing and not self._told:
+            if not self._listener.lost():
+                return  # nothing is heard across a gap of which the listener does not know
+            self._told = True
             self._losses += 1
-        if not self._listener.hear(bytes(data), now_ns - waited_ns):
-            self._missing = True
+        self._missing = not self._listener.hear(bytes(data), now_ns - waited_ns)
+        self._told = self._told and self._missing
 
 
 _portaudio_lock = threading.Lock()

@@ -17,6 +17,7 @@ import pytest
 
 from edge_runtime import config
 from edge_runtime.capture import voice_source
+from edge_runtime.capture.listener_process import ListenerProcess
 from edge_runtime.capture.source import Source
 from edge_runtime.kinds.audio import SAMPLE_RATE
 from edge_runtime.messages import Utterance
@@ -134,3 +135,29 @@ def test_what_the_process_that_listens_has_no_room_for_is_counted(
         os.kill(process, signal.SIGCONT)
         wait_for(lambda: "lost_sound" in inbox.intake.refusals("text"), "the account")
         wait_for(lambda: len(inbox.take("text")) > 0, "what is said later")
+
+
+def test_one_gap_counts_once_however_long_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sounddevice, "RawInputStream", Card)
+    monkeypatch.setattr(Card, "sound", still(60.0))
+    monkeypatch.setattr(Card, "pace", 20.0)
+    monkeypatch.setattr(Card, "played", 0)
+    inbox = Inbox()
+    with recognising("turn left") as port, listening(inbox, tmp_path, port):
+        (process,) = processes(os.getpid())
+        wait_for(lambda: Card.played > 0, "some sound")
+        os.kill(process, signal.SIGSTOP)
+        at = Card.played
+        wait_for(lambda: Card.played > at + 400, "more than the pipe holds")
+    assert dict(inbox.intake.refusals("text")) == {"lost_sound": 1}
+
+
+def test_a_gap_that_nobody_could_be_told_of_counts_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sounddevice, "RawInputStream", Card)
+    monkeypatch.setattr(Card, "overflows", True)
+    monkeypatch.setattr(Card, "played", 0)
+    monkeypatch.setattr(ListenerProcess, "lost", lambda self: False)
+    inbox = Inbox()
+    with recognising("turn left") as port, listening(inbox, tmp_path, port):
+        wait_for(lambda: Card.played > 30, "more than a sentence")
+    assert dict(inbox.intake.refusals("text")) == {"lost_sound": 1} and not inbox.take("text")
