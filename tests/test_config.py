@@ -193,7 +193,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, object]]] = {
     "voice": (
         'stream="c"\npack="/p"',
         {"grammar": "", "device": "", "path": "", "speed": 1.0, "loop": False, "recogniser": "moonshine"}
-        | {"host": "127.0.0.1", "port": 10300, "language": "", "min_snr_db": 3.0, "max_score": 1.3, "min_margin": 1.0}
+        | {"host": "127.0.0.1", "port": 10300, "language": "", "min_snr_db": 3.0, "max_score": 1.35, "min_margin": 1.0}
         | {"wake_word": "", "longest_s": 8.0},
     ),
     "wyoming": ('stream="c"', {"bind": "tcp://127.0.0.1:10500"}),

@@ -306,7 +306,7 @@ class VoiceSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     """Told to the Wyoming server."""
     min_snr_db: float = 3.0
     """Speech that is less above the noise is refused as `noise`."""
-    max_score: Annotated[float, Meta(ge=0)] = 1.3
+    max_score: Annotated[float, Meta(ge=0)] = 1.35
     """Refuse as `not_in_grammar` what is less probable as a sentence of the grammar than as anything else by more than
     this, for each piece of it (natural logarithm)."""
     min_margin: Annotated[float, Meta(ge=0)] = 1.0
