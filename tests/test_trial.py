@@ -11,7 +11,7 @@ from edge_runtime.wire import BundleId, DecisionMessage, Latency, StatusMessage,
 from tests.publish import test_sinks as made
 
 S = 1_000_000_000
-BEGIN_NS, END_NS = 7 * S, 17 * S
+BEGIN_NS, END_NS, LATEST_NS = 7 * S, 17 * S, 37 * S
 SLOT = Slot("0-0123456789ab", "tiny", "2", "new", None, "pending", "t")
 NEW, OLD = BundleId("tiny", "2", "new"), BundleId("tiny", "1", "old")
 PERIOD_MS = 40.0
@@ -37,11 +37,11 @@ def status(captured: int, bundle: BundleId = NEW, **dropped: int) -> StatusMessa
 
 
 def judged(*messages: DecisionMessage | StatusMessage, latency_ms: float | None = None) -> str | None:
-    """Why it is bad at the end of the trial; None if it is good."""
+    """Why it is bad at the end of the trial; None if it is good, then or when it has gone on for as long as it may."""
     one = proof(latency_ms)
     for message in messages:
         one.hear(message)
-    verdict = one.verdict(END_NS)
+    verdict = one.verdict(END_NS) or one.verdict(LATEST_NS)
     assert verdict is not None
     assert verdict[0] == (verdict[1] == "")
     return verdict[1] or None
@@ -49,9 +49,24 @@ def judged(*messages: DecisionMessage | StatusMessage, latency_ms: float | None 
 
 def test_it_is_open_until_the_time_is_over() -> None:
     one = proof()
-    one.hear(decision())
+    for _ in range(5):
+        one.hear(decision())
     assert one.verdict(END_NS - 1) is None
     assert one.verdict(END_NS) == (True, "")
+
+
+def test_few_decisions_on_messages_prolong_it_unless_something_speaks_against_it() -> None:
+    one = proof()
+    for _ in range(4):
+        one.hear(decision(queue_ms=0.0))
+        one.hear(decision(PERIOD_MS * 9))
+    assert one.verdict(END_NS) is None and one.verdict(LATEST_NS - 1) is None
+    assert one.verdict(LATEST_NS) == (True, ""), "nothing more was called for"
+    one.hear(decision(PERIOD_MS * 9))
+    assert one.verdict(END_NS) == (False, "half of its decisions take 360.0 ms or more; a message comes each 40.0 ms")
+    silent = proof()
+    silent.hear(safe("camera missing"))
+    assert silent.verdict(END_NS) == (False, "it decided nothing by the model in 10 s: camera missing")
 
 
 def test_one_decision_by_the_model_is_enough_where_nothing_more_was_called_for() -> None:
