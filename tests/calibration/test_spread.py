@@ -69,7 +69,8 @@ def test_several_processes_work_and_stay_for_the_next_work() -> None:
     assert [number for number, _ in first] == list(range(60))
     workers = {process for _, process in first}
     assert len(workers) == 3 and os.getpid() not in workers
-    assert workers == {process for _, process in second}
+    # One that is quick may do all of it; a new one would not.
+    assert {process for _, process in second} <= workers
 
 
 def folder_of(number: int) -> str:
