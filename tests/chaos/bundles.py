@@ -23,7 +23,7 @@ from edge_runtime.bundles import bundle_path
 from edge_runtime.heads.softmax import SoftmaxHead
 
 PRECISION = "fp32"
-SLOW_ROWS = 1000
+SLOW_ROWS = 1800
 """Of a matrix that is multiplied by itself for each decision: a tenth of a second and more."""
 NOISE_MEAN = 127.5
 """Of the pixels that a rehearsal makes up; what cameras show is darker or brighter."""
