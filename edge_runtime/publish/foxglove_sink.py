@@ -21,6 +21,7 @@ from msgspec import Struct
 from edge_runtime import config, endpoints
 from edge_runtime.clock import Clock
 from edge_runtime.errors import ConfigError
+from edge_runtime.kinds.camera import CompressedImage
 from edge_runtime.kinds.record import wall_time
 from edge_runtime.messages import Frame, Message
 from edge_runtime.pictures import read_header
@@ -42,7 +43,6 @@ from edge_runtime.wire import BundleId, DecisionMessage, StatusMessage
 
 if TYPE_CHECKING:
     import foxglove
-    from foxglove.channels import CompressedImageChannel
     from foxglove.websocket import WebSocketServer
 
 log = logging.getLogger("edge_runtime.publish")
@@ -50,6 +50,8 @@ log = logging.getLogger("edge_runtime.publish")
 MAX_WAITING = 256
 """Messages; more are missed, and counted."""
 CLOSE_S = 0.8
+JSON = "jsonschema"
+"""Encoding of a schema whose messages are JSON."""
 
 _Streams = Mapping[str, StreamSpec]
 
@@ -74,7 +76,7 @@ class FoxgloveSink(Sink):
         self._server: WebSocketServer | None = None
         """From the first session on."""
         self.endpoint = ""
-        self._channels: dict[str, foxglove.Channel | CompressedImageChannel] = {}
+        self._channels: dict[str, foxglove.Channel] = {}
         """By topic. Replaced by the thread, never changed."""
         self._missed = 0
         self._trouble: str | None = None
@@ -179,7 +181,7 @@ class FoxgloveSink(Sink):
 
     def _pass_on(self, item: _Streams | Message | Published | _Newest) -> None:
         if isinstance(item, Message):
-            self._send(STREAMS + item.stream, item.captured_ns, item)
+            self._send(item)
         elif isinstance(item, Published):
             topic = DECISION if isinstance(item.message, DecisionMessage) else STATUS
             self._log(topic, item.message.published_ns, item.payload)
@@ -189,38 +191,36 @@ class FoxgloveSink(Sink):
             frame = self._pictures.pop(item.camera, None)
             if frame is not None:  # else it has been sent
                 self._sizes[item.camera] = _size(frame)
-                self._show(frame)
+                self._send(frame)
         else:
             self._begin(item)
 
     def _begin(self, streams: _Streams) -> None:
         """Announce the channels of `streams`; those that stay as they are go on."""
         import foxglove
-        from foxglove.channels import CompressedImageChannel
+        from foxglove import messages
 
-        wanted = {DECISION: topic_schema(DecisionMessage), STATUS: topic_schema(StatusMessage)}
-        cameras = {STREAMS + name for name in streams_of(streams, CameraStream)}
+        told = {DECISION: topic_schema(DecisionMessage), STATUS: topic_schema(StatusMessage)}
+        schemas: dict[str, foxglove.Schema] = {}
         for name, spec in streams.items():
-            if STREAMS + name in cameras:
-                wanted[ANNOTATIONS + name] = topic_schema(ImageAnnotations)
+            if isinstance(spec, CameraStream):
+                schemas[STREAMS + name] = messages.CompressedImage.get_schema()
+                told[ANNOTATIONS + name] = topic_schema(ImageAnnotations)
             else:
-                wanted[STREAMS + name] = stream_schema(spec, name)
-        forms = {topic: (name, msgspec.json.encode(schema)) for topic, (name, schema) in wanted.items()}
+                told[STREAMS + name] = stream_schema(spec, name)
+        for topic, (name, schema) in told.items():
+            schemas[topic] = foxglove.Schema(name=name, encoding=JSON, data=msgspec.json.encode(schema))
         same = {
-            topic
-            for topic, channel in self._channels.items()
-            if (topic in cameras if isinstance(channel, CompressedImageChannel) else _form(channel) == forms.get(topic))
+            topic for topic, channel in self._channels.items() if _form(channel.schema()) == _form(schemas.get(topic))
         }
         for topic, channel in self._channels.items():
             if topic not in same:
                 channel.close()
         channels = {topic: self._channels[topic] for topic in same}
-        for topic, (name, data) in forms.items():
+        for topic, form in schemas.items():
             if topic not in same:
-                schema = foxglove.Schema(name=name, encoding="jsonschema", data=data)
-                channels[topic] = foxglove.Channel(topic, message_encoding="json", schema=schema, context=self._context)
-        for topic in cameras - same:
-            channels[topic] = CompressedImageChannel(topic, context=self._context)
+                encoding = "json" if form.encoding == JSON else form.encoding
+                channels[topic] = foxglove.Channel(topic, message_encoding=encoding, schema=form, context=self._context)
         self._channels, self._streams = channels, streams
 
     def _annotate(self, decision: DecisionMessage) -> None:
@@ -231,24 +231,15 @@ class FoxgloveSink(Sink):
         at = wall_time(self._wall_ns(found.captured_ns))
         self._log(ANNOTATIONS + found.camera, found.captured_ns, encode(drawn(found.things, size, at)))
 
-    def _send(self, topic: str, at_ns: int, message: Message) -> None:
+    def _send(self, message: Message) -> None:
+        topic = STREAMS + message.stream
         if self._wanted(topic):
-            self._log(topic, at_ns, encode(to_record(message, self._wall_ns(at_ns))))
-
-    def _show(self, frame: Frame) -> None:
-        from foxglove.messages import CompressedImage, Timestamp
-
-        channel: Any = self._channels.get(STREAMS + frame.stream)
-        if channel is None or not channel.has_sinks():
-            return
-        wall_ns = self._wall_ns(frame.captured_ns)
-        record: Any = to_record(frame, wall_ns, self._row.jpeg_quality)
-        at = Timestamp(sec=record.timestamp.sec, nsec=record.timestamp.nsec)
-        picture = CompressedImage(timestamp=at, frame_id=record.frame_id, data=bytes(record.data), format=record.format)
-        channel.log(picture, log_time=wall_ns)
+            record = to_record(message, self._wall_ns(message.captured_ns), self._row.jpeg_quality)
+            payload = _protobuf(record) if isinstance(record, CompressedImage) else encode(record)
+            self._log(topic, message.captured_ns, payload)
 
     def _log(self, topic: str, at_ns: int, payload: bytes) -> None:
-        channel: Any = self._channels.get(topic)
+        channel = self._channels.get(topic)
         if channel is not None:
             channel.log(payload, log_time=self._wall_ns(at_ns))
 
@@ -256,10 +247,20 @@ class FoxgloveSink(Sink):
         return max(0, self._start_wall_ns + at_ns - self._start_ns)
 
 
-def _form(channel: foxglove.Channel) -> tuple[str, bytes] | None:
-    """Name and JSON Schema of what is told there."""
-    schema = channel.schema()
+def _form(schema: foxglove.Schema | None) -> tuple[str, bytes] | None:
+    """By which schemas are the same."""
     return None if schema is None else (schema.name, schema.data)
+
+
+def _protobuf(picture: CompressedImage) -> bytes:
+    """As Foxglove's own message."""
+    from foxglove import messages
+
+    at = messages.Timestamp(sec=picture.timestamp.sec, nsec=picture.timestamp.nsec)
+    message = messages.CompressedImage(
+        timestamp=at, frame_id=picture.frame_id, data=bytes(picture.data), format=picture.format
+    )
+    return message.encode()
 
 
 def _size(frame: Frame) -> tuple[int, int]:
