@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -113,14 +114,14 @@ class Moonshine:
     def _opposite_margins(self, pcm: Sound, found: Found, decoding: _Decoding) -> Iterator[tuple[float, float]]:
         """By how much what was found is more probable than the same with a word's opposite, for each, and by how much
         it has to be."""
-        slower: list[_Decoding] = []
-        for said, word, other in _with_opposites(self._pieces.decode(found.path), self._opposites):
-            path, least, decodings = self._pieces.encode(said), self._min_margin, [decoding]
-            if word.endswith(other) or other.endswith(word):
-                least = least + SWALLOWED if other.endswith(word) else max(0.0, least - SWALLOWED)
-                decodings = slower = slower or [self._decoding(_slowed(pcm, factor)) for factor in SLOWER]
-            margins = (one.probability(found.path) - one.probability(path) for one in decodings)
-            yield sum(margins) / len(decodings), least
+        own = cache(lambda one: one.probability(found.path))
+        slower = cache(lambda: [self._decoding(_slowed(pcm, factor)) for factor in SLOWER])
+        for text, word, opposite in _with_opposites(self._pieces.decode(found.path), self._opposites):
+            path, least, decodings = self._pieces.encode(text), self._min_margin, [decoding]
+            if word.endswith(opposite) or opposite.endswith(word):
+                least = least + SWALLOWED if opposite.endswith(word) else max(0.0, least - SWALLOWED)
+                decodings = slower()
+            yield sum(own(one) - one.probability(path) for one in decodings) / len(decodings), least
 
 
 def _longest(pcm: Sound) -> int:

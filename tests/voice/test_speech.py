@@ -91,11 +91,8 @@ def test_a_swallowed_syllable_is_no_other_command(pack: Pack, speaker: Speaker) 
     sentences = [f"{way} the {door} door" for door in doors for way in ("lock", "unlock")]
     recogniser = Moonshine(pack, shipped_grammar("home"))
     heard = [recogniser.transcribe(in_a_room(speech, None, 0)) for speech in say(speaker, sentences)]
-    right = [said for said, answer in zip(sentences, heard, strict=True) if isinstance(answer, Heard)]
-    assert {answer.text for answer in heard if isinstance(answer, Heard)} == set(right)
-    assert all(
-        isinstance(answer, Refusal) or answer.text == said for said, answer in zip(sentences, heard, strict=True)
-    )
+    right = {said: answer.text for said, answer in zip(sentences, heard, strict=True) if isinstance(answer, Heard)}
+    assert all(said == text for said, text in right.items())
     assert sum(said.startswith("lock") for said in right) >= 2
 
 
