@@ -36,9 +36,9 @@ def progress(console: Console, what: str, total: int | None = None, transient: b
         yield advance
 
 
-def counted(console: Console, what: str, items: Iterable[T], total: int | None = None) -> Iterator[T]:
+def counted(console: Console, what: str, items: Iterable[T]) -> Iterator[T]:
     """`items`, and on `console` how many of them have been taken: see `progress`."""
-    with progress(console, what, total) as advance:
+    with progress(console, what) as advance:
         for item in items:
             yield item
             advance()
